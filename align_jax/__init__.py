@@ -1,0 +1,1 @@
+"""Online and offline alignment methods, compared at the same KL budget."""

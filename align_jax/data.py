@@ -1,0 +1,268 @@
+"""From files and data sets to token arrays, and batches to disk and back.
+
+Three stages, each of its own: `rows` reads any local file or hub data set, a
+generator in `DATASETS` maps its rows to what a task asks for, and a tokenizer
+turns texts into ids. Masks always come from lengths, never from token ids, so
+pad and EOS may share an id, or occur in a text.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.types import Batch
+
+SUFFIXES = ('.jsonl', '.json', '.jsonl.gz', '.json.gz')
+SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
+
+
+# --- Rows --------------------------------------------------------------------
+
+
+class Row(dict):
+  """A row that knows where it came from, for error messages."""
+
+  def __init__(self, fields, where):
+    super().__init__(fields)
+    self.where = where
+
+
+def row_error(row, message):
+  """-> ValueError whose one line begins with the row's file and number."""
+  return ValueError(f'{getattr(row, "where", "a row")}: {message}')
+
+
+def _as_row(value, where):
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{where}: expected a JSON object, got {type(value).__name__}'
+    )
+  return Row(value, where)
+
+
+def _parse(text, where):
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as e:
+    at = f'{where}: ' if text.count('\n') < 2 else f'{where} line {e.lineno}: '
+    raise ValueError(f'{at}not JSON: {e.msg}') from None
+
+
+def _file_rows(path):
+  opener = gzip.open if path.suffix == '.gz' else open
+  # Lines end at '\n' and nowhere else: texts contain U+0085, U+2028 and others,
+  # at which str.splitlines would cut.
+  with opener(path, 'rt', encoding='utf-8-sig', newline='\n') as file:
+    if '.jsonl' in path.suffixes:
+      for number, line in enumerate(file, 1):
+        if line.strip():
+          where = f'{path} row {number}'
+          yield _as_row(_parse(line, where), where)
+      return
+    values = _parse(file.read(), path)
+  if not isinstance(values, list):
+    raise ValueError(f'{path}: a .json file holds one array of objects')
+  for number, value in enumerate(values, 1):
+    yield _as_row(value, f'{path} row {number}')
+
+
+def _hub_rows(name, split):
+  import datasets
+
+  try:
+    dataset = datasets.load_dataset(name, split=split)
+  except Exception as e:  # many kinds: no network, no such set, no such split
+    reason = (str(e).strip() or 'no reason given').split('\n')[0]
+    raise ValueError(
+      f'{name!r} is no local file, and as a Hugging Face data set (split '
+      f'{split!r}) it could not be loaded: {type(e).__name__}: {reason}. A local '
+      'file ends in .jsonl, one JSON object such as {"text": "Great.", '
+      '"label": 1} a line, or in .json, one array of them; .gz may follow'
+    ) from e
+  for number, row in enumerate(dataset, 1):
+    yield _as_row(row, f'{name} [{split}] row {number}')
+
+
+def local_path(path_or_id):
+  """The path if this names a local file, None if it is a hub id.
+
+  Raises:
+    FileNotFoundError: it looks like a path, and there is none.
+    ValueError: it is there, and not a file that `rows` reads.
+  """
+  text = str(path_or_id)
+  path = pathlib.Path(text).expanduser()
+  if path.is_file():
+    if not path.name.endswith(SUFFIXES):
+      raise ValueError(f'{path}: reads only {", ".join(SUFFIXES)}')
+    return path
+  if path.suffix in ('.json', '.jsonl', '.gz') or text.startswith(
+    ('.', '/', '~')
+  ):
+    if path.is_dir():
+      raise ValueError(f'{path}: is a folder, expected a file')
+    raise FileNotFoundError(f'{path}: no such file')
+  return None
+
+
+def rows(path_or_id, split='train'):
+  """Yields the rows of a local file or of a Hugging Face data set.
+
+  Args:
+    path_or_id: a .jsonl (an object per line; blank lines are skipped) or .json
+      file (one array of objects), either also with .gz; or a hub id, such as
+      'stanfordnlp/imdb'.
+    split: of a hub data set; a local file has only itself.
+  Raises:
+    FileNotFoundError: what looks like a path is not there.
+    ValueError: one line naming file and row: not UTF-8, not gzip, not JSON, not
+      an object, no row at all; or a hub data set that cannot be loaded.
+  """
+  path = local_path(path_or_id)
+  if path is None:
+    yield from _hub_rows(str(path_or_id), split)
+    return
+  empty = True
+  try:
+    for row in _file_rows(path):
+      empty = False
+      yield row
+  except UnicodeDecodeError as e:
+    raise ValueError(f'{path}: not UTF-8: {e.reason}') from None
+  except (EOFError, gzip.BadGzipFile) as e:
+    raise ValueError(f'{path}: broken gzip file: {e}') from None
+  if empty:
+    raise ValueError(f'{path}: no rows, the file is empty')
+
+
+def fingerprint(path_or_id):
+  """What a cache made from this data remembers it by.
+
+  A local file is its content, so that it may move; a hub data set is its id.
+  """
+  path = local_path(path_or_id)
+  if path is None:
+    return str(path_or_id)
+  return 'sha256:' + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- Tokens ------------------------------------------------------------------
+
+
+class Vocabulary(NamedTuple):
+  """A tokenizer and the two special tokens that every text needs."""
+
+  tokenizer: Any  # tokenizers.Tokenizer
+  bos_id: int  # once, in front of a prompt
+  eos_id: int  # the last token of a completion that has ended
+
+
+def train_tokenizer(texts, vocab_size):
+  """Byte-level BPE (Radford et al. 2019): any text can be encoded.
+
+  Args:
+    texts: iterable of str.
+    vocab_size: an upper bound, reached if the texts are long enough.
+  Returns:
+    tokenizers.Tokenizer with <pad> (id 0), <s> and </s>; it adds neither by
+    itself, and reads these three in a text as plain characters.
+  Raises:
+    ValueError: `vocab_size` has no room for all bytes and special tokens.
+  """
+  import tokenizers
+
+  least = 256 + len(SPECIAL_TOKENS)
+  if vocab_size < least:
+    raise ValueError(f'vocab_size={vocab_size} is below {least}')
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(SPECIAL_TOKENS),
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.encode_special_tokens = True
+  return tokenizer
+
+
+def _special_tokens(folder):
+  """The names that tokenizer_config.json gives to BOS and EOS, if any."""
+  path = folder / 'tokenizer_config.json'
+  config = json.loads(path.read_text()) if path.exists() else {}
+  names = (config.get('bos_token'), config.get('eos_token'))
+  return [n['content'] if isinstance(n, dict) else n for n in names]
+
+
+def load_tokenizer(folder_or_file):
+  """A tokenizer.json, with its BOS and EOS.
+
+  Their names are `bos_token` and `eos_token` of the tokenizer_config.json
+  beside it, <s> and </s> without one; both may be the same token.
+
+  Returns:
+    Vocabulary.
+  Raises:
+    FileNotFoundError: no tokenizer.json there.
+    ValueError: not a tokenizer, or one without BOS or EOS.
+  """
+  import tokenizers
+
+  path = pathlib.Path(folder_or_file).expanduser()
+  path = path / 'tokenizer.json' if path.is_dir() else path
+  if not path.is_file():
+    raise FileNotFoundError(f'{path}: no such file')
+  try:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as e:  # the bindings raise nothing narrower
+    raise ValueError(f'{path}: not a tokenizer: {e}') from None
+  tokenizer.encode_special_tokens = True
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  ids = []
+  for kind, name, usual in zip(
+    ('bos_token', 'eos_token'), _special_tokens(path.parent), SPECIAL_TOKENS[1:]
+  ):
+    token = tokenizer.token_to_id(name or usual)
+    if token is None:
+      raise ValueError(
+        f'{path}: no {name or usual!r} in the vocabulary; name its {kind} in a '
+        'tokenizer_config.json beside it'
+      )
+    ids.append(token)
+  return Vocabulary(tokenizer, *ids)
+
+
+def encode(tokenizer, texts):
+  """Texts -> list of id lists, without special tokens."""
+  encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+  return [encoding.ids for encoding in encodings]
+
+
+def _pad(rows, size, side):
+  tokens, valid = np.zeros((len(rows), size), np.int32), None
+  lengths = np.array([len(row) for row in rows], np.int64)
+  for i, row in enumerate(rows):
+    if len(row) > size:
+      raise ValueError(f'row {i} has {len(row)} tokens, at most {size} fit')
+    if side == 'left':
+      tokens[i, size - len(row) :] = row
+    else:
+      tokens[i, : len(row)] = row
+  slots = np.arange(size)
+  if side == 'left':
+    valid = slots >= size - lengths[:, None]
+  else:
+    valid = slots < lengths[:, None]
+  return tokens, valid

@@ -1,0 +1,137 @@
+"""Runs jobs that need one another, in this process or in several.
+
+On a CPU small runs gain nothing from a second core each, but two runs side by
+side do: each worker is a process with one thread for its matmuls.
+"""
+
+import concurrent.futures as futures
+import dataclasses
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+
+_queue = None  # of a worker: where its progress goes
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """`fn(*args, report=...)`, once all of `needs` have ended.
+
+  A worker is a fresh process, so `fn` must be importable and `args` plain.
+  """
+
+  name: str
+  fn: Callable
+  args: tuple = ()
+  needs: tuple[str, ...] = ()
+  steps: int = 1  # its share of the progress bar
+
+
+def default_workers():
+  """One per core on a CPU; one where an accelerator is driven."""
+  import jax
+
+  if jax.default_backend() != 'cpu' or jax.process_count() > 1:
+    return 1
+  return len(os.sched_getaffinity(0))
+
+
+def run(jobs, *, workers, progress):
+  """Runs all jobs; a job that fails stops the others and raises its error.
+
+  Args:
+    jobs: in order of preference among those that are ready.
+    workers: processes; 1 runs the jobs in this process.
+    progress: called with (job name, steps done, info) as jobs report.
+  """
+  if workers == 1:
+    for job in in_order(jobs):
+      job.fn(*job.args, report=_reporter(job.name, progress))
+      progress(job.name, job.steps, {})
+    return
+  context = multiprocessing.get_context('spawn')
+  queue = context.SimpleQueue()
+  with (
+    _one_thread_each(),
+    futures.ProcessPoolExecutor(
+      workers, context, initializer=_start_worker, initargs=(queue,)
+    ) as pool,
+  ):
+    try:
+      _schedule(jobs, pool, queue, progress, workers)
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      for process in list(pool._processes.values()):
+        process.terminate()
+      raise
+
+
+def in_order(jobs):
+  """The jobs, each after those it needs; ValueError if that cannot be."""
+  done, waiting = set(), list(jobs)
+  ordered = []
+  while waiting:
+    ready = [job for job in waiting if done.issuperset(job.needs)]
+    if not ready:
+      missing = sorted({n for j in waiting for n in j.needs} - done)
+      raise ValueError(f'jobs wait for ones that never end: {missing}')
+    ordered.append(ready[0])
+    done.add(ready[0].name)
+    waiting.remove(ready[0])
+  return ordered
+
+
+def _schedule(jobs, pool, queue, progress, workers):
+  waiting, running, done = in_order(jobs), {}, set()
+  while waiting or running:
+    ready = [job for job in waiting if done.issuperset(job.needs)]
+    for job in ready[: workers - len(running)]:
+      running[pool.submit(_work, job)] = job
+      waiting.remove(job)
+    ended, _ = futures.wait(running, 0.2, futures.FIRST_COMPLETED)
+    while not queue.empty():
+      progress(*queue.get())
+    for future in ended:
+      job = running.pop(future)
+      future.result()
+      progress(job.name, job.steps, {})
+      done.add(job.name)
+
+
+def _reporter(name, progress):
+  return lambda step, info: progress(name, step, dict(info))
+
+
+def _work(job):
+  job.fn(*job.args, report=_reporter(job.name, lambda *row: _queue.put(row)))
+
+
+def _start_worker(queue):
+  global _queue
+  _queue = queue
+  parent = os.getppid()
+
+  def end_with_parent():
+    # A killed parent must not leave workers that write beside its successor's.
+    while os.getppid() == parent:
+      time.sleep(0.5)
+    os._exit(1)
+
+  threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+class _one_thread_each:
+  """Environment of the workers: XLA reads its flags when it starts."""
+
+  def __enter__(self):
+    self._flags = os.environ.get('XLA_FLAGS')
+    os.environ['XLA_FLAGS'] = (
+      f'{self._flags or ""} --xla_cpu_multi_thread_eigen=false'.strip()
+    )
+
+  def __exit__(self, *_):
+    os.environ.pop('XLA_FLAGS')
+    if self._flags is not None:
+      os.environ['XLA_FLAGS'] = self._flags

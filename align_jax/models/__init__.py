@@ -1,0 +1,1 @@
+"""Policies and scorers: dict pytrees of parameters and pure functions."""

@@ -1,0 +1,69 @@
+"""Masked reductions, groups, positions and KL estimators."""
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_sum(x, mask, axis=-1):
+  """Sum of `x` where `mask`; what lies outside never enters, NaN included."""
+  return jnp.where(mask, x, 0).sum(axis)
+
+
+def masked_mean(x, mask, axis=-1):
+  """Mean of `x` over `mask`; 0 where the mask is empty."""
+  return masked_sum(x, mask, axis) / jnp.maximum(mask.sum(axis), 1)
+
+
+def weighted_mean(x, weight):
+  """Sum of `weight * x` over the sum of `weight`; 0 if no weight is left."""
+  return (x * weight).sum() / jnp.where(weight.sum() > 0, weight.sum(), 1)
+
+
+def by_group(x, group_size):
+  """[B, ...] -> [P, G, ...]."""
+  return x.reshape(-1, group_size, *x.shape[1:])
+
+
+def positions(valid):
+  """Index of each token among the valid ones of its row; 0 on left padding."""
+  return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
+
+
+def length_mask(lengths, size):
+  """int [B] -> bool [B, size], true on the first `lengths` slots."""
+  return jnp.arange(size) < lengths[:, None]
+
+
+def token_kl(logits, ref_logits):
+  """Exact KL(policy || reference) of the next token over the whole vocabulary.
+
+  Summed over a sampled completion this is the unbiased, Rao-Blackwellised
+  estimator of the sequence KL (Tang et al. 2024, app. D; Amini et al. 2025).
+
+  Args:
+    logits, ref_logits: [..., V], any float dtype; computed in float32.
+  Returns:
+    f32 [...], nats.
+  """
+  logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+  ref_logp = jax.nn.log_softmax(ref_logits.astype(jnp.float32))
+  # A token the policy gives no mass contributes its limit, 0, not 0 * inf.
+  return jnp.where(logp == -jnp.inf, 0, jnp.exp(logp) * (logp - ref_logp)).sum(
+    -1
+  )
+
+
+def k1(logps, ref_logps):
+  """Log-ratio: unbiased for KL(policy || reference), high variance."""
+  return logps - ref_logps
+
+
+def k2(logps, ref_logps):
+  """Half the squared log-ratio: biased, but the right gradient on policy."""
+  return 0.5 * jnp.square(logps - ref_logps)
+
+
+def k3(logps, ref_logps):
+  """ratio - 1 - log ratio (Schulman 2020): unbiased and never negative."""
+  log_ratio = ref_logps - logps
+  return jnp.expm1(log_ratio) - log_ratio

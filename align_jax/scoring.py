@@ -1,0 +1,126 @@
+"""What a model thinks of given completions: log-probs, exact KLs, scores.
+
+Logits exist at completion positions only, and a chunk of positions at a time:
+the backward pass recomputes them, so [B, T, V] is never held.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from align_jax import ops
+from align_jax.models import transformer
+from align_jax.sharding import shard
+
+LOGITS_PER_CHUNK = 2**24  # float32 entries of logits alive at a time
+
+
+def predicting_states(params, c, batch):
+  """Hidden states that predict each completion token: [B, T, D]."""
+  completions = ops.by_group(batch.completions, batch.group_size)
+  valid = ops.by_group(batch.valid, batch.group_size)
+  prompt, completion = transformer.hidden_states(
+    params,
+    c,
+    batch.prompts,
+    batch.prompt_valid,
+    completions[..., :-1],
+    valid[..., :-1],
+  )
+  # Left padding puts every prompt's last token in the last slot.
+  first = jnp.broadcast_to(
+    prompt[:, None, -1:], (*completions.shape[:2], 1, prompt.shape[-1])
+  )
+  states = jnp.concatenate([first, completion], 2)
+  return states.reshape(-1, *states.shape[2:])
+
+
+def _logits(states, weights):
+  logits = jnp.einsum('nd,dv->nv', states, weights.astype(states.dtype))
+  return shard(logits.astype(jnp.float32), 'batch', 'vocab')
+
+
+def _by_position(f, arrays, vocab_size):
+  """f over the leading [B, T] of `arrays`, a chunk of positions at a time."""
+  batch_shape = arrays[0].shape[:2]
+  flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
+  num = flat[0].shape[0]
+  size = max(1, LOGITS_PER_CHUNK // vocab_size)
+  if num <= size:
+    out = f(*flat)
+  else:
+    f = jax.checkpoint(f)
+    out = jax.lax.map(lambda row: f(*row), flat, batch_size=size)
+  return jax.tree.map(lambda a: a.reshape(batch_shape), out)
+
+
+def token_logps(params, batch, *, config, temperature=1.0):
+  """Log-probs of the completion tokens.
+
+  Args:
+    params: of a transformer with an 'lm' head.
+    batch: a Batch; rewards are not read.
+    temperature: logits are divided by it, as the sampler's are.
+  Returns:
+    f32 [B, T], nats; 0 on padding.
+  """
+  weights = transformer.head_weights(params, config)
+
+  def f(state, token):
+    logps = jax.nn.log_softmax(_logits(state, weights) / temperature)
+    return jnp.take_along_axis(logps, token[:, None], axis=-1)[:, 0]
+
+  states = predicting_states(params, config, batch)
+  logps = _by_position(f, [states, batch.completions], config.vocab_size)
+  return jnp.where(batch.valid, logps, 0)
+
+
+def token_kls(params, ref_params, batch, *, config):
+  """Exact per-token KL(policy || reference) along given completions.
+
+  Args:
+    params, ref_params: of the same architecture.
+    batch: completions sampled from the policy, for their sum to estimate the
+      sequence KL.
+  Returns:
+    exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
+    (the Monte-Carlo term); nats, 0 on padding.
+  """
+  weights = transformer.head_weights(params, config)
+  ref_weights = transformer.head_weights(ref_params, config)
+
+  def f(state, ref_state, token):
+    logits, ref_logits = (
+      _logits(state, weights),
+      _logits(ref_state, ref_weights),
+    )
+    pick = lambda l: jnp.take_along_axis(
+      jax.nn.log_softmax(l), token[:, None], axis=-1
+    )[:, 0]
+    return ops.token_kl(logits, ref_logits), pick(logits) - pick(ref_logits)
+
+  arrays = [
+    predicting_states(params, config, batch),
+    predicting_states(ref_params, config, batch),
+    batch.completions,
+  ]
+  out = _by_position(f, arrays, config.vocab_size)
+  return tuple(jnp.where(batch.valid, x, 0) for x in out)
+
+
+def scores(params, batch, *, config):
+  """Scalar-head score of each completion, read at its last token: f32 [B]."""
+  group = lambda x: ops.by_group(x, batch.group_size)
+  _, states = transformer.hidden_states(
+    params,
+    config,
+    batch.prompts,
+    batch.prompt_valid,
+    group(batch.completions),
+    group(batch.valid),
+  )
+  states = states.reshape(-1, *states.shape[2:])
+  # The last valid slot, not the count: a pair's first half may end in padding.
+  slots = jnp.arange(batch.valid.shape[1])
+  last = jnp.where(batch.valid, slots, 0).max(1)
+  state = jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
+  return state.astype(jnp.float32) @ params['head']

@@ -1,0 +1,102 @@
+"""The device mesh and the only names of its axes.
+
+Arrays name their dimensions logically ('embed', 'heads', ...); `RULES` says on
+which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
+`shard` states them at a few points of the model.
+"""
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+RULES = {
+  'batch': ('data', 'fsdp'),
+  'embed': ('fsdp',),
+  'vocab': ('tensor',),
+  'heads': ('tensor',),
+  'mlp': ('tensor',),
+}
+
+
+def make_mesh(data=1, fsdp=1, tensor=1):
+  """A mesh over all devices.
+
+  Raises:
+    ValueError: the axis sizes do not multiply to the number of devices.
+  """
+  if data * fsdp * tensor != jax.device_count():
+    raise ValueError(
+      f'mesh data={data} fsdp={fsdp} tensor={tensor} needs '
+      f'{data * fsdp * tensor} devices, found {jax.device_count()}'
+    )
+  return jax.make_mesh(
+    (data, fsdp, tensor),
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(AxisType.Auto,) * 3,
+  )
+
+
+def current_mesh():
+  """The mesh that `jax.set_mesh` has put in force, or None."""
+  mesh = jax.sharding.get_mesh()
+  return None if mesh.empty else mesh
+
+
+def spec(axes):
+  """Logical axis names (or None) -> PartitionSpec."""
+  return PartitionSpec(*(RULES.get(a) if a else None for a in axes))
+
+
+def shard(x, *axes):
+  """Constrains `x` to the logical axes; does nothing without a mesh."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def place(tree, axes, mesh):
+  """Puts each array of `tree` on `mesh` by its tuple of logical axes.
+
+  Args:
+    tree: arrays.
+    axes: the same tree with a tuple of logical names in each array's place.
+  Raises:
+    ValueError: a dimension does not divide by its mesh axes; names the array.
+  """
+
+  def put(path, x, names):
+    for size, name in zip(x.shape, names):
+      ways = 1
+      for axis in RULES.get(name, ()):
+        ways *= mesh.shape[axis]
+      if size % ways:
+        raise ValueError(
+          f'{jax.tree_util.keystr(path)}: dimension {name!r} of size {size} '
+          f'does not divide over {ways} devices ({RULES[name]})'
+        )
+    return jax.device_put(x, NamedSharding(mesh, spec(names)))
+
+  return jax.tree_util.tree_map_with_path(put, tree, axes)
+
+
+def place_batch(batch, mesh):
+  """Splits every array of a batch over its first dimension.
+
+  A prompt's group never straddles two devices.
+  """
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  if batch.num_prompts % ways:
+    raise ValueError(
+      f'{batch.num_prompts} prompts a batch do not divide over {ways} devices'
+    )
+  return jax.device_put(batch, NamedSharding(mesh, spec(('batch',))))
+
+
+def on_mesh(tree, mesh):
+  """Replicates over `mesh` whatever leaf is still on a single device."""
+
+  def put(x):
+    if isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:
+      return x
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+
+  return jax.tree.map(put, tree)

@@ -1,0 +1,54 @@
+"""A task: what is asked of the policy, and how it is really judged."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from align_jax.models.transformer import ModelConfig
+from align_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  tokens: np.ndarray  # int32 [N, S]  left-padded
+  valid: np.ndarray  # bool [N, S]
+
+  def __len__(self):
+    return len(self.tokens)
+
+  def __getitem__(self, index):
+    return self.tokens[index], self.valid[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  model: ModelConfig  # of the policy
+  max_new_tokens: int  # T
+  eos_id: int | None
+  train_prompts: Prompts
+  eval_prompts: Prompts  # held out: no training stage sees them
+  demonstrations: Callable[[Any, Any, int], Batch]  # a source for SFT
+  gold: Callable[[Batch], Any]  # the judge that no training run sees: f32 [B]
+  decode: Callable[[Batch], tuple[list[str], list[str]]]  # a text per row
+
+
+def make_task(name, **knobs):
+  """The task of that name; see its module for the knobs it takes."""
+  return _module(name).make_task(**knobs)
+
+
+def prepare(name, **knobs):
+  """What the task trains or caches once, before any seed."""
+  return _module(name).prepare(**knobs)
+
+
+def _module(name):
+  if name not in TASKS:
+    raise ValueError(f'task.name={name!r} is none of {sorted(TASKS)}')
+  return importlib.import_module(f'align_jax.tasks.{name}')
+
+
+TASKS = ('sentiment', 'toy')  # modules with `prepare` and `make_task`

@@ -1,0 +1,90 @@
+"""The loop: one run from its source to its last checkpoint, resumable."""
+
+import jax
+
+from align_jax import batches as logs
+from align_jax import step as steps
+from align_jax.checkpoint import Checkpoints
+from align_jax.metrics import Writer
+
+
+def train(
+  directory,
+  *,
+  state,
+  source,
+  train_step,
+  hparams,
+  num_steps,
+  key,
+  save_every,
+  log_every=10,
+  eval_steps=(),
+  evaluate=None,
+  refresh_every=None,
+  keep_log=False,
+  report=lambda step, info: None,
+):
+  """Trains `state` from where `directory`'s last checkpoint is, or its start.
+
+  A resumed run ends in the same bits as an uninterrupted one: randomness is
+  folded from `key` and the step, sources are pure, and whatever was written
+  after the last checkpoint is dropped and made again.
+
+  Args:
+    directory: holds checkpoints/, metrics.jsonl, points.jsonl and log/.
+    state: TrainState at step 0.
+    source: (state, key, step) -> Batch.
+    train_step, hparams: see `step.make_train_step`.
+    num_steps: updates in all.
+    save_every: updates between checkpoints; one is always written at the end.
+    eval_steps: numbers of updates after which `evaluate(state)` -> point.
+    refresh_every: {anchor: steps}, see `step.refresh`.
+    keep_log: keep every batch under log/, for `read_log`.
+    report: called with the step and {'kl', 'gold'} of the newest point.
+  Returns:
+    the final state.
+  """
+  with Checkpoints(directory / 'checkpoints') as checkpoints:
+    start = checkpoints.latest_step() or 0
+    if start:
+      state = checkpoints.restore(state)
+    with Writer(directory, start) as writer:
+      info, batches, saved = {}, [], start
+
+      def measure(step):
+        if step in eval_steps and step not in writer.points:
+          point = evaluate(state)
+          writer.point(step, point)
+          info.update(kl=point['kl_seq_nats'], gold=point['gold'])
+
+      measure(start)
+      for step in range(start, num_steps):
+        state = steps.refresh(state, step, refresh_every or {})
+        batch = source(state, jax.random.fold_in(key, step), step)
+        state, metrics = train_step(state, batch, hparams)
+        done = step + 1
+        if keep_log:
+          batches.append(batch)
+        if done % log_every == 0 or done == num_steps:
+          writer.write(done, metrics)
+          report(done, info)
+        measure(done)
+        if done % save_every == 0 or done == num_steps:
+          if keep_log:
+            write_log(directory, saved, done, batches)
+          checkpoints.save(done, state)
+          batches, saved = [], done
+  return state
+
+
+def write_log(directory, start, end, batches):
+  """The batches of steps [start, end) as one Batch, in order."""
+  path = directory / 'log' / f'{start:08d}-{end:08d}.npz'
+  logs.save(path, logs.concatenate(batches))
+
+
+def read_log(directory):
+  """All batches of a finished run as one Batch, in the order of training."""
+  parts = sorted((directory / 'log').glob('*.npz'))
+  return logs.concatenate([logs.load(part) for part in parts])

@@ -1,0 +1,48 @@
+"""The two records that everything else passes around.
+
+Shape letters, used throughout: B rows, P prompts, G group, S prompt tokens,
+T completion tokens, V vocab, D model, N heads, K kv heads, R = N / K,
+H head dim, F mlp, L layers, E eval prompts, M samples per eval prompt.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import optax
+
+Params = Any  # a tree of arrays
+
+
+@flax.struct.dataclass
+class Batch:
+  """P prompts with G scored completions each: B = P * G, a prompt's rows adjacent.
+
+  A prompt is stored once and computed once; its G completions share it. An
+  offline pair is G = 2 with rewards (1, 0), a rollout is G rows with sampled
+  rewards, a demonstration is G = 1.
+  """
+
+  prompts: jax.Array  # int32 [P, S]  left-padded
+  prompt_valid: jax.Array  # bool [P, S]  not padding
+  completions: jax.Array  # int32 [B, T]  right-padded; EOS is part of it
+  valid: jax.Array  # bool [B, T]  not padding
+  mask: jax.Array  # bool [B, T]  what a loss may touch; from lengths, not ids
+  rewards: jax.Array  # f32 [B]
+  sampler_logps: jax.Array | None = None  # f32 [B, T]  under the rows' writer
+  ref_logps: jax.Array | None = None  # f32 [B, T]  under the reference
+  group_size: int = flax.struct.field(pytree_node=False, default=1)
+
+  @property
+  def num_prompts(self) -> int:
+    return self.prompts.shape[0]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Arrays only: what a checkpoint holds and what a train step donates."""
+
+  step: jax.Array  # int32 []
+  params: Params
+  opt_state: optax.OptState
+  anchors: dict[str, Params]  # older copies of params: 'ref', 'sampler'

@@ -1,0 +1,129 @@
+"""Every field an experiment has, with its meaning."""
+
+import ml_collections
+
+
+def get_config():
+  c = ml_collections.ConfigDict()
+
+  # What is asked of the policy: name of a module of align_jax.tasks; its other
+  # fields are that module's knobs.
+  c.task = ml_collections.ConfigDict({'name': ''})
+
+  # The policy, fields of align_jax.models.transformer.ModelConfig.
+  c.model = ml_collections.ConfigDict(
+    dict(
+      vocab_size=0,
+      dim=64,
+      num_layers=2,
+      num_heads=4,
+      num_kv_heads=4,
+      head_dim=16,
+      mlp_dim=128,
+      tie_embeddings=True,
+    )
+  )
+
+  # Replications: each has its own SFT policy, golden pairs and proxy.
+  c.seeds = 3
+
+  # The reference: supervised fine-tuning on the task's demonstrations.
+  c.sft = ml_collections.ConfigDict(
+    dict(
+      steps=1000,
+      batch_size=64,  # demonstrations per step
+      learning_rate=1e-3,
+      warmup_steps=0,
+      max_grad_norm=1.0,
+      weight_decay=0.0,
+    )
+  )
+
+  # The finite data set: pairs of the reference, labelled by the gold judge.
+  c.golden = ml_collections.ConfigDict(
+    dict(
+      pairs=1000,
+      label_noise=0.0,  # share of labels the wrong way round
+    )
+  )
+
+  # The proxy: a reward model trained on the golden pairs.
+  c.proxy = ml_collections.ConfigDict(
+    dict(
+      verifier='bow',  # 'bow' | 'transformer' (from the SFT policy)
+      steps=600,
+      batch_size=64,
+      learning_rate=2e-3,
+      warmup_steps=0,
+      max_grad_norm=1.0,
+      weight_decay=1.0,
+    )
+  )
+
+  # What every arm is unless it says otherwise.
+  c.arm = ml_collections.ConfigDict(
+    dict(
+      source='policy',  # 'golden_pairs' | 'policy' | 'reference' | 'sampler'
+      # | 'log'
+      labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
+      loss='ipo',  # a name in align_jax.losses.LOSSES
+      loss_kwargs=dict(beta=0.1),
+      steps=1500,
+      batch_size=32,  # prompts per step
+      group_size=2,  # completions per prompt
+      learning_rate=1e-4,
+      warmup_steps=0,
+      max_grad_norm=1.0,
+      weight_decay=0.0,
+      num_microbatches=1,
+      refresh_every=dict(),  # {anchor: steps}, e.g. {'sampler': 8}
+      log_of='',  # source='log': the run whose batches are replayed
+      shuffle=0,  # source='log': steps per shuffled window; 0: all of them
+      save_every=500,  # steps between checkpoints
+      log_every=10,  # steps between rows of metrics
+    )
+  )
+
+  # The arms: {name: what differs from `arm`}; each entry of `sweep` is a
+  # configuration of the arm, a run per seed.
+  c.arms = ml_collections.ConfigDict()
+
+  # Points: measured on held-out prompts after log-spaced numbers of steps.
+  c.eval = ml_collections.ConfigDict(
+    dict(
+      samples=8,  # completions per prompt
+      first_step=20,
+      points=14,
+      pairs=512,  # held-out pairs for accuracies
+    )
+  )
+
+  # The comparison, fixed in advance.
+  c.report = ml_collections.ConfigDict(
+    dict(
+      budgets=(0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 6.0, 8.0),  # nats
+      window=(1.5, 3.5),  # budgets that the verdict speaks of
+      treatment='online',
+      control='offline',
+      golden_policy='online+gold',  # whose last policy win rates are against
+      resamples=1000,  # of the bootstrap
+    )
+  )
+
+  # Devices: data * fsdp * tensor of them.
+  c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
+  c.workers = 0  # processes; 0: one per core on a CPU, else 1
+  return c
+
+
+def smoke(c):
+  """The same experiment at a size that takes seconds: for tests."""
+  c.seeds = 2
+  c.workers = 1
+  c.sft.update(steps=4, batch_size=8)
+  c.golden.update(pairs=16)
+  c.proxy.update(steps=4, batch_size=8)
+  c.arm.update(steps=6, batch_size=4, save_every=2, log_every=1)
+  c.eval.update(samples=2, first_step=2, points=3, pairs=8)
+  c.report.update(budgets=(0.01, 0.1, 1.0), window=(0.001, 1.0), resamples=20)
+  return c

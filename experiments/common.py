@@ -1,0 +1,325 @@
+"""What experiments share: the command line, sweeps, scheduling, finished runs."""
+
+import copy
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+
+import tqdm
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from align_jax import jobs, protocol, tasks
+from align_jax.jobs import Job
+from align_jax.metrics import read_jsonl, write_atomically
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
+ONLY = flags.DEFINE_list('only', [], 'Train these arms only.')
+REPORT = flags.DEFINE_bool(
+  'report', False, 'Train nothing; write the page from the points there are.'
+)
+
+
+def sweep(cfg):
+  """One run per arm, entry of its `sweep` and seed: a list of dicts.
+
+  An arm says what differs from `cfg.arm`, an entry what differs from its arm.
+  """
+  runs = []
+  for arm, fields in cfg['arms'].items():
+    fields = dict(fields)
+    for entry in fields.pop('sweep', ({},)):
+      for seed in range(cfg['seeds']):
+        run = copy.deepcopy({**cfg['arm'], **fields, **entry})
+        unknown = sorted(set(run) - set(cfg['arm']))
+        if unknown:
+          raise ValueError(
+            f'arms.{arm}: no such field: {", ".join(unknown)}; fields are '
+            f'{", ".join(sorted(cfg["arm"]))}'
+          )
+        config = label(entry)
+        run.update(arm=arm, config=config, seed=seed, name=f'{arm}/{config}')
+        runs.append(run)
+  logged = {run['log_of'] for run in runs if run['log_of']}
+  for run in runs:
+    run['keep_log'] = run['name'] in logged
+  return runs
+
+
+def label(entry):
+  """{'learning_rate': 1e-4, 'loss_kwargs': {'beta': .1}} -> lr0.0001-beta0.1."""
+  parts = []
+  for name, value in entry.items():
+    if hasattr(value, 'items'):
+      parts.append(label(value))
+    else:
+      name = {'learning_rate': 'lr'}.get(name, name)
+      parts.append(
+        f'{name}{value:g}' if isinstance(value, float) else f'{name}{value}'
+      )
+  return '-'.join(parts) or 'default'
+
+
+def as_dict(cfg):
+  """A ConfigDict as plain dicts, tuples kept."""
+  return {k: as_dict(v) if hasattr(v, 'items') else v for k, v in cfg.items()}
+
+
+def guard(directory, settings):
+  """Refuses a directory that holds a run with other settings.
+
+  Raises:
+    ValueError: names the first field that differs.
+  """
+  path = directory / 'settings.json'
+  text = json.dumps(settings, indent=1, sort_keys=True)
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + '\n')
+    return
+  old, new = flat(json.loads(path.read_text())), flat(json.loads(text))
+  for field in sorted(old.keys() | new.keys()):
+    if old.get(field) != new.get(field):
+      raise ValueError(
+        f'{directory} holds a run with {field}={old.get(field)!r}, this one '
+        f'has {new.get(field)!r}: choose another --workdir'
+      )
+
+
+def flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  return {
+    k: v
+    for name, sub in tree.items()
+    for k, v in flat(sub, f'{prefix}.{name}' if prefix else name).items()
+  }
+
+
+def shared_settings(cfg):
+  """What the points of all arms depend on."""
+  return {
+    name: cfg[name]
+    for name in ('task', 'model', 'sft', 'golden', 'proxy', 'eval')
+  }
+
+
+def directory(workdir, run):
+  return workdir / f'seed{run["seed"]}' / run['name']
+
+
+def finished(workdir, run):
+  return (directory(workdir, run) / 'done.json').exists()
+
+
+def select(runs, only):
+  """The runs of the named arms, and those whose log they replay.
+
+  Raises:
+    ValueError: no arm has one of the names.
+  """
+  arms = list(dict.fromkeys(run['arm'] for run in runs))
+  for name in only:
+    if name not in arms:
+      raise ValueError(
+        f'--only={name}: no such arm; arms are {", ".join(arms)}'
+      )
+  if not only:
+    return runs
+  logs = {run['log_of'] for run in runs if run['arm'] in only}
+  return [run for run in runs if run['arm'] in only or run['name'] in logs]
+
+
+def check(cfg, runs):
+  """Raises ValueError for what would fail only after hours of compute."""
+  names = {run['name'] for run in runs}
+  for run in runs:
+    protocol.check_run(run)
+    if run['source'] == 'log' and run['log_of'] not in names:
+      raise ValueError(
+        f'{run["name"]}: log_of={run["log_of"]!r} is none of the runs '
+        f'{", ".join(sorted(names))}'
+      )
+  verifier = cfg['proxy']['verifier']
+  if verifier not in protocol.VERIFIERS:
+    raise ValueError(
+      f'proxy.verifier={verifier!r} is none of {sorted(protocol.VERIFIERS)}'
+    )
+
+
+def train_run(cfg, run, workdir, report):
+  """The job of one run: trains it and marks it as done."""
+  start = time.time()
+  protocol.run_arm(cfg, run, workdir, report=report)
+  seconds = round(time.time() - start, 1)
+  write_atomically(
+    directory(workdir, run) / 'done.json', json.dumps({'seconds': seconds})
+  )
+
+
+def prepare_task(cfg, workdir, report):
+  tasks.prepare(**protocol.task_knobs(cfg, workdir))
+
+
+def prepare_seed(cfg, number, workdir, report):
+  protocol.prepare_seed(cfg, number, workdir, report=report)
+
+
+def make_jobs(cfg, runs, workdir):
+  """The task, then each seed, then its runs; finished runs are left out."""
+  runs = [run for run in runs if not finished(workdir, run)]
+  if not runs:
+    return []
+  result = [Job('task', prepare_task, (cfg, workdir))]
+  for number in sorted({run['seed'] for run in runs}):
+    result.append(
+      Job(
+        f'seed{number}',
+        prepare_seed,
+        (cfg, number, workdir),
+        ('task',),
+        cfg['sft']['steps'] + cfg['proxy']['steps'],
+      )
+    )
+  # A log is read before it can be replayed: its writers go first.
+  unfinished = {(run['name'], run['seed']) for run in runs}
+  for run in sorted(runs, key=lambda run: (run['seed'], not run['keep_log'])):
+    needs = [f'seed{run["seed"]}']
+    if (run['log_of'], run['seed']) in unfinished:
+      needs.append(f'seed{run["seed"]}/{run["log_of"]}')
+    result.append(
+      Job(
+        f'seed{run["seed"]}/{run["name"]}',
+        train_run,
+        (cfg, run, workdir),
+        tuple(needs),
+        run['steps'],
+      )
+    )
+  return result
+
+
+def execute(cfg, runs, workdir):
+  """Trains what is not finished yet, with a progress bar."""
+  guard(workdir, shared_settings(cfg))
+  for run in runs:
+    guard(directory(workdir, run), run)
+  todo = make_jobs(cfg, runs, workdir)
+  if not todo:
+    return
+  with Progress(todo) as progress:
+    jobs.run(
+      todo,
+      workers=cfg['workers'] or jobs.default_workers(),
+      progress=progress,
+    )
+
+
+class Progress:
+  """One bar over the steps of all jobs, with the newest point."""
+
+  def __init__(self, todo):
+    self._steps = {job.name: job.steps for job in todo}
+    self._done = dict.fromkeys(self._steps, 0)
+    # A log file gets a line now and then, a terminal a live bar.
+    slow = {} if sys.stderr.isatty() else {'mininterval': 15, 'ascii': True}
+    self._bar = tqdm.tqdm(
+      total=sum(self._steps.values()), unit='step', smoothing=0.02, **slow
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._bar.close()
+
+  def __call__(self, name, step, info):
+    new = min(step, self._steps[name]) - self._done[name]
+    self._done[name] += new
+    point = ' '.join(f'{key}={value:.2f}' for key, value in info.items())
+    self._bar.set_postfix_str(f'{name} {point}', refresh=False)
+    self._bar.update(new)
+
+
+def read_points(workdir, runs):
+  """The points of all finished runs, with their arm, config and seed."""
+  points = []
+  for run in runs:
+    if finished(workdir, run):
+      keys = {name: run[name] for name in ('arm', 'config', 'seed')}
+      rows = read_jsonl(directory(workdir, run) / 'points.jsonl')
+      points.extend({**keys, **row} for row in rows)
+  return points
+
+
+def note_start(workdir, cfg):
+  """Keeps the first command line, for the page, with the versions it met."""
+  path = workdir / 'experiment.json'
+  if not path.exists():
+    write_atomically(
+      path, json.dumps({'command': command(), 'versions': versions()})
+    )
+
+
+def versions():
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+  lines = [f'{name} {importlib.metadata.version(name)}' for name in names]
+  import jax
+
+  return '\n'.join(
+    [f'python {platform.python_version()}', *lines, f'devices {jax.devices()}']
+  )
+
+
+def main(experiment):
+  """Runs `experiment(cfg, workdir, only, report)` under absl.
+
+  What the user got wrong ends in one line, not in a traceback.
+  """
+
+  def run(argv):
+    if len(argv) > 1:
+      raise ValueError(f'unexpected argument {argv[1]!r}')
+    for flag in (CONFIG, WORKDIR):
+      if flag.value is None:
+        raise ValueError(f'--{flag.name} is required')
+    cfg = as_dict(CONFIG.value)
+    workdir = pathlib.Path(WORKDIR.value).resolve()
+    experiment(cfg, workdir, ONLY.value, REPORT.value)
+
+  def parse(argv):
+    try:
+      return flags.FLAGS(argv)
+    except (
+      AttributeError,
+      KeyError,
+      TypeError,
+      ValueError,
+      OSError,
+      flags.Error,
+    ) as error:
+      sys.exit(f'error: {error}')
+
+  def guarded(argv):
+    logging.set_verbosity(logging.ERROR)  # orbax tells each step of a save
+    try:
+      run(argv)
+    except (ValueError, FileNotFoundError) as error:
+      if os.environ.get('ALIGN_JAX_TRACEBACK'):
+        raise
+      sys.exit(f'error: {error}')
+
+  app.run(guarded, flags_parser=parse)
+
+
+def command():
+  """The command line as typed, for the page."""
+  return 'python -m ' + shlex.join(
+    [__import__('__main__').__spec__.name, *sys.argv[1:]]
+  )

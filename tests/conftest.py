@@ -1,0 +1,93 @@
+"""A tiny policy and its jitted functions, shared by all tests."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from align_jax import sampling, scoring
+from align_jax.models import transformer
+
+# The persistent cache is on where JAX_COMPILATION_CACHE_DIR is set.
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+EOS_ID = 0  # also what padding is filled with: no test may tell them apart
+
+
+@pytest.fixture(scope='session')
+def config():
+  return transformer.ModelConfig(
+    vocab_size=11,
+    dim=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    mlp_dim=24,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def init(seed, config):
+  """Parameters whose distributions are far from uniform, unlike at init."""
+  # Compiles several times faster than the default generator.
+  key = jax.random.key(seed, impl='unsafe_rbg')
+  params = transformer.init(key, config)
+  return {**params, 'embed': 10 * params['embed']}
+
+
+@pytest.fixture(scope='session')
+def params(config):
+  return init(0, config)
+
+
+@pytest.fixture(scope='session')
+def ref_params(config):
+  return init(1, config)
+
+
+@pytest.fixture(scope='session')
+def prompts(config):
+  """Tokens [4, 5] and valid, left-padded, of unequal lengths."""
+  valid = np.arange(5) >= 5 - np.array([[2], [5], [3], [4]])
+  tokens = np.random.default_rng(0).integers(1, config.vocab_size, (4, 5))
+  tokens = np.where(valid, tokens, EOS_ID).astype(np.int32)
+  return jnp.asarray(tokens), jnp.asarray(valid)
+
+
+@pytest.fixture(scope='session')
+def token_logps(config):
+  """(params, batch, temperature) -> f32 [B, T]."""
+
+  def f(params, batch, temperature):
+    return scoring.token_logps(
+      params, batch, config=config, temperature=temperature
+    )
+
+  return jax.jit(f)
+
+
+@pytest.fixture(scope='session')
+def sample(config):
+  """(params, prompts, valid, key, temperature) -> Batch, G = 3 and T = 6."""
+  return jax.jit(
+    functools.partial(
+      sampling.sample,
+      config=config,
+      group_size=3,
+      max_new_tokens=6,
+      eos_id=EOS_ID,
+    )
+  )
+
+
+@pytest.fixture(scope='session')
+def batch(params, prompts, sample):
+  """Sampled; some rows end with EOS, some are cut off."""
+  batch = sample(params, *prompts, jax.random.key(2), 1.0)
+  lengths = batch.valid.sum(1)
+  assert lengths.min() < 6 and lengths.max() == 6
+  return batch

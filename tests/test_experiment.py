@@ -1,0 +1,153 @@
+"""The main job at a size of seconds: what it writes, skips and refuses."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from align_jax import programs, protocol
+from configs import base, toy
+from experiments import common, online_vs_offline
+
+
+@pytest.fixture(scope='session')
+def cfg():
+  return common.as_dict(base.smoke(toy.get_config()))
+
+
+@pytest.fixture(scope='session')
+def workdir(cfg, tmp_path_factory):
+  """A finished toy experiment, trained in this process."""
+  path = tmp_path_factory.mktemp('toy')
+  programs._train_steps.clear()
+  online_vs_offline.experiment(cfg, path, [], False)
+  return path
+
+
+def points(workdir):
+  lines = (workdir / 'points.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_every_method_goes_through_one_train_step_compiled_once(workdir):
+  steps = programs._train_steps
+  assert sorted(key[1] for key in steps) == ['bradley_terry', 'ipo', 'sft']
+  assert [step._cache_size() for step in steps.values()] == [1, 1, 1]
+
+
+def test_the_page_is_one_file_that_needs_no_network(workdir):
+  page = (workdir / 'report.html').read_text()
+  assert page.count('src="data:image/png;base64,') == 5
+  assert not re.search(r'(src|href)="(?!data:)', page)
+  assert 'At equal KL from the reference' in page or 'No verdict' in page
+
+
+def test_figures_table_and_points_stand_beside_the_page(workdir, cfg):
+  for name in ('gold_vs_kl', 'gold_vs_proxy', 'effects', 'training'):
+    assert (workdir / 'figures' / f'{name}.png').stat().st_size > 1000
+  with (workdir / 'table.csv').open() as file:
+    header, *rows = csv.reader(file)
+  assert header[1:7] == list(cfg['arms'])
+  assert len(rows) == len(cfg['report']['budgets'])
+
+
+def test_every_run_has_its_points(workdir, cfg):
+  runs = {(p['arm'], p['config'], p['seed']) for p in points(workdir)}
+  assert len(runs) == len(common.sweep(cfg))
+  assert {p['step'] for p in points(workdir)} == {0, 2, 3, 6}
+
+
+def test_the_reference_is_at_exactly_no_distance(workdir):
+  start = [p for p in points(workdir) if p['step'] == 0]
+  assert {p['kl_seq_nats'] for p in start} == {0.0}
+  moved = [p for p in points(workdir) if p['step'] == 6]
+  assert all(p['kl_seq_nats'] > 0 for p in moved)
+
+
+def test_runs_of_a_seed_are_measured_alike_and_seeds_are_not(workdir):
+  start = {}
+  for p in points(workdir):
+    if p['step'] == 0:
+      start.setdefault(p['seed'], set()).add(p['gold'])
+  assert [len(gold) for gold in start.values()] == [1, 1]
+  assert start[0] != start[1]
+
+
+def test_arms_differ_in_what_they_compare(workdir):
+  last = {(p['arm'], p['seed']): p for p in points(workdir) if p['step'] == 6}
+  assert len({p['kl_seq_nats'] for p in last.values()}) == len(last)
+
+
+def test_finished_runs_are_not_trained_again(workdir, cfg, monkeypatch):
+  monkeypatch.setattr(protocol, 'run_arm', lambda *_, **__: pytest.fail())
+  before = points(workdir)
+  online_vs_offline.experiment(cfg, workdir, [], False)
+  assert points(workdir) == before
+
+
+def test_only_trains_an_arm_and_the_log_it_replays(cfg):
+  names = {r['name'] for r in common.select(common.sweep(cfg), ['shuffled'])}
+  assert names == {
+    'shuffled/lr0.0003-beta0.1',
+    'shuffled/lr0.0003-beta0.05',
+    'online/lr0.0003-beta0.05',
+  }
+
+
+def test_a_job_waits_for_the_log_it_replays(cfg, tmp_path):
+  todo = {job.name: job for job in common.make_jobs(
+    cfg, common.sweep(cfg), tmp_path
+  )}
+  job = todo['seed1/shuffled/lr0.0003-beta0.1']
+  assert job.needs == ('seed1', 'seed1/online/lr0.0003-beta0.05')
+
+
+def test_another_setting_in_the_same_workdir_is_refused(workdir, cfg):
+  other = {**cfg, 'sft': {**cfg['sft'], 'learning_rate': 0.5}}
+  with pytest.raises(ValueError, match='sft.learning_rate=0.001.*has 0.5'):
+    common.execute(other, common.sweep(other), workdir)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (dict(loss='dop'), "online.*: loss='dop' is none of"),
+    (dict(labels='judge'), "online.*: labels='judge' is none of"),
+    (dict(source='internet'), "online.*: source='internet' is none of"),
+    (dict(group_size=1), 'group_size=1.* needs at least 2'),
+    (dict(loss_kwargs=dict(gamma=1)), 'loss_kwargs.gamma is none of'),
+    (dict(source='log', log_of='x/y'), "log_of='x/y' is none of the runs"),
+    (dict(stepz=1), 'arms.online: no such field: stepz'),
+  ],
+)
+def test_a_wrong_arm_is_refused_at_start(cfg, change, message):
+  fields = {**cfg['arms']['online'], 'sweep': ({},), **change}
+  wrong = {**cfg, 'arms': {**cfg['arms'], 'online': fields}}
+  with pytest.raises(ValueError, match=message):
+    common.check(wrong, common.sweep(wrong))
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--config.sft.step=3'], 'step'),
+    (['--only=onlin'], '--only=onlin: no such arm; arms are offline'),
+    (['--config.proxy.verifier=tree'], "proxy.verifier='tree' is none of"),
+    (['--report'], 'holds no finished run'),
+  ],
+)
+def test_the_command_line_answers_a_mistake_in_one_line(
+  args, message, tmp_path
+):
+  command = [sys.executable, '-m', 'experiments.online_vs_offline']
+  fixed = ['--config=configs/toy.py', f'--workdir={tmp_path}']
+  done = subprocess.run(
+    [*command, *fixed, *args], capture_output=True, text=True, timeout=120
+  )
+  assert done.returncode == 1
+  error = done.stderr.strip().splitlines()
+  assert len(error) == 1 and error[0].startswith('error: ')
+  assert message in error[0]

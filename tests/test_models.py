@@ -1,0 +1,304 @@
+"""What scoring and sampling promise about each other and about padding."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import EOS_ID
+from scipy import stats
+
+from align_jax import ops, sampling, scoring
+from align_jax.models import bow
+from align_jax.types import Batch
+
+
+def close(x, y, atol=1e-5):
+  np.testing.assert_allclose(x, y, rtol=0, atol=atol)
+
+
+def pad(batch, left=0, right=0, fill=EOS_ID):
+  """More left padding of prompts, more right padding of completions."""
+  columns = lambda x, before, after, value: jnp.pad(
+    x, ((0, 0), (before, after)), constant_values=value
+  )
+  return batch.replace(
+    prompts=columns(batch.prompts, left, 0, fill),
+    prompt_valid=columns(batch.prompt_valid, left, 0, False),
+    completions=columns(batch.completions, 0, right, fill),
+    valid=columns(batch.valid, 0, right, False),
+    mask=columns(batch.mask, 0, right, False),
+    sampler_logps=None,
+  )
+
+
+def with_garbage(batch, vocab_size, seed=0):
+  """Random token ids in every padding slot."""
+  rng = np.random.default_rng(seed)
+  fill = lambda x, valid: jnp.where(
+    valid, x, rng.integers(0, vocab_size, x.shape, np.int32)
+  )
+  return batch.replace(
+    prompts=fill(batch.prompts, batch.prompt_valid),
+    completions=fill(batch.completions, batch.valid),
+  )
+
+
+def oracle_logits(params, c, tokens):
+  """A plain decoder over one row of tokens, float64: [n] -> [n, V]."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  size = c.num_heads // c.num_kv_heads
+  n, half = len(tokens), c.head_dim // 2
+
+  def norm(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * scale
+
+  def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+  def rope(x):
+    angles = np.arange(n)[:, None] * c.rope_theta ** (-np.arange(half) / half)
+    turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], 1)
+
+  x = params['embed'][tokens]
+  for i in range(c.num_layers):
+    layer = jax.tree.map(lambda a: a[i], params['layers'])
+    h = norm(x, layer['attention_norm'])
+    for head in range(c.num_heads):
+      kv, r = divmod(head, size)
+      weights = layer['qkv'][:, kv]
+      q, k = rope(h @ weights[:, r]), rope(h @ weights[:, size])
+      scores = q @ k.T / np.sqrt(c.head_dim)
+      scores[np.triu_indices(n, 1)] = -np.inf
+      attended = softmax(scores) @ (h @ weights[:, size + 1])
+      x = x + attended @ layer['o'][kv, r]
+    h = norm(x, layer['mlp_norm'])
+    gate, up = h @ layer['gate_up'][:, 0], h @ layer['gate_up'][:, 1]
+    x = x + (gate / (1 + np.exp(-gate)) * up) @ layer['down']
+  return norm(x, params['norm']) @ params['embed'].T
+
+
+def test_shared_prompt_equals_glued_rows(config, params, batch, token_logps):
+  got = np.asarray(token_logps(params, batch, 1.0))
+  for row in range(len(got)):
+    p = row // batch.group_size
+    prompt = np.asarray(batch.prompts[p][batch.prompt_valid[p]])
+    completion = np.asarray(batch.completions[row][batch.valid[row]])
+    glued = np.concatenate([prompt, completion])
+    logits = oracle_logits(params, config, glued)[len(prompt) - 1 : -1]
+    logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    want = logps[np.arange(len(completion)), completion]
+    close(got[row, : len(completion)], want)
+    assert (got[row, len(completion) :] == 0).all()
+
+
+@pytest.mark.parametrize('left, right', [(0, 0), (3, 2)])
+def test_scoring_ignores_padding(
+  config, params, batch, token_logps, left, right
+):
+  padded = with_garbage(pad(batch, left, right), config.vocab_size)
+  size = batch.valid.shape[1]
+  assert (padded.prompts[:, left:] != batch.prompts).any()
+  assert (padded.completions[:, :size] != batch.completions).any()
+  got = token_logps(params, padded, 1.0)
+  close(got[:, :size], token_logps(params, batch, 1.0))
+  assert (got[:, size:] == 0).all()
+
+
+def test_causality(config, params):
+  """A token's log-prob has no gradient to its own or to later embeddings."""
+  # Eleven different tokens, so a row of `embed` is the embedding of one slot;
+  # an untied head, so that `embed` is read there only.
+  tokens = np.random.default_rng(0).permutation(config.vocab_size)[None]
+  full = np.ones((1, 11), bool)
+  batch = Batch(
+    prompts=tokens[:, :5],
+    prompt_valid=full[:, :5],
+    completions=tokens[:, 5:],
+    valid=full[:, 5:],
+    mask=full[:, 5:],
+    rewards=np.zeros(1),
+  )
+  config = dataclasses.replace(config, tie_embeddings=False)
+  head = params['embed'].T
+
+  @jax.jit
+  @jax.jacrev
+  def jacobian(embed):
+    untied = {**params, 'embed': embed, 'head': head}
+    return scoring.token_logps(untied, batch, config=config)[0]
+
+  size = jnp.abs(jacobian(params['embed'])[:, tokens[0]]).sum(-1)  # [T, S + T]
+  earlier = np.arange(11) < 5 + np.arange(6)[:, None]
+  assert (size[~earlier] == 0).all()
+  assert (size[earlier] > 1e-4).all()
+
+
+def test_grouped_heads_equal_repeated_heads(config, params, batch, token_logps):
+  """Every kv head copied for each of its query heads changes nothing."""
+  kv, heads = config.num_kv_heads, config.num_heads
+  size = heads // kv
+  qkv, o = params['layers']['qkv'], params['layers']['o']
+  own = jnp.repeat(qkv[:, :, :, size:], size, axis=2)
+  q = qkv[:, :, :, :size].reshape(*own.shape[:3], 1, -1)
+  layers = {
+    **params['layers'],
+    'qkv': jnp.concatenate([q, own], 3),
+    'o': o.reshape(o.shape[0], heads, 1, *o.shape[3:]),
+  }
+  repeated = {**params, 'layers': layers}
+  config = dataclasses.replace(config, num_kv_heads=heads)
+  got = jax.jit(functools.partial(scoring.token_logps, config=config))
+  close(got(repeated, batch), token_logps(params, batch, 1.0))
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.6])
+def test_sampler_logps_equal_scoring(
+  params, prompts, sample, token_logps, temperature
+):
+  batch = sample(params, *prompts, jax.random.key(4), temperature)
+  ended = jnp.any(batch.valid & (batch.completions == EOS_ID), axis=1)
+  assert ended.any() and not ended.all()
+  want = token_logps(params, batch, temperature)
+  other = token_logps(params, batch, 1.6 - temperature)
+  assert jnp.abs(other - want).max() > 0.1
+  close(batch.sampler_logps, want)
+  assert (batch.sampler_logps[~batch.valid] == 0).all()
+
+
+def test_completions_end_at_eos(batch):
+  for tokens, valid in zip(np.array(batch.completions), np.array(batch.valid)):
+    ends = np.flatnonzero(tokens == EOS_ID)
+    length = ends[0] + 1 if len(ends) else len(tokens)
+    assert (valid == (np.arange(len(tokens)) < length)).all()
+  assert (batch.mask == batch.valid).all()
+
+
+def test_key_is_the_only_randomness(params, prompts, sample, batch):
+  draw = lambda seed: sample(params, *prompts, jax.random.key(seed), 1.0)
+  one, same, two = draw(5), draw(5), draw(6)
+  assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), one, same))
+  assert (one.completions != two.completions).any()
+  # Rows of a group, and groups of a batch, are independent draws as well.
+  rows = ops.by_group(one.completions, 3)
+  assert (rows[:, 0] != rows[:, 1]).any()
+
+
+def test_temperature_does_not_recompile(params, prompts, sample, batch):
+  before = sample._cache_size()
+  cold = sample(params, *prompts, jax.random.key(2), 0.1)
+  assert sample._cache_size() == before
+  assert cold.sampler_logps.sum(1).mean() > batch.sampler_logps.sum(1).mean()
+
+
+def test_inverse_cdf_draws_the_distribution():
+  """Chi-square over 100k draws; no token of probability zero among them."""
+  logits = np.random.default_rng(0).normal(size=11).astype(np.float32)
+  logits[[0, 4, 10]] = -np.inf
+  uniforms = jax.random.uniform(jax.random.key(0), (100_000,))
+  rows = jnp.broadcast_to(logits, (100_000, 11))
+  tokens = sampling.inverse_cdf(uniforms, rows)
+  counts = np.bincount(tokens, minlength=11)
+  probs = np.exp(logits.astype(np.float64))
+  assert counts[probs == 0].sum() == 0
+  alive = probs > 0
+  expected = 100_000 * probs[alive] / probs[alive].sum()
+  assert stats.chisquare(counts[alive], expected).pvalue > 1e-3
+
+
+def test_inverse_cdf_skips_impossible_tokens_at_every_edge():
+  """Uniforms on the steps of the running sum, where rounding could go over."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=1000).astype(np.float32)
+  impossible = rng.random(1000) < 0.5
+  impossible[[0, -1]] = True
+  logits[impossible] = -np.inf
+  cdf = np.asarray(jnp.cumsum(jax.nn.softmax(jnp.asarray(logits))))
+  edges = np.minimum(cdf / cdf[-1], 1 - 2.0**-24).astype(np.float32)
+  edges = np.concatenate([[0, 1 - 2.0**-24], edges]).astype(np.float32)
+  tokens = sampling.inverse_cdf(
+    jnp.asarray(edges), jnp.broadcast_to(logits, (len(edges), 1000))
+  )
+  assert tokens.max() < 1000
+  assert not impossible[np.asarray(tokens)].any()
+
+
+def test_token_kls(config, params, ref_params, batch, token_logps, monkeypatch):
+  """Chunks change nothing; the same parameters are at no distance."""
+  f = lambda *args: scoring.token_kls(*args, config=config)
+  whole = jax.jit(f)
+  kls, log_ratios = whole(params, ref_params, batch)
+  assert (kls[batch.valid] > 1e-3).all()
+  for x in (kls, log_ratios):
+    assert (x[~batch.valid] == 0).all()
+  logps = [token_logps(p, batch, 1.0) for p in (params, ref_params)]
+  close(log_ratios, logps[0] - logps[1])
+  for x in whole(params, params, batch):
+    assert (x == 0).all()
+
+  monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', 5 * config.vocab_size)
+  chunked = jax.jit(lambda *args: f(*args))
+  unchunked = f'f32[{batch.valid.size},{config.vocab_size}]'
+  assert unchunked in str(whole.trace(params, ref_params, batch).jaxpr)
+  assert unchunked not in str(chunked.trace(params, ref_params, batch).jaxpr)
+  for x, y in zip(chunked(params, ref_params, batch), (kls, log_ratios)):
+    close(x, y)
+
+
+def test_chunks_keep_the_gradient(config, params, batch, monkeypatch):
+  """Of the output matrix, which every chunk adds to."""
+  config = dataclasses.replace(config, tie_embeddings=False)
+
+  def objective(head):
+    untied = {**params, 'head': head}
+    return scoring.token_logps(untied, batch, config=config).sum()
+
+  head = params['embed'].T
+  want = jax.jit(jax.grad(objective))(head)
+  monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', 5 * config.vocab_size)
+  got = jax.jit(jax.grad(lambda head: objective(head)))(head)
+  assert jnp.abs(want).max() > 1
+  close(got, want, atol=1e-4)
+
+
+def test_scalar_scores_ignore_padding(config, params, batch):
+  config = dataclasses.replace(config, head='scalar')
+  head = jnp.asarray(np.random.default_rng(0).normal(size=config.dim))
+  params = {**params, 'head': head.astype(jnp.float32)}
+  f = jax.jit(functools.partial(scoring.scores, config=config))
+  want = f(params, batch)
+  assert jnp.std(want) > 0.1
+  close(f(params, with_garbage(batch, config.vocab_size)), want)
+  padded = with_garbage(pad(batch, 3, 2), config.vocab_size)
+  close(f(params, padded), want)
+
+
+def test_bow_scores_ignore_padding(config, batch):
+  size = batch.prompts.shape[1]
+  init = functools.partial(
+    bow.init, vocab_size=config.vocab_size, prompt_len=size, dim=4
+  )
+  key = jax.random.key(0, impl='unsafe_rbg')
+  params = {**jax.jit(init)(key), 'head': jnp.arange(4.0)}
+  scores = jax.jit(bow.scores)
+  want = scores(params, batch)
+  assert jnp.std(want) > 0.1
+  for padded in (batch, pad(batch, right=2)):
+    close(scores(params, with_garbage(padded, config.vocab_size)), want)
+
+
+@pytest.mark.parametrize(
+  'change, named',
+  [
+    ({'num_kv_heads': 3}, 'num_kv_heads=3'),
+    ({'head_dim': 5}, 'head_dim=5'),
+    ({'head': 'both'}, "head='both'"),
+  ],
+)
+def test_impossible_configs_are_named(config, change, named):
+  with pytest.raises(ValueError, match=named):
+    dataclasses.replace(config, **change)

@@ -1,0 +1,165 @@
+"""Eight devices do what one does, and really share the work.
+
+The devices are forced in a subprocess: a process has one set of them.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from align_jax import sharding
+
+EIGHT = """
+import functools, json
+import jax, jax.numpy as jnp, numpy as np
+from conftest import init
+from align_jax import scoring, sharding, step
+from align_jax.losses import LOSSES
+from align_jax.models import transformer
+from align_jax.types import Batch
+
+config = transformer.ModelConfig(
+  vocab_size=12, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
+  mlp_dim=24,
+)
+rng = np.random.default_rng(0)
+P, G, S, T = 4, 2, 3, 4
+valid = np.arange(T) < rng.integers(1, T + 1, (P * G, 1))
+batch = Batch(
+  prompts=rng.integers(0, 12, (P, S)),
+  prompt_valid=np.arange(S) >= rng.integers(0, S, (P, 1)),
+  completions=rng.integers(0, 12, (P * G, T)),
+  valid=valid,
+  mask=valid,
+  rewards=rng.normal(size=P * G).astype(np.float32),
+  ref_logps=-rng.exponential(size=(P * G, T)).astype(np.float32),
+  group_size=G,
+)
+forward = functools.partial(scoring.token_logps, config=config)
+tx = step.make_optimizer()
+hparams = {'beta': 0.1, 'learning_rate': 1e-2}
+params = jax.tree.map(np.asarray, init(0, config))  # on no device
+
+
+def train(params, place_state, place_batch):
+  state = place_state(step.init_state(params, tx, anchors=['ref']))
+  # A state that is on no mesh has no shardings to keep.
+  meshed = not jax.sharding.get_abstract_mesh().empty
+  train_step = step.make_train_step(
+    forward, LOSSES['ipo'], tx, state=state if meshed else None
+  )
+  for beta in (0.1, 0.2):
+    state, metrics = train_step(
+      state, place_batch(batch), {**hparams, 'beta': beta}
+    )
+  return state, metrics, train_step._cache_size()
+
+
+def distance(x, y):
+  gap = lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max())
+  return max(jax.tree.leaves(jax.tree.map(gap, x, y)))
+
+
+def parts(tree):
+  return {
+    jax.tree_util.keystr(path): x.size / x.addressable_shards[0].data.size
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def message(f, *args):
+  try:
+    f(*args)
+  except ValueError as error:
+    return str(error)
+
+
+one = train(jax.tree.map(jnp.asarray, params), lambda x: x, lambda x: x)
+mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+with jax.set_mesh(mesh):
+  many = train(
+    sharding.place(params, transformer.axes(config), mesh),
+    lambda state: sharding.on_mesh(state, mesh),
+    lambda batch: sharding.place_batch(batch, mesh),
+  )
+odd = {**params, 'embed': params['embed'][:11]}
+print(json.dumps({
+  'distance': distance(one[0], many[0]),
+  'moved': distance(one[0].params, params),
+  'loss': [float(x[1]['loss']) for x in (one, many)],
+  'compiles': [one[2], many[2]],
+  'params': parts(many[0].params),
+  'mu': parts(many[0].opt_state[1].mu),
+  'nu': parts(many[0].opt_state[1].nu),
+  'anchor': parts(many[0].anchors['ref']),
+  'batch': parts(sharding.place_batch(batch, mesh)),
+  'odd': message(sharding.place, odd, transformer.axes(config), mesh),
+  'three': message(
+    sharding.place_batch,
+    jax.tree.map(lambda x: x[: len(x) * 3 // 4], batch),
+    mesh,
+  ),
+}))
+"""
+
+
+@pytest.fixture(scope='module')
+def eight():
+  here = pathlib.Path(__file__).parent
+  env = {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'PYTHONPATH': os.pathsep.join([str(here), str(here.parent)]),
+  }
+  done = subprocess.run(
+    [sys.executable, '-c', EIGHT], env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_same_result_as_on_one_device(eight):
+  assert eight['moved'] > 1e-2
+  assert eight['distance'] < 1e-5
+  assert eight['loss'][0] == pytest.approx(eight['loss'][1], rel=1e-5)
+
+
+def test_one_compile(eight):
+  assert eight['compiles'] == [1, 1]
+
+
+def test_state_is_sharded(eight):
+  """Matrices over fsdp and tensor, after the step too; and so the moments."""
+  for name, parts in eight['params'].items():
+    assert parts == (1 if 'norm' in name else 4), name
+  assert eight['params'] == eight['mu'] == eight['nu'] == eight['anchor']
+
+
+def test_batch_is_split(eight):
+  """Over data and fsdp; the tensor axis sees the whole of its share."""
+  assert set(eight['batch'].values()) == {4}
+
+
+def test_what_does_not_divide_is_named(eight):
+  for word in ('embed', "'vocab'", '11', '2 devices', 'tensor'):
+    assert word in eight['odd']
+  assert '3 prompts' in eight['three'] and '4 devices' in eight['three']
+
+
+def test_wrong_number_of_devices_is_named():
+  many = 2 * jax.device_count()
+  with pytest.raises(
+    ValueError, match=f'data={many}.*found {jax.device_count()}'
+  ):
+    sharding.make_mesh(data=many)
+
+
+def test_shard_does_nothing_without_a_mesh():
+  x = jax.numpy.ones((3, 5))
+  assert sharding.shard(x, 'batch', 'vocab') is x

@@ -1,0 +1,132 @@
+"""Interrupted runs end in the same bits as uninterrupted ones."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from align_jax import checkpoint, protocol
+from align_jax.metrics import Writer, read_jsonl
+from configs import base, toy
+from experiments import common
+
+KILLED = """
+import json, os, signal, sys
+from align_jax import protocol
+cfg, run, workdir, at = json.loads(sys.argv[1])
+def report(step, info):
+  if step == at:
+    os.kill(os.getpid(), signal.SIGKILL)
+protocol.run_arm(cfg, run, workdir, report)
+"""
+
+
+def settings(arm):
+  cfg = common.as_dict(base.smoke(toy.get_config()))
+  return cfg, next(r for r in common.sweep(cfg) if r['arm'] == arm)
+
+
+def final_state(directory):
+  """The raw arrays of the newest checkpoint."""
+  with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
+    return checkpoints.restore_raw()
+
+
+def directory(workdir, run):
+  return pathlib.Path(workdir) / f'seed{run["seed"]}' / run['name']
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole')
+  for arm in ('offline', 'online'):
+    protocol.run_arm(*settings(arm), workdir)
+  return workdir
+
+
+def assert_same_run(first, second):
+  for name in ('points.jsonl', 'metrics.jsonl'):
+    assert (first / name).read_text() == (second / name).read_text()
+  same = jax.tree.map(
+    np.array_equal, final_state(first), final_state(second)
+  )
+  assert jax.tree.all(same)
+
+
+@pytest.mark.parametrize('arm', ['offline', 'online'])
+def test_killed_and_resumed_equals_uninterrupted(arm, whole, tmp_path):
+  cfg, run = settings(arm)
+  killed = subprocess.run(
+    [sys.executable, '-c', KILLED, json.dumps([cfg, run, str(tmp_path), 5])],
+    timeout=300,
+  )
+  assert killed.returncode == -signal.SIGKILL
+  steps = [r['step'] for r in read_jsonl(directory(tmp_path, run) / 'metrics.jsonl')]
+  assert steps and max(steps) < run['steps']
+  protocol.run_arm(cfg, run, tmp_path)
+  assert_same_run(directory(whole, run), directory(tmp_path, run))
+
+
+def test_two_runs_of_one_config_are_bitwise_equal(whole, tmp_path):
+  cfg, run = settings('online')
+  protocol.run_arm(cfg, run, tmp_path)
+  assert_same_run(directory(whole, run), directory(tmp_path, run))
+
+
+def test_the_online_log_in_its_order_is_the_online_run(whole, tmp_path):
+  """Bit for bit on a CPU: the comparison with `shuffled` is only of order."""
+  cfg, online = settings('online')
+  replay = {
+    **online,
+    'source': 'log',
+    'log_of': online['name'],
+    'shuffle': 1,
+    'name': 'replay/exact',
+    'keep_log': False,
+  }
+  protocol.run_arm(cfg, replay, whole)
+  assert_same_run(directory(whole, online), directory(whole, replay))
+  destroyed = {**replay, 'shuffle': 0, 'name': 'replay/shuffled'}
+  protocol.run_arm(cfg, destroyed, whole)
+  rows = [
+    (directory(whole, run) / 'metrics.jsonl').read_text()
+    for run in (replay, destroyed)
+  ]
+  assert rows[0] != rows[1]
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path):
+  state = {'params': {'w': jax.numpy.zeros((2, 3))}}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state)
+  for other in (jax.numpy.zeros((3, 2)), jax.numpy.zeros((2, 3), 'bfloat16')):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      with pytest.raises(ValueError, match=r'params.w is .*the run needs'):
+        checkpoints.restore({'params': {'w': other}})
+
+
+def test_a_save_that_orbax_declines_is_an_error(tmp_path):
+  state = {'w': jax.numpy.zeros(2)}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, state)
+    with pytest.raises(RuntimeError, match='checkpoint 1 was not written'):
+      checkpoints.save(1, state)
+
+
+def test_rows_after_the_checkpoint_are_dropped(tmp_path):
+  with Writer(tmp_path, 0) as writer:
+    for step in (1, 2, 3):
+      writer.write(step, {'loss': step})
+      writer.point(step, {'kl': step})
+  with (tmp_path / 'points.jsonl').open('a') as file:
+    file.write('{"step": 4, "k')  # what a killed process leaves
+  with Writer(tmp_path, 2) as writer:
+    assert writer.points == {1, 2}
+  for name in ('metrics', 'points'):
+    rows = read_jsonl(tmp_path / f'{name}.jsonl')
+    assert [row['step'] for row in rows] == [1, 2]

@@ -17,12 +17,10 @@ def take(batch, prompts):
   """The groups of the given prompts: int [P] -> Batch of P prompts."""
 
   def rows(x):
-    grouped = ops.by_group(x, batch.group_size)[prompts]
-    return grouped.reshape(-1, *x.shape[1:])
+    size = len(x) // batch.num_prompts
+    return ops.by_group(x, size)[prompts].reshape(-1, *x.shape[1:])
 
-  return jax.tree.map(rows, batch).replace(
-    prompts=batch.prompts[prompts], prompt_valid=batch.prompt_valid[prompts]
-  )
+  return jax.tree.map(rows, batch)
 
 
 def concatenate(batches):

@@ -58,7 +58,9 @@ class Checkpoints:
 
   def _check(self, step, state):
     metadata = self._manager.item_metadata(step).tree
-    saved = {m.name: (tuple(m.shape), m.dtype) for m in jax.tree.leaves(metadata)}
+    saved = {
+      m.name: (tuple(m.shape), m.dtype) for m in jax.tree.leaves(metadata)
+    }
     needed = {
       jax.tree_util.keystr(path, simple=True, separator='.'): (x.shape, x.dtype)
       for path, x in jax.tree_util.tree_leaves_with_path(state)

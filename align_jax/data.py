@@ -1,4 +1,4 @@
-"""From files and data sets to token arrays, and batches to disk and back.
+"""From files and data sets to token arrays.
 
 Three stages, each of its own: `rows` reads any local file or hub data set, a
 generator in `DATASETS` maps its rows to what a task asks for, and a tokenizer
@@ -6,18 +6,13 @@ turns texts into ids. Masks always come from lengths, never from token ids, so
 pad and EOS may share an id, or occur in a text.
 """
 
-import dataclasses
 import gzip
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-
-from align_jax.types import Batch
 
 SUFFIXES = ('.jsonl', '.json', '.jsonl.gz', '.json.gz')
 SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
@@ -81,8 +76,8 @@ def _hub_rows(name, split):
   except Exception as e:  # many kinds: no network, no such set, no such split
     reason = (str(e).strip() or 'no reason given').split('\n')[0]
     raise ValueError(
-      f'{name!r} is no local file, and as a Hugging Face data set (split '
-      f'{split!r}) it could not be loaded: {type(e).__name__}: {reason}. A local '
+      f'{name!r} is no local file, and could not be loaded as a Hugging Face '
+      f'data set (split {split!r}): {type(e).__name__}: {reason} -- a local '
       'file ends in .jsonl, one JSON object such as {"text": "Great.", '
       '"label": 1} a line, or in .json, one array of them; .gz may follow'
     ) from e
@@ -250,19 +245,73 @@ def encode(tokenizer, texts):
   return [encoding.ids for encoding in encodings]
 
 
-def _pad(rows, size, side):
-  tokens, valid = np.zeros((len(rows), size), np.int32), None
-  lengths = np.array([len(row) for row in rows], np.int64)
-  for i, row in enumerate(rows):
-    if len(row) > size:
-      raise ValueError(f'row {i} has {len(row)} tokens, at most {size} fit')
-    if side == 'left':
-      tokens[i, size - len(row) :] = row
-    else:
-      tokens[i, : len(row)] = row
-  slots = np.arange(size)
-  if side == 'left':
-    valid = slots >= size - lengths[:, None]
-  else:
-    valid = slots < lengths[:, None]
+def _lengths(id_lists, size, least):
+  lengths = np.array([len(ids) for ids in id_lists], np.int64)
+  for row in np.flatnonzero((lengths > size) | (lengths < least)):
+    raise ValueError(
+      f'row {row} has {lengths[row]} tokens; {least} to {size} are allowed'
+    )
+  return lengths[:, None]
+
+
+def _fill(id_lists, valid):
+  tokens = np.zeros(valid.shape, np.int32)
+  tokens[valid] = np.concatenate([*id_lists, []]).astype(np.int32)
   return tokens, valid
+
+
+def left_pad(id_lists, size):
+  """Prompts: their last tokens share the last slot.
+
+  Args:
+    id_lists: N lists of 1 to `size` ids.
+  Returns:
+    tokens int32 [N, size], valid bool [N, size].
+  Raises:
+    ValueError: a prompt is empty or too long; names its index and length.
+      Nothing is ever cut off.
+  """
+  lengths = _lengths(id_lists, size, least=1)
+  return _fill(id_lists, np.arange(size) >= size - lengths)
+
+
+def right_pad(id_lists, size):
+  """Completions: as `left_pad`, from the first slot on; may be empty."""
+  lengths = _lengths(id_lists, size, least=0)
+  return _fill(id_lists, np.arange(size) < lengths)
+
+
+# --- Data sets: a generator each, from rows to what a task asks for ----------
+
+
+def field(row, name, kind):
+  """row[name], which must be a `kind` and nothing that only acts like one.
+
+  Raises:
+    ValueError: one line naming file, row and field.
+  """
+  if name not in row:
+    raise row_error(row, f'no field {name!r}; it has {sorted(row)}')
+  if type(row[name]) is not kind:  # isinstance would take True for a number
+    raise row_error(
+      row, f'field {name!r} is {row[name]!r:.40}, expected {kind.__name__}'
+    )
+  return row[name]
+
+
+def text_label(rows):
+  """Labelled texts: `text` str, not blank; `label` 1 (good) or 0 (bad).
+
+  Line breaks in HTML, of which film reviews are full, become spaces.
+  """
+  for row in rows:
+    text = field(row, 'text', str).replace('<br />', ' ')
+    label = field(row, 'label', int)
+    if not text.strip():
+      raise row_error(row, "field 'text' is empty")
+    if label not in (0, 1):
+      raise row_error(row, f"field 'label' is {label}, expected 0 or 1")
+    yield dict(text=text, label=label)
+
+
+DATASETS = {'text_label': text_label}  # by the name configs use

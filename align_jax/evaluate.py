@@ -126,6 +126,6 @@ def shown(judge, batch):
 
 
 def checkpoint_steps(first, last, num):
-  """Log-spaced steps from `first` to `last`, with 0 (the reference) in front."""
+  """0 (the reference), then log-spaced steps from `first` to `last`."""
   grid = np.unique(np.round(np.geomspace(first, last, num)).astype(int))
   return (0, *map(int, grid))

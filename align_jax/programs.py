@@ -1,4 +1,4 @@
-"""The jitted programs of a run, built once per process: a sweep compiles once."""
+"""Jitted programs, built once per process: a sweep compiles once."""
 
 import functools
 

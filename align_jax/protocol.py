@@ -298,7 +298,7 @@ def golden_pairs(seed, run):
 
 
 def log_of_run(seed, run):
-  """What another run of this seed sampled, in an order of `shuffle`'s windows."""
+  """What another run of this seed sampled, shuffled within windows."""
   order = sources.replay_order(
     run['steps'],
     run['batch_size'],

@@ -23,7 +23,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
   padding: .5rem 1rem; background: #f4f8fb }
 table { border-collapse: collapse; font-size: .85rem; margin: 1rem 0;
   display: block; overflow-x: auto }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
+th, td { padding: .25rem .6rem; text-align: right;
+  border-bottom: 1px solid #ddd;
   white-space: nowrap }
 td.text, th.text { text-align: left; white-space: normal }
 img { max-width: 100% } pre { background: #f6f6f6; padding: .8rem;

@@ -19,9 +19,12 @@ def inverse_cdf(uniforms, logits):
   Returns:
     int32 [...].
   """
-  cdf = jnp.cumsum(jax.nn.softmax(logits), axis=-1)
-  reached = cdf <= uniforms[..., None] * cdf[..., -1:]
-  return reached.sum(-1, dtype=jnp.int32)
+  probs = jax.nn.softmax(logits)
+  # A parallel cumsum is not quite monotone: impossible tokens are struck out,
+  # and the first slot beyond is taken, not the number of slots before it.
+  cdf = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
+  beyond = cdf > uniforms[..., None] * cdf.max(-1, keepdims=True)
+  return beyond.argmax(-1).astype(jnp.int32)
 
 
 def sample(

@@ -48,9 +48,11 @@ def _by_position(f, arrays, vocab_size):
   if num <= size:
     out = f(*flat)
   else:
-    f = jax.checkpoint(f)
-    out = jax.lax.map(lambda row: f(*row), flat, batch_size=size)
-  return jax.tree.map(lambda a: a.reshape(batch_shape), out)
+    f, more = jax.checkpoint(f), -num % size
+    pad = lambda a: jnp.pad(a, ((0, more),) + ((0, 0),) * (a.ndim - 1))
+    chunks = [pad(a).reshape(-1, size, *a.shape[1:]) for a in flat]
+    out = jax.lax.map(lambda chunk: f(*chunk), chunks)
+  return jax.tree.map(lambda a: a.reshape(-1)[:num].reshape(batch_shape), out)
 
 
 def token_logps(params, batch, *, config, temperature=1.0):

@@ -87,4 +87,6 @@ def write_log(directory, start, end, batches):
 def read_log(directory):
   """All batches of a finished run as one Batch, in the order of training."""
   parts = sorted((directory / 'log').glob('*.npz'))
+  if not parts:
+    raise FileNotFoundError(f'{directory} kept no log of its batches')
   return logs.concatenate([logs.load(part) for part in parts])

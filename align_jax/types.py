@@ -16,7 +16,7 @@ Params = Any  # a tree of arrays
 
 @flax.struct.dataclass
 class Batch:
-  """P prompts with G scored completions each: B = P * G, a prompt's rows adjacent.
+  """P prompts with G scored completions each; the B = P * G rows by prompt.
 
   A prompt is stored once and computed once; its G completions share it. An
   offline pair is G = 2 with rewards (1, 0), a rollout is G rows with sampled

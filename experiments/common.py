@@ -1,4 +1,4 @@
-"""What experiments share: the command line, sweeps, scheduling, finished runs."""
+"""What experiments share: command line, sweeps, scheduling, finished runs."""
 
 import copy
 import importlib.metadata
@@ -53,7 +53,7 @@ def sweep(cfg):
 
 
 def label(entry):
-  """{'learning_rate': 1e-4, 'loss_kwargs': {'beta': .1}} -> lr0.0001-beta0.1."""
+  """{'learning_rate': .1, 'loss_kwargs': {'beta': .2}} -> lr0.1-beta0.2."""
   parts = []
   for name, value in entry.items():
     if hasattr(value, 'items'):
@@ -258,7 +258,7 @@ def read_points(workdir, runs):
   return points
 
 
-def note_start(workdir, cfg):
+def note_start(workdir):
   """Keeps the first command line, for the page, with the versions it met."""
   path = workdir / 'experiment.json'
   if not path.exists():
@@ -277,8 +277,30 @@ def versions():
   )
 
 
-def main(experiment):
-  """Runs `experiment(cfg, workdir, only, report)` under absl.
+def experiment(runs, report, cfg, workdir, only=(), report_only=False):
+  """Checks, trains what is not finished, and reports.
+
+  Args:
+    runs: cfg -> a list of runs, see `sweep`.
+    report: (points, cfg, workdir) -> one sentence; writes the page.
+    only: names of arms to train; none: all.
+    report_only: train nothing.
+  """
+  everything = runs(cfg)
+  check(cfg, everything)
+  chosen = select(everything, only)
+  if not report_only:
+    note_start(workdir)
+    execute(cfg, chosen, workdir)
+  points = read_points(workdir, everything)
+  if not points:
+    raise ValueError(f'{workdir} holds no finished run to report on')
+  print(report(points, cfg, workdir))
+  print(f'page: {workdir / "report.html"}')
+
+
+def main(runs, report):
+  """The command line of an experiment.
 
   What the user got wrong ends in one line, not in a traceback.
   """
@@ -291,7 +313,7 @@ def main(experiment):
         raise ValueError(f'--{flag.name} is required')
     cfg = as_dict(CONFIG.value)
     workdir = pathlib.Path(WORKDIR.value).resolve()
-    experiment(cfg, workdir, ONLY.value, REPORT.value)
+    experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
 
   def parse(argv):
     try:

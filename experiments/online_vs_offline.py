@@ -28,6 +28,7 @@ from experiments import common
 
 runs = common.sweep
 
+GAIN = 'gold reward gained over the reference'
 PANELS = {
   'gold': 'gold reward',
   'kl_seq_nats': 'KL from the reference (nats)',
@@ -46,8 +47,19 @@ def compare(points, settings, score):
   )
 
 
-def gold(point):
+def references(points):
+  """The reference's point of each seed, once."""
+  return list({p['seed']: p for p in points if p['step'] == 0}.values())
+
+
+def by_prompt(point):
   return np.mean(point['gold_samples'], 1)
+
+
+def gain(points):
+  """point -> gold reward per prompt above that of the seed's reference."""
+  start = {p['seed']: by_prompt(p) for p in references(points)}
+  return lambda point: by_prompt(point) - start[point['seed']]
 
 
 def against(points, arm):
@@ -109,17 +121,15 @@ def matched_table(comparison, settings):
   return header, rows
 
 
-def summary_table(comparison, reference):
+def summary_table(comparison):
   """Peak, its KL, the fall after it, and the KL that given scores cost."""
   peaks = comparison.peaks()
   best = max(peak[0].value for peak in peaks.values())
-  levels = [
-    reference + share * (best - reference) for share in (0.25, 0.5, 0.75)
-  ]
+  levels = [share * best for share in (0.25, 0.5, 0.75)]
   grid = np.linspace(0.1, np.sqrt(comparison.budgets[-1]), 60) ** 2
   header = [
     'arm',
-    'peak gold reward',
+    'peak gain',
     'KL of the peak',
     'fall to the last checkpoint',
     *(f'KL needed for {level:.2f}' for level in levels),
@@ -179,7 +189,7 @@ def samples_table(points, comparison, settings):
     return None
   seed = comparison.seeds[0]
   mine = [p for p in points if p['seed'] == seed]
-  reference = next(p for p in mine if p['step'] == 0)
+  reference = references(mine)[0]
   columns, header = [reference], ['prompt', 'reference']
   for arm in (second, first):
     near = min(
@@ -204,7 +214,7 @@ def write_csv(path, header, rows):
 def report(points, cfg, workdir):
   """Writes the page and its tables; returns the verdict."""
   settings = cfg['report']
-  comparison = compare(points, settings, gold)
+  comparison = compare(points, settings, gain(points))
   page = Page('Online against offline at matched KL')
   sentence = verdict(comparison, settings)
   page.text(sentence, 'verdict')
@@ -216,13 +226,16 @@ def report(points, cfg, workdir):
   figures = workdir / 'figures'
   both = {settings['treatment'], settings['control']} <= set(comparison.arms)
 
+  reference = ', '.join(
+    f'{p["gold"]:.2f} (seed {p["seed"]})' for p in references(points)
+  )
   page.heading('Gold reward at equal KL')
   page.figure(
     frontier_figure(
       comparison,
       None,
       'KL(policy || reference), nats per completion',
-      'gold reward',
+      GAIN,
       settings['window'],
     ),
     figures / 'gold_vs_kl.png',
@@ -231,8 +244,10 @@ def report(points, cfg, workdir):
   page.text(
     "A curve is the best of an arm's configurations at each budget, chosen on "
     'one half of the prompts and scored on the other; bands are 95% bootstrap '
-    'intervals over seeds, then prompts. The verdict speaks of the shaded '
-    'window, which was fixed in advance.',
+    'intervals over seeds, then prompts. A curve ends where the last '
+    'configuration does; it breaks where the one in the lead ends. The verdict '
+    'speaks of the shaded window, which was fixed in advance. The reference '
+    f'itself scores {reference}.',
     'note',
   )
   page.table(header, rows)
@@ -254,8 +269,7 @@ def report(points, cfg, workdir):
   )
 
   page.heading('Peaks, and what a score costs')
-  reference = float(np.mean([p['gold'] for p in points if p['step'] == 0]))
-  page.table(*summary_table(comparison, reference))
+  page.table(*summary_table(comparison))
 
   page.heading('What decides the sign')
   page.table(*accuracy_table(points, workdir, comparison.seeds, settings))
@@ -268,7 +282,7 @@ def report(points, cfg, workdir):
   page.heading('Gold against proxy')
   proxy = compare(points, settings, lambda point: point['proxy_by_prompt'])
   page.figure(
-    frontier_figure(comparison, proxy.table, 'proxy reward', 'gold reward'),
+    frontier_figure(comparison, proxy.table, 'proxy reward', GAIN),
     figures / 'gold_vs_proxy.png',
     'gold reward against proxy reward, by arm',
   )
@@ -314,19 +328,5 @@ def report(points, cfg, workdir):
   return sentence
 
 
-def experiment(cfg, workdir, only, report_only):
-  everything = runs(cfg)
-  common.check(cfg, everything)
-  chosen = common.select(everything, only)
-  if not report_only:
-    common.note_start(workdir, cfg)
-    common.execute(cfg, chosen, workdir)
-  points = common.read_points(workdir, everything)
-  if not points:
-    raise ValueError(f'{workdir} holds no finished run to report on')
-  print(report(points, cfg, workdir))
-  print(f'page: {workdir / "report.html"}')
-
-
 if __name__ == '__main__':
-  common.main(experiment)
+  common.main(runs, report)

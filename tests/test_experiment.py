@@ -18,12 +18,18 @@ def cfg():
   return common.as_dict(base.smoke(toy.get_config()))
 
 
+def train(cfg, workdir):
+  common.experiment(
+    online_vs_offline.runs, online_vs_offline.report, cfg, workdir
+  )
+
+
 @pytest.fixture(scope='session')
 def workdir(cfg, tmp_path_factory):
   """A finished toy experiment, trained in this process."""
   path = tmp_path_factory.mktemp('toy')
   programs._train_steps.clear()
-  online_vs_offline.experiment(cfg, path, [], False)
+  train(cfg, path)
   return path
 
 
@@ -84,7 +90,7 @@ def test_arms_differ_in_what_they_compare(workdir):
 def test_finished_runs_are_not_trained_again(workdir, cfg, monkeypatch):
   monkeypatch.setattr(protocol, 'run_arm', lambda *_, **__: pytest.fail())
   before = points(workdir)
-  online_vs_offline.experiment(cfg, workdir, [], False)
+  train(cfg, workdir)
   assert points(workdir) == before
 
 

@@ -28,7 +28,8 @@ protocol.run_arm(cfg, run, workdir, report)
 
 def settings(arm):
   cfg = common.as_dict(base.smoke(toy.get_config()))
-  return cfg, next(r for r in common.sweep(cfg) if r['arm'] == arm)
+  runs = [r for r in common.sweep(cfg) if r['arm'] == arm]
+  return cfg, next((r for r in runs if r['keep_log']), runs[0])
 
 
 def final_state(directory):
@@ -66,7 +67,8 @@ def test_killed_and_resumed_equals_uninterrupted(arm, whole, tmp_path):
     timeout=300,
   )
   assert killed.returncode == -signal.SIGKILL
-  steps = [r['step'] for r in read_jsonl(directory(tmp_path, run) / 'metrics.jsonl')]
+  written = read_jsonl(directory(tmp_path, run) / 'metrics.jsonl')
+  steps = [row['step'] for row in written]
   assert steps and max(steps) < run['steps']
   protocol.run_arm(cfg, run, tmp_path)
   assert_same_run(directory(whole, run), directory(tmp_path, run))

@@ -39,7 +39,7 @@ def binary_cross_entropy(scores, batch):
 
 
 def bradley_terry(scores, batch):
-  """Bradley-Terry reward model: -log sigmoid(best - worst) (Ouyang et al. 2022).
+  """Bradley-Terry: -log sigmoid(best - worst) (Ouyang et al. 2022, eq. 1).
 
   Args:
     scores: f32 [B], one score per completion.

@@ -314,4 +314,6 @@ def text_label(rows):
     yield dict(text=text, label=label)
 
 
-DATASETS = {'text_label': text_label}  # by the name configs use
+DATASETS = {  # by the name configs use
+  'text_label': text_label,
+}

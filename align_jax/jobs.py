@@ -62,9 +62,9 @@ def run(jobs, *, workers, progress):
     try:
       _schedule(jobs, pool, queue, progress, workers)
     except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
       for process in list(pool._processes.values()):
         process.terminate()
+      pool.shutdown(wait=False, cancel_futures=True)
       raise
 
 

@@ -104,4 +104,6 @@ def brevity(prompts, completions):
   return [-len(text.split()) for text in completions]
 
 
-REWARDS = {'brevity': brevity}  # rules over texts, by the name configs use
+REWARDS = {  # rules over texts, by the name configs use
+  'brevity': brevity,
+}

@@ -5,6 +5,8 @@ which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
 `shard` states them at a few points of the model.
 """
 
+import math
+
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -33,6 +35,12 @@ def make_mesh(data=1, fsdp=1, tensor=1):
     ('data', 'fsdp', 'tensor'),
     axis_types=(AxisType.Auto,) * 3,
   )
+
+
+def use_mesh(**sizes):
+  """Puts a mesh of these sizes in force, unless it has a single device."""
+  if math.prod(sizes.values()) > 1 and current_mesh() is None:
+    jax.set_mesh(make_mesh(**sizes))
 
 
 def current_mesh():

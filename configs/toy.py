@@ -30,25 +30,24 @@ def get_config():
   c.model.vocab_size = 32
   c.sft.update(steps=1200, batch_size=64)
   c.arm.steps = 1000
-  c.eval.samples = 32
+  c.eval.update(samples=16, points=12, pairs=256)
+  milder, stronger = (4e-4, 0.1), (5e-4, 0.07)
   c.arms = {
     'offline': dict(
       source='golden_pairs',
       labels='golden',
-      sweep=sweep((1e-4, 0.1), (3e-4, 0.1), (3e-4, 0.05), (1e-4, 0.03)),
+      sweep=sweep((3e-4, 0.1), (3e-4, 0.05), (1e-4, 0.03)),
     ),
-    'online': dict(sweep=sweep((3e-4, 0.1), (3e-4, 0.05), (3e-4, 0.03))),
-    'ref+proxy': dict(
-      source='reference', sweep=sweep((3e-4, 0.1), (3e-4, 0.05))
-    ),
+    'online': dict(sweep=sweep(milder, stronger)),
+    'ref+proxy': dict(source='reference', sweep=sweep(milder, stronger)),
     'shuffled': dict(
       source='log',
-      log_of='online/lr0.0003-beta0.05',
-      sweep=sweep((3e-4, 0.1), (3e-4, 0.05)),
+      log_of='online/lr0.0004-beta0.1',
+      sweep=sweep(milder, stronger),
     ),
     'ref+gold': dict(
-      source='reference', labels='gold', sweep=sweep((3e-4, 0.05))
+      source='reference', labels='gold', sweep=sweep((4e-4, 0.05))
     ),
-    'online+gold': dict(labels='gold', sweep=sweep((3e-4, 0.05))),
+    'online+gold': dict(labels='gold', sweep=sweep((4e-4, 0.05))),
   }
   return c

@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -14,7 +15,7 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from align_jax import jobs, protocol, tasks
+from align_jax import jobs, protocol, sharding, tasks
 from align_jax.jobs import Job
 from align_jax.metrics import read_jsonl, write_atomically
 
@@ -155,6 +156,7 @@ def check(cfg, runs):
 
 def train_run(cfg, run, workdir, report):
   """The job of one run: trains it and marks it as done."""
+  sharding.use_mesh(**cfg['mesh'])
   start = time.time()
   protocol.run_arm(cfg, run, workdir, report=report)
   seconds = round(time.time() - start, 1)
@@ -168,6 +170,7 @@ def prepare_task(cfg, workdir, report):
 
 
 def prepare_seed(cfg, number, workdir, report):
+  sharding.use_mesh(**cfg['mesh'])
   protocol.prepare_seed(cfg, number, workdir, report=report)
 
 
@@ -213,12 +216,10 @@ def execute(cfg, runs, workdir):
   todo = make_jobs(cfg, runs, workdir)
   if not todo:
     return
+  meshed = math.prod(cfg['mesh'].values()) > 1
+  workers = 1 if meshed else cfg['workers'] or jobs.default_workers()
   with Progress(todo) as progress:
-    jobs.run(
-      todo,
-      workers=cfg['workers'] or jobs.default_workers(),
-      progress=progress,
-    )
+    jobs.run(todo, workers=workers, progress=progress)
 
 
 class Progress:
@@ -282,7 +283,7 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
 
   Args:
     runs: cfg -> a list of runs, see `sweep`.
-    report: (points, cfg, workdir) -> one sentence; writes the page.
+    report: (points, cfg, workdir) -> what to print; writes the page.
     only: names of arms to train; none: all.
     report_only: train nothing.
   """
@@ -342,6 +343,6 @@ def main(runs, report):
 
 def command():
   """The command line as typed, for the page."""
-  return 'python -m ' + shlex.join(
-    [__import__('__main__').__spec__.name, *sys.argv[1:]]
-  )
+  spec = sys.modules['__main__'].__spec__
+  program = ['python', '-m', spec.name] if spec else sys.argv[:1]
+  return shlex.join([*program, *sys.argv[1:]])

@@ -205,6 +205,23 @@ def samples_table(points, comparison, settings):
   return header, rows
 
 
+def printed(comparison, settings):
+  """What the terminal shows: both arms and the effects, as markdown."""
+  arms = [
+    name
+    for name in (settings['control'], settings['treatment'])
+    if name in comparison.arms
+  ]
+  effects = comparison.effects()
+  lines = [['KL (nats)', *arms, *effects]]
+  lines.append(['--:'] * len(lines[0]))
+  for i, budget in enumerate(comparison.budgets):
+    values = [show(comparison.table[name][i]) for name in arms]
+    values += [show(e[i], sign=True) for e in effects.values()]
+    lines.append([f'{budget:g}', *values])
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
 def write_csv(path, header, rows):
   buffer = io.StringIO()
   csv.writer(buffer, lineterminator='\n').writerows([header, *rows])
@@ -212,7 +229,7 @@ def write_csv(path, header, rows):
 
 
 def report(points, cfg, workdir):
-  """Writes the page and its tables; returns the verdict."""
+  """Writes the page and its tables; returns the verdict and the main table."""
   settings = cfg['report']
   comparison = compare(points, settings, gain(points))
   page = Page('Online against offline at matched KL')
@@ -325,7 +342,7 @@ def report(points, cfg, workdir):
   page.code(started['versions'])
   page.code(json.dumps(cfg, indent=1))
   page.write(workdir / 'report.html')
-  return sentence
+  return f'{printed(comparison, settings)}\n\n{sentence}'
 
 
 if __name__ == '__main__':

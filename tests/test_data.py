@@ -2,11 +2,17 @@
 
 import gzip
 import json
+import pathlib
+import sys
+import types
 
 import numpy as np
 import pytest
 
 from align_jax import data
+
+SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
 
 
 def write(path, text):
@@ -31,7 +37,9 @@ def tokenizer():
   return data.train_tokenizer(['a good film, a good cast'] * 3, 280)
 
 
-@pytest.mark.parametrize('name', ['x.jsonl', 'x.json', 'x.jsonl.gz', 'x.json.gz'])
+@pytest.mark.parametrize(
+  'name', ['x.jsonl', 'x.json', 'x.jsonl.gz', 'x.json.gz']
+)
 def test_rows_of_every_kind_of_file(tmp_path, name):
   values = [{'n': 1}, {'n': 2, 'text': 'ü'}]
   text = lines(*values) if 'jsonl' in name else json.dumps(values)
@@ -95,13 +103,17 @@ def test_what_looks_like_a_path_is_never_looked_up(monkeypatch, name):
     list(data.rows(name))
 
 
-def test_a_data_set_out_of_reach_is_told_in_one_line(monkeypatch):
-  import datasets
+def hub(monkeypatch, load):
+  """Puts a stand-in for the package, whose import takes seconds."""
+  fake = types.SimpleNamespace(load_dataset=load)
+  monkeypatch.setitem(sys.modules, 'datasets', fake)
 
-  def unreachable(name, split):
+
+def test_a_data_set_out_of_reach_is_told_in_one_line(monkeypatch):
+  def load(name, split):
     raise ConnectionError(f"Couldn't reach '{name}'\non the Hub")
 
-  monkeypatch.setattr(datasets, 'load_dataset', unreachable)
+  hub(monkeypatch, load)
   with pytest.raises(ValueError, match="'some/set' is no local file") as error:
     list(data.rows('some/set'))
   assert "Couldn't reach" in str(error.value) and '.jsonl' in str(error.value)
@@ -109,12 +121,9 @@ def test_a_data_set_out_of_reach_is_told_in_one_line(monkeypatch):
 
 
 def test_a_data_set_of_the_hub(monkeypatch):
-  import datasets
-
-  monkeypatch.setattr(
-    datasets, 'load_dataset', lambda name, split: [{'name': name + split}]
-  )
-  assert list(data.rows('some/set', 'test')) == [{'name': 'some/settest'}]
+  hub(monkeypatch, lambda name, split: [{'name': name, 'split': split}])
+  row = {'name': 'some/set', 'split': 'test'}
+  assert list(data.rows('some/set', 'test')) == [row]
 
 
 def test_text_label_reads_what_it_needs(tmp_path):
@@ -153,4 +162,102 @@ def test_a_data_set_is_one_generator():
   rows = [data.Row({'body': 'a', 'stars': 5}, 'x row 1')]
   assert list(stars(rows)) == [{'text': 'a', 'label': 1}]
   with pytest.raises(ValueError, match="x row 1: no field 'body'"):
-    list(stars([data.Row({}, 'x row 1') | {'stars': 1}]))
+    list(stars([data.Row({'stars': 1}, 'x row 1')]))
+
+
+def test_tokenizer_reads_back_what_it_writes(tokenizer):
+  texts = ['a good film', ' two  spaces\n', 'ünseen \x85 日本 \U0001f600', '']
+  ids = data.encode(tokenizer, texts)
+  assert [tokenizer.decode(row) for row in ids] == texts
+  special = [tokenizer.token_to_id(token) for token in data.SPECIAL_TOKENS]
+  assert special == [0, 1, 2]
+  assert not set(special) & {i for row in ids for i in row}
+
+
+def test_special_tokens_in_a_text_are_plain_characters(tokenizer, tmp_path):
+  text = 'he <s>loved</s> hated it <pad>'
+  tokenizer.save(str(tmp_path / 'tokenizer.json'))
+  loaded = data.load_tokenizer(tmp_path)
+  for one in (tokenizer, loaded.tokenizer):
+    (ids,) = data.encode(one, [text])
+    assert min(ids) > 2 and one.decode(ids) == text
+
+
+def test_tokenizer_needs_room_for_all_bytes():
+  with pytest.raises(ValueError, match='vocab_size=258'):
+    data.train_tokenizer(['a'], 258)
+
+
+def test_load_tokenizer_from_folder_or_file(tokenizer, tmp_path):
+  path = tmp_path / 'tokenizer.json'
+  tokenizer.save(str(path))
+  for where in (tmp_path, path, str(path)):
+    loaded = data.load_tokenizer(where)
+    assert (loaded.bos_id, loaded.eos_id) == (1, 2)
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+def test_load_tokenizer_takes_special_tokens_by_name(tokenizer, tmp_path):
+  tokenizer.save(str(tmp_path / 'tokenizer.json'))
+  config = tmp_path / 'tokenizer_config.json'
+  config.write_text(
+    json.dumps({'bos_token': {'content': '</s>'}, 'eos_token': '</s>'})
+  )
+  assert data.load_tokenizer(tmp_path)[1:] == (2, 2)
+  config.write_text(json.dumps({'bos_token': '<s>', 'eos_token': '<end>'}))
+  with pytest.raises(ValueError, match="no '<end>' .* eos_token"):
+    data.load_tokenizer(tmp_path)
+
+
+def test_load_tokenizer_tells_what_is_wrong(tmp_path):
+  with pytest.raises(FileNotFoundError, match='tokenizer.json'):
+    data.load_tokenizer(tmp_path)
+  (tmp_path / 'tokenizer.json').write_text('{}')
+  with pytest.raises(ValueError, match='not a tokenizer'):
+    data.load_tokenizer(tmp_path)
+
+
+def test_pads_from_lengths():
+  rows = [[5, 0], [7, 8, 9]]  # 0, what padding is filled with, is a token too
+  tokens, valid = data.left_pad(rows, 4)
+  assert tokens.dtype == np.int32 and valid.dtype == bool
+  np.testing.assert_array_equal(tokens, [[0, 0, 5, 0], [0, 7, 8, 9]])
+  np.testing.assert_array_equal(valid, [[0, 0, 1, 1], [0, 1, 1, 1]])
+  tokens, valid = data.right_pad([*rows, []], 3)
+  np.testing.assert_array_equal(tokens, [[5, 0, 0], [7, 8, 9], [0, 0, 0]])
+  np.testing.assert_array_equal(valid, [[1, 1, 0], [1, 1, 1], [0, 0, 0]])
+
+
+def test_nothing_is_cut_off():
+  with pytest.raises(ValueError, match='row 1 has 3 tokens'):
+    data.left_pad([[1], [1, 2, 3]], 2)
+  with pytest.raises(ValueError, match='row 0 has 3 tokens'):
+    data.right_pad([[1, 2, 3]], 2)
+  with pytest.raises(ValueError, match='row 0 has 0 tokens'):
+    data.left_pad([[]], 2)
+
+
+@needs_shared
+def test_real_reviews_keep_their_rows():
+  path = SHARED / 'sentiment' / 'imdb-train-8k.jsonl.gz'
+  found = labelled(path)
+  assert len(found) == 8000 and sum(row['label'] for row in found) == 4000
+  assert any('\x85' in row['text'] for row in found)
+  assert not any('<br />' in row['text'] for row in found)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+  'name, bos, eos',
+  [
+    ('gpt-neox-20b', '<|endoftext|>', '<|endoftext|>'),
+    ('minimind-6400', '<|im_start|>', '<|im_end|>'),
+    ('mistral-v1', '<s>', '</s>'),
+  ],
+)
+def test_real_tokenizers(name, bos, eos):
+  tokenizer, *ids = data.load_tokenizer(SHARED / 'tokenizers' / name)
+  assert [tokenizer.id_to_token(i) for i in ids] == [bos, eos]
+  text = f'a {bos} film {eos}'
+  (row,) = data.encode(tokenizer, [text])
+  assert not set(row) & set(ids) and tokenizer.decode(row) == text

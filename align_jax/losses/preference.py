@@ -105,4 +105,8 @@ def best_of_2(logps, batch):
 
 LOGP_REDUCTIONS = {'sum': ops.masked_sum, 'mean': ops.masked_mean}
 
-LOSSES = {'dpo': dpo, 'ipo': ipo, 'best_of_2': best_of_2}
+LOSSES = {
+  'dpo': dpo,
+  'ipo': ipo,
+  'best_of_2': best_of_2,
+}

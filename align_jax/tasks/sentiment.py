@@ -45,9 +45,6 @@ class Reviews(NamedTuple):
   starts: np.ndarray  # int32 [R + 1]
   labels: np.ndarray  # f32 [R]
 
-  def __len__(self):
-    return len(self.labels)
-
 
 def read(data, dataset):
   """-> distinct texts and their labels f32 [R], in a fixed random order.
@@ -76,6 +73,7 @@ def encode(vocabulary, texts, labels):
   )
 
 
+@functools.partial(jax.jit, static_argnames=('prompt_len', 'size'))
 def windows(reviews, bos_id, index, offsets, lengths, *, prompt_len, size):
   """Stretches of texts as prompts and completions that go on from them.
 
@@ -128,7 +126,7 @@ def draw_windows(
   """
   pick, place, opening, length = jax.random.split(key, 4)
   shape = (batch_size,)
-  index = jax.random.randint(pick, shape, held_out, len(reviews))
+  index = jax.random.randint(pick, shape, held_out, len(reviews.labels))
   lengths = jax.random.randint(length, shape, shortest, size + 1)
   room = reviews.starts[index + 1] - reviews.starts[index] - prompt_len
   offsets = jax.random.randint(place, shape, 0, jnp.maximum(room, 1))
@@ -429,7 +427,8 @@ def prepare(
   made['heldout_reviews'] = heldout_reviews
   made['vocab_size'] = model['vocab_size']
   settings = dict(made, data=data_lib.fingerprint(made['data']))
-  settings = json.loads(json.dumps(settings))  # tuples as they will be read
+  # As they will be read: tuples as lists, a path as text.
+  settings = json.loads(json.dumps(settings, default=str))
   if not (folder / 'settings.json').exists():
     partial = folder.with_name(f'{folder.name}.partial-{os.getpid()}')
     partial.mkdir(parents=True)
@@ -511,7 +510,7 @@ def make_task(
   tokenizer, bos_id, eos_id = data_lib.load_tokenizer(folder)
   with np.load(folder / 'reviews.npz') as arrays:
     reviews = Reviews(**arrays)
-  held_out, train = np.split(np.arange(len(reviews)), [heldout_reviews])
+  held_out, train = np.split(np.arange(len(reviews.labels)), [heldout_reviews])
   asked = distinct_prompts(reviews, bos_id, held_out[:eval_prompts], prompt_len)
   trained_on = distinct_prompts(
     reviews, bos_id, train[:prompts], prompt_len, without=asked.tokens

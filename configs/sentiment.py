@@ -1,0 +1,74 @@
+"""Online against offline on film reviews: a policy taught to speak well.
+
+  python -m experiments.online_vs_offline --config=configs/sentiment.py \
+    --workdir=runs/sentiment [--config.task.data=reviews.jsonl.gz]
+
+SFT on reviews, prompts from the first tokens of held-out ones. The gold judge
+is a sentiment classifier, larger than the policy and trained on the labels;
+golden pairs and the proxy come from it. About half an hour on two cores at
+this size, which is a matter of `model`, `sft.steps` and `arm.steps`.
+"""
+
+from configs import base
+from configs.toy import sweep
+
+
+def get_config():
+  c = base.get_config()
+  c.task = dict(
+    name='sentiment',
+    data='stanfordnlp/imdb',  # or a local .jsonl[.gz] with `text` and `label`
+    dataset='text_label',  # how to read its rows: align_jax.data.DATASETS
+    tokenizer='',  # a tokenizer.json; '': a BPE trained on the reviews
+    prompts=4096,
+    eval_prompts=128,
+    heldout_reviews=1000,  # that nothing is trained on
+    prompt_len=8,  # tokens, BOS included
+    completion_len=24,
+    sft_len=64,  # completion tokens of a demonstration
+    judge_model=dict(
+      dim=192,
+      num_layers=2,
+      num_heads=6,
+      num_kv_heads=6,
+      head_dim=32,
+      mlp_dim=512,
+    ),
+    judge_len=56,
+    judge_steps=600,
+    judge_batch_size=32,
+    judge_learning_rate=1e-3,
+  )
+  c.model.update(
+    vocab_size=2048,
+    dim=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp_dim=344,
+  )
+  c.sft.update(steps=800, batch_size=32, learning_rate=2e-3, warmup_steps=50)
+  c.golden.pairs = 2000
+  c.proxy.steps = 300
+  c.arm.update(steps=240, batch_size=16, save_every=80)
+  c.eval.update(samples=4, first_step=10, points=7, pairs=256)
+  c.arms = {
+    'offline': dict(
+      source='golden_pairs',
+      labels='golden',
+      sweep=sweep((3e-4, 0.1), (3e-4, 0.05)),
+    ),
+    'online': dict(sweep=sweep((3e-4, 0.1), (3e-4, 0.05))),
+    'ref+proxy': dict(source='reference', sweep=sweep((3e-4, 0.1))),
+    'shuffled': dict(
+      source='log',
+      log_of='online/lr0.0003-beta0.1',
+      sweep=sweep((3e-4, 0.1)),
+    ),
+    'ref+gold': dict(
+      source='reference', labels='gold', sweep=sweep((3e-4, 0.1))
+    ),
+    'online+gold': dict(labels='gold', sweep=sweep((3e-4, 0.1))),
+  }
+  return c

@@ -1,0 +1,65 @@
+"""Every config runs, at a size of seconds."""
+
+import json
+import pathlib
+
+import pytest
+
+from configs import base, sentiment, toy
+from experiments import common, online_vs_offline
+
+WORDS = {1: 'a lovely warm film that I enjoyed', 0: 'a dull cold film, bored'}
+
+
+def reviews(path):
+  """Forty different reviews, a line each."""
+  with path.open('w') as file:
+    for i in range(40):
+      text = ' '.join([f'{i}', WORDS[i % 2], f'{i * i}', WORDS[i % 2], 'end.'])
+      file.write(json.dumps(dict(text=text, label=i % 2)) + '\n')
+  return str(path)
+
+
+def test_sentiment_runs_under_smoke(tmp_path):
+  c = base.smoke(sentiment.get_config())
+  c.task.update(
+    data=reviews(tmp_path / 'reviews.jsonl'),
+    prompts=16,
+    eval_prompts=4,
+    heldout_reviews=8,
+    completion_len=6,
+    sft_len=6,
+    judge_len=8,
+    judge_steps=2,
+    judge_batch_size=8,
+  )
+  small = dict(dim=16, num_layers=1, num_heads=2, head_dim=8, mlp_dim=16)
+  c.model.update(vocab_size=300, num_kv_heads=1, **small)
+  c.task.judge_model.update(num_kv_heads=2, **small)
+  c.seeds = 1
+  cfg = common.as_dict(c)
+  cfg['arms'] = {name: cfg['arms'][name] for name in ('offline', 'online')}
+  for arm in cfg['arms'].values():
+    arm['sweep'] = arm['sweep'][:1]
+  common.experiment(
+    online_vs_offline.runs, online_vs_offline.report, cfg, tmp_path
+  )
+  page = (tmp_path / 'report.html').read_text()
+  assert 'Samples side by side' in page or 'No verdict' in page
+  points = (tmp_path / 'points.jsonl').read_text().splitlines()
+  assert {json.loads(p)['arm'] for p in points} == {'offline', 'online'}
+
+
+@pytest.mark.parametrize('module', [toy, sentiment])
+def test_a_config_sets_no_field_that_base_lacks(module):
+  known = set(base.get_config())
+  assert set(module.get_config()) == known
+  cfg = common.as_dict(module.get_config())
+  common.check(cfg, common.sweep(cfg))
+
+
+
+def test_the_verifier_is_one_flag_away():
+  cfg = common.as_dict(toy.get_config())
+  cfg['proxy']['verifier'] = 'transformer'
+  common.check(cfg, common.sweep(cfg))

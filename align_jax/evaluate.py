@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from align_jax import ops
-from align_jax.losses.preference import best_minus_worst, log_ratios
+from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 
 
@@ -36,12 +36,14 @@ def pair_statistics(judge, params):
     chosen_log_ratio, rejected_log_ratio: mean log pi - log ref, nats.
   """
   pairs = judge.pairs
-  ratios = log_ratios(judge.logps(params, pairs), pairs)
-  margin, weight = best_minus_worst(ratios, pairs)
-  order = np.argsort(np.asarray(ops.by_group(pairs.rewards, 2)), axis=1)
-  ratios = np.take_along_axis(np.asarray(ops.by_group(ratios, 2)), order, 1)
+  by_pair = lambda x: np.asarray(ops.by_group(x, 2))
+  rewards = by_pair(pairs.rewards)
+  ratios = by_pair(log_ratios(judge.logps(params, pairs), pairs))
+  # The reference itself has no opinion: what is left there is rounding.
+  accuracy = ranking_accuracy(np.round(ratios, 4), rewards)
+  ratios = np.take_along_axis(ratios, np.argsort(rewards, axis=1), axis=1)
   return {
-    'implicit_accuracy': float(ops.weighted_mean(margin > 0, weight)),
+    'implicit_accuracy': accuracy,
     'chosen_log_ratio': float(ratios[:, 1].mean()),
     'rejected_log_ratio': float(ratios[:, 0].mean()),
   }

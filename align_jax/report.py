@@ -143,7 +143,8 @@ def frontier_figure(comparison, x, xlabel, ylabel, window=None):
     )
   axes.set_xlabel(xlabel)
   axes.set_ylabel(ylabel)
-  axes.legend(frameon=False, fontsize=9)
+  if axes.get_legend_handles_labels()[0]:
+    axes.legend(frameon=False, fontsize=9)
   axes.spines[['top', 'right']].set_visible(False)
   return figure
 

@@ -1,7 +1,6 @@
 """Every config runs, at a size of seconds."""
 
 import json
-import pathlib
 
 import pytest
 
@@ -56,7 +55,6 @@ def test_a_config_sets_no_field_that_base_lacks(module):
   assert set(module.get_config()) == known
   cfg = common.as_dict(module.get_config())
   common.check(cfg, common.sweep(cfg))
-
 
 
 def test_the_verifier_is_one_flag_away():

@@ -98,15 +98,14 @@ def test_only_trains_an_arm_and_the_log_it_replays(cfg):
   names = {r['name'] for r in common.select(common.sweep(cfg), ['shuffled'])}
   assert names == {
     'shuffled/lr0.0004-beta0.1',
-    'shuffled/lr0.0005-beta0.07',
     'online/lr0.0004-beta0.1',
   }
 
 
 def test_a_job_waits_for_the_log_it_replays(cfg, tmp_path):
-  todo = {job.name: job for job in common.make_jobs(
-    cfg, common.sweep(cfg), tmp_path
-  )}
+  todo = {
+    job.name: job for job in common.make_jobs(cfg, common.sweep(cfg), tmp_path)
+  }
   job = todo['seed1/shuffled/lr0.0004-beta0.1']
   assert job.needs == ('seed1', 'seed1/online/lr0.0004-beta0.1')
 

@@ -117,7 +117,9 @@ def test_pairing_by_prompt_narrows_the_interval():
   for seed in range(3):
     for arm, gain in (('a', 1.0), ('b', 0.0)):
       for p in make(arm, lambda k: 0, seed=seed):
-        p['score'] = (by_prompt + gain + 0.1 * rng.normal(size=PROMPTS)).tolist()
+        p['score'] = (
+          by_prompt + gain + 0.1 * rng.normal(size=PROMPTS)
+        ).tolist()
         points.append(p)
   comparison = compare(points)
   alone = comparison.table['a'][0]

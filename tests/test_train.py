@@ -53,9 +53,7 @@ def whole(tmp_path_factory):
 def assert_same_run(first, second):
   for name in ('points.jsonl', 'metrics.jsonl'):
     assert (first / name).read_text() == (second / name).read_text()
-  same = jax.tree.map(
-    np.array_equal, final_state(first), final_state(second)
-  )
+  same = jax.tree.map(np.array_equal, final_state(first), final_state(second))
   assert jax.tree.all(same)
 
 

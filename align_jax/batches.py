@@ -32,7 +32,7 @@ def save(path, batch):
   """Writes a Batch as .npz, whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
+  partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
   fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
   with partial.open('wb') as file:
     np.savez(file, **{k: v for k, v in fields.items() if v is not None})

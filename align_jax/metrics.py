@@ -20,7 +20,7 @@ def read_jsonl(path):
 def write_atomically(path, text):
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
+  partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
   partial.write_text(text)
   os.replace(partial, path)
 

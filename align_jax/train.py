@@ -49,6 +49,8 @@ def train(
     start = checkpoints.latest_step() or 0
     if start:
       state = checkpoints.restore(state)
+    if start == num_steps:  # several workers may read what one has finished
+      return state
     with Writer(directory, start) as writer:
       info, batches, saved = {}, [], start
 

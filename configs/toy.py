@@ -31,7 +31,7 @@ def get_config():
   c.sft.update(steps=1200, batch_size=64)
   c.arm.steps = 1000
   c.eval.update(samples=32, points=12, pairs=256)
-  milder, stronger = (4e-4, 0.1), (4e-4, 0.08)
+  milder, stronger = (4e-4, 0.1), (4e-4, 0.07)
   c.arms = {
     'offline': dict(
       source='golden_pairs',

@@ -29,7 +29,7 @@ class Task:
   max_new_tokens: int  # T
   eos_id: int | None
   train_prompts: Prompts
-  eval_prompts: Prompts  # held out: no training stage sees them
+  eval_prompts: Prompts  # held out from golden pairs, proxy and arms
   demonstrations: Callable[[Any, Any, int], Batch]  # a source for SFT
   gold: Callable[[Batch], Any]  # the judge that no training run sees: f32 [B]
   decode: Callable[[Batch], tuple[list[str], list[str]]]  # a text per row

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from align_jax import data
-from align_jax.tasks import sentiment
+from align_jax.tasks import judge, sentiment, windows
 
 SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 S, T, SFT_LEN = 4, 6, 10
@@ -79,7 +79,7 @@ def batch(task):
 @pytest.fixture(scope='module')
 def reviews(task, kwargs):
   with np.load(kwargs['workdir'] / 'reviews.npz') as arrays:
-    return sentiment.Reviews(**arrays)
+    return windows.Reviews(**arrays)
 
 
 def marked(reviews, held_out, mark):
@@ -90,7 +90,7 @@ def marked(reviews, held_out, mark):
 
 
 def draw(reviews, held_out, seed, size=SFT_LEN, shortest=SFT_LEN):
-  return sentiment.draw_windows(
+  return windows.draw_windows(
     jax.tree.map(jnp.asarray, reviews),
     BOS,
     held_out,
@@ -129,9 +129,9 @@ def test_train_prompts_have_no_eval_prompt(task):
 
 def test_equal_prompts_count_once(reviews):
   twice = np.array([3, 4, 3])
-  prompts = sentiment.distinct_prompts(reviews, BOS, twice, S)
+  prompts = windows.distinct_prompts(reviews, BOS, twice, S)
   assert len(prompts) == 2
-  rest = sentiment.distinct_prompts(reviews, BOS, twice, S, prompts.tokens[:1])
+  rest = windows.distinct_prompts(reviews, BOS, twice, S, prompts.tokens[:1])
   np.testing.assert_array_equal(rest.tokens, prompts.tokens[1:])
 
 
@@ -148,9 +148,9 @@ def test_no_training_window_is_held_out(reviews, kwargs):
 def test_log_odds_have_not_seen_the_held_out(reviews, kwargs):
   held_out = kwargs['heldout_reviews']
   other = marked(reviews, held_out, 0)
-  odds = [sentiment.log_odds(x, held_out, 300) for x in (reviews, other)]
+  odds = [judge.log_odds(x, held_out, 300) for x in (reviews, other)]
   np.testing.assert_array_equal(*odds)
-  assert (odds[0] != sentiment.log_odds(other, 0, 300)).any()
+  assert (odds[0] != judge.log_odds(other, 0, 300)).any()
 
 
 def test_the_tokenizer_has_not_seen_the_held_out(kwargs, tmp_path, monkeypatch):
@@ -195,8 +195,8 @@ def test_eos_is_part_of_a_completion_and_nothing_follows(reviews):
 
 def test_a_text_too_short_for_the_prompt_is_padded():
   tokens = np.array([7, 8, EOS, 9, EOS], np.int32)
-  short = sentiment.Reviews(tokens, np.int32([0, 3, 5]), np.float32([1, 0]))
-  batch = sentiment.openings(short, BOS, np.arange(2), prompt_len=5, size=3)
+  short = windows.Reviews(tokens, np.int32([0, 3, 5]), np.float32([1, 0]))
+  batch = windows.openings(short, BOS, np.arange(2), prompt_len=5, size=3)
   np.testing.assert_array_equal(
     batch.prompts, [[0, 0, BOS, 7, 8], [0, 0, 0, BOS, 9]]
   )

@@ -11,39 +11,33 @@ SFT alike; the judge is tested on them, and eval prompts are their openings.
 The split is the same for every seed, so that seeds can be paired by prompt.
 """
 
-import functools
 import json
 import os
 import pathlib
 import shutil
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax import sharding, step
-from align_jax.losses.supervised import binary_cross_entropy
-from align_jax.models import transformer
+from align_jax import sharding
 from align_jax.models.transformer import ModelConfig
 from align_jax.programs import scorer
-from align_jax.tasks import Prompts, Task
-from align_jax.types import Batch
-
-OPENINGS = 0.5  # share of training windows that are a text's opening
-WEIGHT_DECAY = 0.1  # of the judge
-LOG_ODDS_SCALE = 0.04  # of the judge's first embedding, else of scale 0.02
-PSEUDO_COUNT = 20  # of every token under each label
-
-
-# --- Texts and windows on them -----------------------------------------------
-
-
-class Reviews(NamedTuple):
-  tokens: np.ndarray  # int32 [N]  one text after the other, EOS after each
-  starts: np.ndarray  # int32 [R + 1]
-  labels: np.ndarray  # f32 [R]
+from align_jax.tasks import Task
+from align_jax.tasks.judge import (
+  judge_accuracy,
+  judge_config,
+  load_params,
+  save_params,
+  train_judge,
+)
+from align_jax.tasks.windows import (
+  Reviews,
+  distinct_prompts,
+  draw_windows,
+  encode,
+)
 
 
 def read(data, dataset):
@@ -62,245 +56,6 @@ def read(data, dataset):
   order = np.random.default_rng(0).permutation(len(texts))
   texts = [texts[i] for i in order]
   return texts, np.array([label_of[text] for text in texts], np.float32)
-
-
-def encode(vocabulary, texts, labels):
-  ids = data_lib.encode(vocabulary.tokenizer, texts)
-  ids = [row + [vocabulary.eos_id] for row in ids]
-  starts = np.cumsum([0, *map(len, ids)])
-  return Reviews(
-    np.concatenate(ids).astype(np.int32), starts.astype(np.int32), labels
-  )
-
-
-@functools.partial(jax.jit, static_argnames=('prompt_len', 'size'))
-def windows(reviews, bos_id, index, offsets, lengths, *, prompt_len, size):
-  """Stretches of texts as prompts and completions that go on from them.
-
-  Args:
-    reviews: Reviews of arrays.
-    bos_id: put in front of every prompt, wherever the window is.
-    index: int [P], which texts.
-    offsets: int [P], where windows begin; brought back to where the text
-      still fills the prompt.
-    lengths: int [P], of the completions; they also end where the text does,
-      with EOS. At least one token is left to them: of a text too short for
-      the prompt, that is EOS, and the prompt is left-padded.
-    prompt_len: S, BOS included.
-    size: T.
-  Returns:
-    Batch of P prompts, G = 1; rewards are the labels.
-  """
-  start, end = reviews.starts[index], reviews.starts[index + 1]
-  room = jnp.maximum(end - start - prompt_len, 0)
-  begin = start + jnp.minimum(offsets, room)
-  split = jnp.minimum(begin + prompt_len - 1, end - 1)
-  at = split[:, None] + jnp.arange(-prompt_len, 0)
-  first = begin[:, None]
-  prompts = jnp.where(at < first, bos_id, reviews.tokens[at])
-  prompt_valid = at >= first - 1
-  slots = jnp.arange(size)
-  at = split[:, None] + slots
-  valid = (at < end[:, None]) & (slots < lengths[:, None])
-  tokens = reviews.tokens[jnp.minimum(at, len(reviews.tokens) - 1)]
-  return Batch(
-    prompts=jnp.where(prompt_valid, prompts, 0),
-    prompt_valid=prompt_valid,
-    completions=jnp.where(valid, tokens, 0),
-    valid=valid,
-    mask=valid,
-    rewards=reviews.labels[index],
-  )
-
-
-@functools.partial(
-  jax.jit, static_argnames=('batch_size', 'prompt_len', 'size', 'shortest')
-)
-def draw_windows(
-  reviews, bos_id, held_out, key, *, batch_size, prompt_len, size, shortest
-):
-  """Windows on random texts, the first `held_out` of them excepted.
-
-  Half of them are openings, as prompts are; the others lie anywhere. Their
-  completions have `shortest` to `size` tokens.
-  """
-  pick, place, opening, length = jax.random.split(key, 4)
-  shape = (batch_size,)
-  index = jax.random.randint(pick, shape, held_out, len(reviews.labels))
-  lengths = jax.random.randint(length, shape, shortest, size + 1)
-  room = reviews.starts[index + 1] - reviews.starts[index] - prompt_len
-  offsets = jax.random.randint(place, shape, 0, jnp.maximum(room, 1))
-  offsets = jnp.where(
-    jax.random.bernoulli(opening, OPENINGS, shape), 0, offsets
-  )
-  return windows(
-    reviews,
-    bos_id,
-    index,
-    offsets,
-    lengths,
-    prompt_len=prompt_len,
-    size=size,
-  )
-
-
-def openings(reviews, bos_id, index, *, prompt_len, size):
-  """The windows at the beginning of the texts `index`: int [P]."""
-  return windows(
-    reviews,
-    bos_id,
-    index,
-    np.zeros(len(index), np.int32),
-    np.full(len(index), size),
-    prompt_len=prompt_len,
-    size=size,
-  )
-
-
-def distinct_prompts(reviews, bos_id, index, prompt_len, without=()):
-  """The different openings of the texts `index`, but those in `without`."""
-  batch = openings(reviews, bos_id, index, prompt_len=prompt_len, size=1)
-  tokens, valid = np.asarray(batch.prompts), np.asarray(batch.prompt_valid)
-  seen = {row.tobytes() for row in without}
-  kept = []
-  for i, row in enumerate(tokens):
-    if row.tobytes() not in seen:
-      seen.add(row.tobytes())
-      kept.append(i)
-  return Prompts(tokens[kept], valid[kept])
-
-
-# --- The gold judge ----------------------------------------------------------
-
-
-def log_odds(reviews, held_out, vocab_size):
-  """How much more often each token is in good texts than in bad: f32 [V].
-
-  The naive Bayes weights that Wang & Manning 2012 found hard to beat on short
-  texts.
-  """
-  begin = reviews.starts[held_out]
-  labels = np.repeat(reviews.labels, np.diff(reviews.starts))[begin:]
-  tokens = reviews.tokens[begin:]
-
-  def log_share(label):
-    counts = np.bincount(tokens[labels == label], minlength=vocab_size)
-    counts = counts + PSEUDO_COUNT
-    return np.log(counts / counts.sum())
-
-  return np.float32(log_share(1) - log_share(0))
-
-
-def init_judge(key, config, reviews, held_out):
-  """Fresh parameters whose embedding knows each token's log odds already.
-
-  A transformer learns word by word what counting gives at once; this saves
-  most of its training.
-  """
-  params_key, sign_key = jax.random.split(key)
-  params = transformer.init(params_key, config)
-  direction = jax.random.rademacher(sign_key, (config.dim,), jnp.float32)
-  known = jnp.outer(log_odds(reviews, held_out, config.vocab_size), direction)
-  return {**params, 'embed': params['embed'] + LOG_ODDS_SCALE * known}
-
-
-def train_judge(
-  reviews,
-  bos_id,
-  config,
-  *,
-  held_out,
-  prompt_len,
-  size,
-  steps,
-  batch_size,
-  learning_rate,
-):
-  """A classifier of windows with up to `size` tokens after the prompt.
-
-  Returns:
-    params; `scoring.scores` of them is the logit that a text is good.
-  """
-  tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
-  train_step = step.make_train_step(scorer(config), binary_cross_entropy, tx)
-  root = jax.random.key(0)
-  state = step.init_state(init_judge(root, config, reviews, held_out), tx)
-  arrays = jax.tree.map(jnp.asarray, reviews)
-  for i in range(steps):
-    batch = draw_windows(
-      arrays,
-      bos_id,
-      held_out,
-      jax.random.fold_in(root, i),
-      batch_size=batch_size,
-      prompt_len=prompt_len,
-      size=size,
-      shortest=-(-size // 4),
-    )
-    rate = learning_rate * min(1, 2 * (1 - i / steps))
-    state, _ = train_step(state, batch, {'learning_rate': rate})
-  return state.params
-
-
-def judge_accuracy(
-  params, config, reviews, bos_id, *, held_out, prompt_len, size
-):
-  """How well it tells the labels of texts that it has not seen.
-
-  Returns:
-    dict: `reviews` and the `tokens` shown of each; `opening_accuracy`, on
-    their beginnings; `accuracy`, on windows anywhere; `score_std`, of their
-    logits.
-  """
-  room = np.diff(reviews.starts)[:held_out] - prompt_len - size
-  anywhere = np.random.default_rng(0).integers(0, np.maximum(room, 0) + 1)
-  labels = reviews.labels[:held_out]
-  out = {'reviews': held_out, 'tokens': prompt_len + size}
-  for name, offsets in (('opening_', 0 * anywhere), ('', anywhere)):
-    scores = []
-    for start in range(0, held_out, 128):
-      # The last batch wraps around, to keep one shape.
-      index = np.arange(start, start + 128) % held_out
-      batch = windows(
-        reviews,
-        bos_id,
-        index,
-        offsets[index],
-        np.full(128, size),
-        prompt_len=prompt_len,
-        size=size,
-      )
-      scores.append(np.asarray(scorer(config)(params, batch)))
-    scores = np.concatenate(scores)[:held_out]
-    out[f'{name}accuracy'] = float(((scores > 0) == (labels > 0)).mean())
-  return {**out, 'score_std': float(scores.std())}
-
-
-# --- What no seed changes, made once -----------------------------------------
-
-
-def _paths(tree):
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-  names = [
-    jax.tree_util.keystr(p, simple=True, separator='.') for p, _ in leaves
-  ]
-  return names, [x for _, x in leaves], treedef
-
-
-def save_params(path, params):
-  names, arrays, _ = _paths(params)
-  np.savez(path, **dict(zip(names, map(np.asarray, arrays))))
-
-
-def load_params(path, config):
-  init = functools.partial(transformer.init, c=config)
-  names, _, treedef = _paths(jax.eval_shape(init, jax.random.key(0)))
-  with np.load(path) as arrays:
-    return treedef.unflatten(jnp.asarray(arrays[name]) for name in names)
-
-
-def judge_config(judge_model, vocab_size):
-  return ModelConfig(vocab_size=vocab_size, head='scalar', **judge_model)
 
 
 def save_vocabulary(folder, vocabulary):

@@ -5,7 +5,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 has() { [[ " ${*:2} " == *" --$1"[=\ ]* ]]; }
-args=("$@")
-has config "$@" || args=(--config=configs/toy.py "${args[@]}")
-has workdir "$@" || args=(--workdir=runs/toy "${args[@]}")
-exec .venv/bin/python -m experiments.online_vs_offline "${args[@]}"
+has config "$@" || set -- --config=configs/toy.py "$@"
+has workdir "$@" || set -- --workdir=runs/toy "$@"
+exec .venv/bin/python -m experiments.online_vs_offline "$@"

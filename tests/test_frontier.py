@@ -76,7 +76,7 @@ def test_selection_gains_nothing_from_noise():
     means.setdefault(run.config, []).append(run.score[1].mean())
   naive = max(np.mean(by_seed) for by_seed in means.values())
   guarded = comparison.table['many'][0].value
-  assert naive > 0.2  # what picking the maximum would have claimed
+  assert naive > 0.1  # what picking the maximum would have claimed
   assert abs(guarded) < naive / 2
 
 

@@ -50,7 +50,7 @@ def test_each_diff_changes_fewer_than_ten_lines():
 
 
 def test_the_law_suite_covers_the_added_loss(changed):
-  out = run(changed, '-m', 'pytest', 'tests/test_losses.py', '-k', 'slic', '-q')
+  out = run(changed, '-m', 'pytest', 'tests/test_losses.py', '-k', 'slic')
   assert re.search(r'\d+ passed', out)
 
 

@@ -316,18 +316,20 @@ def main(runs, report):
     workdir = pathlib.Path(WORKDIR.value).resolve()
     experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
 
+  mistakes = (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
+    flags.Error,
+  )
+
   def parse(argv):
     try:
       return flags.FLAGS(argv)
-    except (
-      AttributeError,
-      KeyError,
-      TypeError,
-      ValueError,
-      OSError,
-      flags.Error,
-    ) as error:
-      sys.exit(f'error: {error}')
+    except mistakes as error:
+      sys.exit(one_line(error))
 
   def guarded(argv):
     logging.set_verbosity(logging.ERROR)  # orbax tells each step of a save
@@ -336,9 +338,15 @@ def main(runs, report):
     except (ValueError, FileNotFoundError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise
-      sys.exit(f'error: {error}')
+      sys.exit(one_line(error))
 
   app.run(guarded, flags_parser=parse)
+
+
+def one_line(error):
+  """A KeyError's text is the repr of its argument, hence `args`."""
+  text = error.args[0] if isinstance(error, KeyError) else error
+  return f'error: {" ".join(str(text).split())}'
 
 
 def command():

@@ -3,10 +3,11 @@
   python -m experiments.online_vs_offline --config=configs/sentiment.py \
     --workdir=runs/sentiment [--config.task.data=reviews.jsonl.gz]
 
-SFT on reviews, prompts from the first tokens of held-out ones. The gold judge
-is a sentiment classifier, larger than the policy and trained on the labels;
-golden pairs and the proxy come from it. About half an hour on two cores at
-this size, which is a matter of `model`, `sft.steps` and `arm.steps`.
+SFT on reviews; prompts are the first tokens of reviews, those that policies
+are measured on of held-out ones. The gold judge is a sentiment classifier,
+larger than the policy and trained on the labels; golden pairs and the proxy
+come from it. About half an hour on two cores at this size, which is a matter
+of `model`, `sft.steps` and `arm.steps`.
 """
 
 from configs import base

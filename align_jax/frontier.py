@@ -322,12 +322,19 @@ class Comparison:
 
 
 def crossings(difference, budgets):
-  """Budgets between which the sign of a list of Estimates changes."""
-  known = [(b, e.value) for b, e in zip(budgets, difference) if e]
+  """Neighbouring budgets at which the difference surely has opposite signs.
+
+  A difference whose interval holds 0 has no sign, and is passed over.
+  """
+  known = [
+    (b, np.sign(e.value))
+    for b, e in zip(budgets, difference)
+    if e and (e.low > 0 or e.high < 0)
+  ]
   return [
     (b0, b1)
-    for (b0, v0), (b1, v1) in zip(known, known[1:])
-    if np.sign(v0) != np.sign(v1)
+    for (b0, sign0), (b1, sign1) in zip(known, known[1:])
+    if sign0 != sign1
   ]
 
 

@@ -31,14 +31,14 @@ def get_config():
   c.sft.update(steps=1200, batch_size=64)
   c.arm.steps = 1000
   c.eval.update(samples=32, points=12, pairs=256)
-  milder, stronger = (4e-4, 0.1), (4e-4, 0.07)
+  milder, middle, stronger = (4e-4, 0.1), (4e-4, 0.08), (4e-4, 0.07)
   c.arms = {
     'offline': dict(
       source='golden_pairs',
       labels='golden',
       sweep=sweep((3e-4, 0.1), (3e-4, 0.05), (1e-4, 0.03)),
     ),
-    'online': dict(sweep=sweep(milder, stronger)),
+    'online': dict(sweep=sweep(milder, middle, stronger)),
     'ref+proxy': dict(source='reference', sweep=sweep(milder, stronger)),
     'shuffled': dict(
       source='log',

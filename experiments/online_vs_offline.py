@@ -105,7 +105,11 @@ def verdict(comparison, settings):
     f'over {low:.2f} to {high:.2f} nats: {show(gap, sign=True)} on average '
     f'(95% interval over {len(comparison.seeds)} seeds and the prompts; by '
     f'seed {", ".join(f"{x:+.2f}" for x in by_seed)}). '
-    + (f'The curves cross {where}.' if where else 'The curves do not cross.')
+    + (
+      f'The sign turns {where}.'
+      if where
+      else 'The sign does not turn for sure.'
+    )
   )
 
 
@@ -205,21 +209,25 @@ def samples_table(points, comparison, settings):
   return header, rows
 
 
-def printed(comparison, settings):
-  """What the terminal shows: both arms and the effects, as markdown."""
+def markdown(header, rows):
+  lines = [header, ['--:'] * len(header), *rows]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def main_table(comparison, settings):
+  """What the terminal shows: both arms and the effects."""
   arms = [
     name
     for name in (settings['control'], settings['treatment'])
     if name in comparison.arms
   ]
   effects = comparison.effects()
-  lines = [['KL (nats)', *arms, *effects]]
-  lines.append(['--:'] * len(lines[0]))
+  rows = []
   for i, budget in enumerate(comparison.budgets):
     values = [show(comparison.table[name][i]) for name in arms]
     values += [show(e[i], sign=True) for e in effects.values()]
-    lines.append([f'{budget:g}', *values])
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    rows.append([f'{budget:g}', *values])
+  return ['KL (nats)', *arms, *effects], rows
 
 
 def write_csv(path, header, rows):
@@ -229,7 +237,7 @@ def write_csv(path, header, rows):
 
 
 def report(points, cfg, workdir):
-  """Writes the page and its tables; returns the verdict and the main table."""
+  """Writes the page and its tables; returns what the terminal shows."""
   settings = cfg['report']
   comparison = compare(points, settings, gain(points))
   page = Page('Online against offline at matched KL')
@@ -289,7 +297,8 @@ def report(points, cfg, workdir):
   page.table(*summary_table(comparison))
 
   page.heading('What decides the sign')
-  page.table(*accuracy_table(points, workdir, comparison.seeds, settings))
+  accuracies = accuracy_table(points, workdir, comparison.seeds, settings)
+  page.table(*accuracies)
   page.text(
     'Online wins where the proxy ranks completions better than the offline '
     'policy does as a classifier, and loses where it does not.',
@@ -342,7 +351,8 @@ def report(points, cfg, workdir):
   page.code(started['versions'])
   page.code(json.dumps(cfg, indent=1))
   page.write(workdir / 'report.html')
-  return f'{printed(comparison, settings)}\n\n{sentence}'
+  tables = main_table(comparison, settings), accuracies
+  return '\n\n'.join([*(markdown(*table) for table in tables), sentence])
 
 
 if __name__ == '__main__':

@@ -166,3 +166,12 @@ def test_interval_covers_about_as_often_as_it_says():
 def test_win_rate_counts_ties_as_half():
   rate = frontier.win_rate([[1, 3]], [[1, 2]])
   np.testing.assert_allclose(rate, [(0.5 + 0 + 1 + 1) / 4])
+
+
+def test_a_sign_turns_only_where_both_signs_are_sure():
+  make = frontier.Estimate
+  down, unsure, up = make(-1, -2, -0.5), make(0.1, -1, 1), make(1, 0.5, 2)
+  nothing = make(np.nan, np.nan, np.nan)
+  turns = frontier.crossings([down, unsure, nothing, up, up], (1, 2, 3, 4, 5))
+  assert turns == [(1, 4)]
+  assert frontier.crossings([unsure, up], (1, 2)) == []

@@ -22,7 +22,7 @@ def get_config():
   c.task = dict(
     name='toy',
     prompts=64,
-    eval_prompts=0,  # held out; 0: the training prompts, as Tang et al. do
+    eval_prompts=36,  # held out; 0: the training prompts, as Tang et al. do
     completion_len=8,
     peak_shift=0.7,  # how far the best tokens are from the demonstrations
     repeat_penalty=0.6,
@@ -30,7 +30,7 @@ def get_config():
   c.model.vocab_size = 32
   c.sft.update(steps=1200, batch_size=64)
   c.arm.steps = 1000
-  c.eval.update(samples=16, points=12, pairs=256)
+  c.eval.update(samples=32, points=12, pairs=256)
   milder, middle, stronger = (4e-4, 0.1), (4e-4, 0.08), (4e-4, 0.07)
   c.arms = {
     'offline': dict(

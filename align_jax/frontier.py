@@ -279,10 +279,6 @@ class Comparison:
       if set(pair) <= set(self.arms)
     }
 
-  def band(self, name, budgets):
-    """The arm's curve on other budgets: K Estimates."""
-    return estimates(self.arms[name].at(np.asarray(budgets, float))[0])
-
   def gap(self, first, second, window):
     """Mean of first - second over sqrt(KL) within `window`.
 

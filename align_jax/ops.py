@@ -29,11 +29,6 @@ def positions(valid):
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
 
 
-def length_mask(lengths, size):
-  """int [B] -> bool [B, size], true on the first `lengths` slots."""
-  return jnp.arange(size) < lengths[:, None]
-
-
 def token_kl(logits, ref_logits):
   """Exact KL(policy || reference) of the next token over the whole vocabulary.
 

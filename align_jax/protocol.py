@@ -57,7 +57,6 @@ class Seed:
   pairs: Any  # Batch: golden pairs of the reference, annotated
   held_out: Any  # Batch: gold-labelled pairs on the eval prompts, annotated
   proxy: Any  # Batch -> f32 [B]
-  accuracy: dict  # of the proxy, on `held_out`
 
 
 def task_knobs(cfg, workdir):
@@ -243,15 +242,14 @@ def _prepare_seed(cfg_json, number, workdir, report):
     pairs,
     lambda done, info: report(sft_steps + done, info),
   )
-  accuracy = {
-    'golden': pair_accuracy(scores, params, pairs),
-    'held_out': pair_accuracy(scores, params, held_out),
-  }
-  write_atomically(directory / 'proxy.json', json.dumps(accuracy))
+  if not (directory / 'proxy.json').exists():
+    accuracy = {
+      'golden': pair_accuracy(scores, params, pairs),
+      'held_out': pair_accuracy(scores, params, held_out),
+    }
+    write_atomically(directory / 'proxy.json', json.dumps(accuracy))
   proxy = rewards.from_model(scores, params)
-  return Seed(
-    directory, number, task, reference, pairs, held_out, proxy, accuracy
-  )
+  return Seed(directory, number, task, reference, pairs, held_out, proxy)
 
 
 def prepare_seed(cfg, number, workdir, report=silent):

@@ -106,7 +106,7 @@ def show(estimate, sign=False):
 
 
 def frontier_figure(comparison, x, xlabel, ylabel, window=None):
-  """Every run as a thin line; each arm's matched-KL curve, thick, with band.
+  """Each arm's matched-KL curve with its band.
 
   Args:
     x: {arm: [K] Estimates} to put on the x-axis, or None for KL itself.

@@ -28,12 +28,42 @@ def concatenate(batches):
   return jax.tree.map(lambda *xs: jnp.concatenate(xs), *batches)
 
 
+@jax.jit
+def join(first, second):
+  """Two batches of the same prompts as one with larger groups.
+
+  The first one's rows come first in every group.
+
+  Args:
+    first, second: Batches of P prompts and of one completion length.
+  Returns:
+    Batch; a field that only one of them has is dropped.
+  """
+
+  def rows(x, y):
+    if x is None or y is None:
+      return None
+    x, y = ops.by_group(x, first.group_size), ops.by_group(y, second.group_size)
+    return jnp.concatenate([x, y], 1).reshape(-1, *x.shape[2:])
+
+  fields = 'completions valid mask rewards sampler_logps ref_logps'.split()
+  joined = {k: rows(getattr(first, k), getattr(second, k)) for k in fields}
+  return first.replace(
+    **joined, group_size=first.group_size + second.group_size
+  )
+
+
 def save(path, batch):
   """Writes a Batch as .npz, whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
+  if batch.prepared:
+    raise ValueError(
+      'what a loss has prepared is not kept: save the batch bare'
+    )
   fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+  del fields['prepared']
   with partial.open('wb') as file:
     np.savez(file, **{k: v for k, v in fields.items() if v is not None})
   os.replace(partial, path)

@@ -76,3 +76,12 @@ class Checkpoints:
 def _as_free(restored, x):
   """Uncommitted where `x` is: a second program would be compiled otherwise."""
   return restored if x.committed else jax.numpy.asarray(np.asarray(restored))
+
+
+def final_params(directory):
+  """The parameters in the newest checkpoint of the run in `directory`."""
+  with Checkpoints(os.path.join(directory, 'checkpoints')) as checkpoints:
+    if checkpoints.latest_step() is None:
+      raise FileNotFoundError(f'{directory} holds no checkpoint of a run')
+    params = checkpoints.restore_raw()['params']
+  return jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), params)

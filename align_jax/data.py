@@ -6,16 +6,19 @@ turns texts into ids. Masks always come from lengths, never from token ids, so
 pad and EOS may share an id, or occur in a text.
 """
 
+import decimal
 import gzip
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
 SUFFIXES = ('.jsonl', '.json', '.jsonl.gz', '.json.gz')
 SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
+NUMBER = re.compile(r'-?(\d+(\.\d+)?|\.\d+)', re.ASCII)
 
 
 # --- Rows --------------------------------------------------------------------
@@ -29,9 +32,14 @@ class Row(dict):
     self.where = where
 
 
+def place(row):
+  """The row's file and number, as far as it knows."""
+  return getattr(row, 'where', 'a row')
+
+
 def row_error(row, message):
   """-> ValueError whose one line begins with the row's file and number."""
-  return ValueError(f'{getattr(row, "where", "a row")}: {message}')
+  return ValueError(f'{place(row)}: {message}')
 
 
 def _as_row(value, where):
@@ -281,6 +289,33 @@ def right_pad(id_lists, size):
   return _fill(id_lists, np.arange(size) < lengths)
 
 
+# --- Answers that can be checked ---------------------------------------------
+
+
+def final_answer(text):
+  """The number after the last '####', as GSM8K marks it (Cobbe et al. 2021).
+
+  Returns:
+    str, without ',', '$' and a closing '.'; None if there is no '####', or if
+    anything but one number follows it.
+  """
+  _, mark, rest = text.rpartition('####')
+  number = rest.replace(',', '').replace('$', '').strip().removesuffix('.')
+  return number if mark and NUMBER.fullmatch(number) else None
+
+
+def correct(completion, answer):
+  """Whether the completion's final answer is that number; '5.0' is '5'.
+
+  Args:
+    completion: str.
+    answer: str, a number as `final_answer` returns it.
+  """
+  found = final_answer(completion)
+  # Decimals of any length are read and compared exactly.
+  return found is not None and decimal.Decimal(found) == decimal.Decimal(answer)
+
+
 # --- Data sets: a generator each, from rows to what a task asks for ----------
 
 
@@ -299,6 +334,29 @@ def field(row, name, kind):
   return row[name]
 
 
+def gsm8k(rows):
+  """Questions with worked solutions: `question`, `answer` str, not blank.
+
+  `answer` ends in '#### NUMBER'; that number is the `answer` of what is
+  yielded, the whole text its `completion`.
+  """
+  for row in rows:
+    question = field(row, 'question', str)
+    solution = field(row, 'answer', str)
+    if not question.strip():
+      raise row_error(row, "field 'question' is empty")
+    number = final_answer(solution)
+    if number is None:
+      raise row_error(
+        row,
+        f"field 'answer' ends in {solution[-20:]!r}, expected '#### NUMBER'",
+      )
+    # Still a Row: whether it is too long is for its reader to say.
+    yield Row(
+      dict(prompt=question, completion=solution, answer=number), place(row)
+    )
+
+
 def text_label(rows):
   """Labelled texts: `text` str, not blank; `label` 1 (good) or 0 (bad).
 
@@ -315,5 +373,6 @@ def text_label(rows):
 
 
 DATASETS = {  # by the name configs use
+  'gsm8k': gsm8k,
   'text_label': text_label,
 }

@@ -106,6 +106,7 @@ def evaluate(judge, params, ref_params):
     'repeats': float(repeated.mean()),
     **pair_statistics(judge, params),
     'kl_by_prompt': listed(kl.mean(1)),
+    'gold_by_prompt': listed(gold.mean(1)),
     'proxy_by_prompt': listed(proxy.mean(1)),
     'gold_samples': listed(gold),
     'shown': shown(judge, batch),

@@ -24,13 +24,15 @@ class Curve:
   steps: np.ndarray  # int [C]
   kl: np.ndarray  # [C, E]  nats; the first checkpoint is the reference, 0
   score: np.ndarray  # [C, E]
+  held: float = 0.0  # nats at which the run itself was held; 0: nowhere
 
 
 def curves(points, score):
   """Groups points into curves.
 
   Args:
-    points: dicts with arm, config, seed, step, kl_by_prompt.
+    points: dicts with arm, config, seed, step, kl_by_prompt, and kl_budget
+      where the run was held at one.
     score: point -> one number per prompt.
   Raises:
     ValueError: points were measured on different numbers of prompts.
@@ -51,6 +53,7 @@ def curves(points, score):
         steps=np.array([point['step'] for point in run]),
         kl=np.array([point['kl_by_prompt'] for point in run]),
         score=np.array([score(point) for point in run]),
+        held=run[-1].get('kl_budget', 0.0),
       )
     )
   return result
@@ -74,6 +77,33 @@ def at_budgets(kl, score, budgets):
     share = (np.sqrt(budgets) - low) / (high - low)
   value = (1 - share) * take(score, after - 1) + share * take(score, after)
   return np.where(reached.any(-1), value, np.nan)
+
+
+HELD_WITHIN = 0.05  # of its budget, for a held run to be compared there
+
+
+def where_held(curve, weights, budgets):
+  """Scores of a held run's last checkpoint, in the column of its budget.
+
+  It is matched by construction: no interpolation, and nothing where the run
+  ended further than HELD_WITHIN from its budget, as measured on fresh samples.
+
+  Args:
+    weights: [N, E] of the prompts.
+    budgets: [K], nats.
+  Returns:
+    values [N, K], and the columns they are for bool [K].
+  """
+  columns = (
+    np.isclose(budgets, curve.held)
+    if curve.held
+    else np.full(len(budgets), False)
+  )
+  missed = abs(curve.kl[-1].mean() - curve.held) > HELD_WITHIN * curve.held
+  value = (
+    weights @ curve.score[-1] if not missed else np.full(len(weights), np.nan)
+  )
+  return np.tile(value[:, None], len(budgets)), columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +156,16 @@ class Arm:
 
   def _at(self, half, budgets):
     """[configs, N, seeds as drawn, K]."""
+
+    def of_run(key):
+      run = self._runs[key]
+      values = at_budgets(self._kl[key], half @ run.score.T, budgets)
+      held, columns = where_held(run, half, budgets)
+      return np.where(columns, held, values)
+
     table = []
     for config in self.configs:
-      by_seed = [
-        at_budgets(
-          self._kl[config, seed],
-          half @ self._runs[config, seed].score.T,
-          budgets,
-        )
-        for seed in self.seeds
-      ]
+      by_seed = [of_run((config, seed)) for seed in self.seeds]
       drawn = self._draws.seeds[:, :, None]
       table.append(np.take_along_axis(np.stack(by_seed, 1), drawn, 1))
     return np.stack(table)
@@ -172,9 +202,11 @@ class Arm:
     kl, halves = [], ([], [])
     for config in self.configs:
       keys = [(config, seed) for seed in self.seeds]
-      kl.append(mean([self._kl[k] for k in keys]))
+      # Runs that end early leave the others without a partner.
+      last = min(len(self._runs[k].steps) for k in keys)
+      kl.append(mean([self._kl[k][:, :last] for k in keys]))
       for scores, half in zip(halves, self._draws.halves):
-        scores.append(mean([half @ self._runs[k].score.T for k in keys]))
+        scores.append(mean([half @ self._runs[k].score[:last].T for k in keys]))
     results = []
     for select, score in (halves, halves[::-1]):
       best = np.array([s.max(1) for s in select]).argmax(0)  # [N]
@@ -270,6 +302,18 @@ class Comparison:
   def difference(self, first, second):
     """first - second at each budget, paired: K Estimates."""
     return estimates(self._draws[first] - self._draws[second])
+
+  def ranks(self, names):
+    """Places of the named arms at each budget, 1 the best: {arm: K Estimates}.
+
+    Each draw ranks those that reached the budget; ties share their places.
+    """
+    draws = np.stack([self._draws[name] for name in names])  # [M, N, K]
+    with np.errstate(invalid='ignore'):
+      ahead = (draws[None] > draws[:, None]).sum(1)
+      level = (draws[None] == draws[:, None]).sum(1)
+    places = np.where(np.isnan(draws), np.nan, ahead + (level + 1) / 2)
+    return {name: estimates(p) for name, p in zip(names, places)}
 
   def effects(self):
     """{name: K Estimates} of the EFFECTS whose arms were run."""

@@ -29,6 +29,27 @@ def positions(valid):
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
 
 
+def insert(context, prompts, valid, after=0):
+  """Left-padded prompts with the same tokens put into each.
+
+  Args:
+    context: int [C].
+    prompts, valid: [P, S], left-padded; at least `after` tokens each.
+    after: tokens of a prompt that stay in front, such as BOS.
+  Returns:
+    prompts and valid, [P, S + C].
+  """
+  context = jnp.asarray(context, prompts.dtype)
+  size, more = prompts.shape[1], len(context)
+  padding = size - valid.sum(1, keepdims=True)
+  place = jnp.arange(size + more) - padding  # within the longer prompt
+  own = jnp.where(place < after, place, place - more) + padding
+  tokens = jnp.take_along_axis(prompts, jnp.clip(own, 0, size - 1), axis=1)
+  inside = (place >= after) & (place < after + more)
+  added = context[jnp.clip(place - after, 0, more - 1)]
+  return jnp.where(inside, added, tokens), place >= 0
+
+
 def token_kl(logits, ref_logits):
   """Exact KL(policy || reference) of the next token over the whole vocabulary.
 

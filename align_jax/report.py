@@ -94,14 +94,13 @@ class Page:
 NOT_REACHED = 'not reached'
 
 
-def show(estimate, sign=False):
+def show(estimate, sign=False, digits=2):
   """Estimate -> '1.23 [1.10, 1.35]', or 'not reached'."""
   if not estimate:
     return NOT_REACHED
-  plus = '+' if sign else ''
+  form = f'{"+" if sign else ""}.{digits}f'
   return (
-    f'{estimate.value:{plus}.2f} '
-    f'[{estimate.low:{plus}.2f}, {estimate.high:{plus}.2f}]'
+    f'{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]'
   )
 
 
@@ -146,6 +145,54 @@ def frontier_figure(comparison, x, xlabel, ylabel, window=None):
   if axes.get_legend_handles_labels()[0]:
     axes.legend(frameon=False, fontsize=9)
   axes.spines[['top', 'right']].set_visible(False)
+  return figure
+
+
+def families_figure(families, tables, across, lines, xlabel, ylabel, window):
+  """A panel per family of arms, with the same reference lines in each.
+
+  Args:
+    families: {title: names of arms}.
+    tables: {arm: [Estimate] * K}, the scores.
+    across: {arm: [number] * K}, where they are drawn.
+    lines: names of the arms that every panel shows, in black.
+    window: (low, high) to shade, or None.
+  """
+  columns = 2
+  figure, grid = plt.subplots(
+    -(-len(families) // columns),
+    columns,
+    figsize=(13, 4.2 * -(-len(families) // columns)),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+  )
+  styles = ('-', '--', ':')
+  for axes, (title, names) in zip(grid.flat, families.items()):
+    for i, name in enumerate([*names, *lines]):
+      known = [k for k, e in enumerate(tables[name]) if e]
+      line = name in lines
+      axes.plot(
+        [across[name][k] for k in known],
+        [tables[name][k].value for k in known],
+        color='black' if line else COLOURS[i % 10],
+        linestyle=styles[lines.index(name) + 1 if line else i // 10],
+        marker=None if line else 'o',
+        markersize=3,
+        linewidth=1.2,
+        label=name,
+      )
+    if window:
+      axes.axvspan(*window, color='#eef3f8', zorder=0)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.tick_params(labelbottom=True, labelleft=True)
+    axes.spines[['top', 'right']].set_visible(False)
+  for axes in grid.flat[len(families) :]:
+    axes.set_visible(False)
+  figure.tight_layout()
   return figure
 
 

@@ -74,15 +74,33 @@ def ordered_pairs(batch):
   )
 
 
-def from_preference_model(scores, params):
-  """Share of the group's others that each completion is preferred to.
+def sign_of_difference(table):
+  """1, 0 or, for a tie, 0.5 by r(x, y1, y2) - r(x, y2, y1) (Tang et al. 2024).
 
-  A pair is decided by the sign of r(x, y1, y2) - r(x, y2, y1), which cancels
-  positional bias (Tang et al. 2024, sec. 3); a tie counts one half.
+  Args:
+    table: f32 [P, G, G], logit that the first completion is preferred.
+  """
+  return 0.5 + 0.5 * jnp.sign(table - table.swapaxes(1, 2))
+
+
+def mean_of_orders(table):
+  """Probability of the first, both orders averaged (Guo et al. 2024, sec. 3).
+
+  Args: as in `sign_of_difference`.
+  """
+  chances = jax.nn.sigmoid(table)
+  return 0.5 * (chances + 1 - chances.swapaxes(1, 2))
+
+
+def from_preference_model(scores, params, decide=sign_of_difference):
+  """How far each completion is preferred to its group's others, in [0, 1].
+
+  Both orders of a pair are asked, which cancels positional bias.
 
   Args:
     scores: jitted (params, pair batch) -> f32 logits, as `ordered_pairs` lays
       them out.
+    decide: logits of all pairs [P, G, G] -> probabilities [P, G, G].
   """
 
   @jax.jit
@@ -92,11 +110,111 @@ def from_preference_model(scores, params):
     logits = scores(params, ordered_pairs(batch))
     table = jnp.zeros((batch.num_prompts, size, size))
     table = table.at[:, first, second].set(ops.by_group(logits, len(first)))
-    won = 0.5 + 0.5 * jnp.sign(table - table.swapaxes(1, 2))
     # The diagonal is a tie with oneself: half a win too many.
-    return ((won.sum(2) - 0.5) / (size - 1)).reshape(-1)
+    return ((decide(table).sum(2) - 0.5) / (size - 1)).reshape(-1)
 
   return lambda batch: wins(params, batch)
+
+
+def preferences(reward):
+  """Rewards as probabilities to win, under Bradley-Terry: in (0, 1).
+
+  A completion's is the mean over its group's others of sigmoid(r - r'), which
+  is what the losses of games and of labelled rows expect; 0.5 is a tie.
+
+  Args:
+    reward: Batch of groups of at least two -> f32 [B].
+  """
+
+  def wins(batch):
+    rewards = ops.by_group(reward(batch), batch.group_size)
+    chances = jax.nn.sigmoid(rewards[:, :, None] - rewards[:, None])
+    # The diagonal is a tie with oneself: half a win too many.
+    return ((chances.sum(2) - 0.5) / (batch.group_size - 1)).reshape(-1)
+
+  return wins
+
+
+def standardised(reward, mean, deviation):
+  """The reward in units of a fixed deviation around a fixed mean.
+
+  With the reference's mean and deviation the reference scores 0 (Huang et al.
+  2024, detail 3).
+  """
+  return lambda batch: (reward(batch) - mean) / deviation
+
+
+# --- Ensembles: rewards of M members f32 [M, B] -> f32 [B] --------------------
+
+
+def ensemble_mean(scores, weight):
+  """The members' mean (Coste et al. 2023, eq. 2)."""
+  return scores.mean(0)
+
+
+def worst_case(scores, weight):
+  """The least of the members' scores (Coste et al. 2023, eq. 3)."""
+  return scores.min(0)
+
+
+def uncertainty_weighted(scores, weight):
+  """Mean less `weight` times the variance (Coste et al. 2023, eq. 4)."""
+  return scores.mean(0) - weight * scores.var(0)
+
+
+def ensemble(members, combine, weight=0.5):
+  """Several reward models as one.
+
+  Args:
+    members: a list of rewards, Batch -> f32 [B].
+    combine: a function of ENSEMBLES.
+    weight: of the variance, where `combine` uses it.
+  """
+  return lambda batch: combine(jnp.stack([r(batch) for r in members]), weight)
+
+
+ENSEMBLES = {
+  'mean': ensemble_mean,
+  'worst_case': worst_case,
+  'uncertainty_weighted': uncertainty_weighted,
+}
+
+
+# --- Completions that were cut off: (batch, eos_id, penalty) -> batch ---------
+
+
+def unfinished(batch, eos_id):
+  """Rows whose last token is not EOS: bool [B]; none if nothing ends at all."""
+  if eos_id is None:
+    return jnp.zeros(batch.rewards.shape, bool)
+  last = jnp.maximum(batch.valid.sum(1) - 1, 0)[:, None]
+  return jnp.take_along_axis(batch.completions, last, 1)[:, 0] != eos_id
+
+
+def keep(batch, eos_id, penalty):
+  """A completion that was cut off is one like any other."""
+  return batch
+
+
+def mask(batch, eos_id, penalty):
+  """No gradient through it (Yu et al. 2025, sec. 3.4: overlong filtering).
+
+  Its reward still counts in the baselines of its group.
+  """
+  cut = unfinished(batch, eos_id)[:, None]
+  return batch.replace(mask=batch.mask & ~cut)
+
+
+def penalise(batch, eos_id, penalty):
+  """Its reward is lower by `penalty` (Huang et al. 2024, detail 4)."""
+  cut = unfinished(batch, eos_id)
+  return batch.replace(rewards=batch.rewards - penalty * cut)
+
+
+TRUNCATED = {'keep': keep, 'mask': mask, 'penalise': penalise}
+
+
+# --- Rules over texts -------------------------------------------------------
 
 
 def brevity(prompts, completions):

@@ -27,12 +27,27 @@ def inverse_cdf(uniforms, logits):
   return beyond.argmax(-1).astype(jnp.int32)
 
 
+def geometric_mixture(logits, shares):
+  """Normalised log of the product of policies to the power of their shares.
+
+  Args:
+    logits: a list of f32 [..., V], one per policy.
+    shares: as many numbers that sum to one.
+  Returns:
+    f32 [..., V], log-probs.
+  """
+  mixed = sum(w * jax.nn.log_softmax(l) for w, l in zip(shares, logits))
+  return jax.nn.log_softmax(mixed)
+
+
 def sample(
   params,
   prompts,
   prompt_valid,
   key,
   temperature=1.0,
+  other_params=None,
+  share=0.0,
   *,
   config,
   group_size,
@@ -46,6 +61,9 @@ def sample(
     prompts, prompt_valid: [P, S], left-padded.
     key: the only source of randomness.
     temperature: of the sampling distribution; > 0, traced.
+    other_params, share: sample token by token from the geometric mixture
+      params^(1 - share) * other_params^share of two policies instead (Munos et
+      al. 2023, sec. 6), in the same decode; share is traced.
     max_new_tokens: T; a completion that has not ended by then is cut off.
     eos_id: ends a completion and is part of it; None: all T tokens are drawn.
   Returns:
@@ -53,12 +71,24 @@ def sample(
     `rewards`; decoding stops once every row has ended.
   """
   num_prompts, shape = prompts.shape[0], (prompts.shape[0], group_size)
-  weights = transformer.head_weights(params, config)
+  policies, shares = [params], [1.0]
+  if other_params is not None:
+    policies, shares = [params, other_params], [1 - share, share]
+  heads = [transformer.head_weights(p, config) for p in policies]
 
-  def draw(state, index, done):
-    """state [P, G, D] -> token, its log-prob, whether the row has ended."""
-    logits = jnp.einsum('pgd,dv->pgv', state, weights.astype(state.dtype))
-    logits = logits.astype(jnp.float32) / temperature
+  def next_logits(states):
+    """[P, G, D] of each policy -> f32 [P, G, V] of the sampling policy."""
+    logits = [
+      jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype)).astype(jnp.float32)
+      for s, w in zip(states, heads)
+    ]
+    if len(logits) == 1:
+      return logits[0] / temperature
+    return geometric_mixture(logits, shares) / temperature
+
+  def draw(states, index, done):
+    """-> token, its log-prob, whether the row has ended."""
+    logits = next_logits(states)
     uniforms = jax.random.uniform(jax.random.fold_in(key, index), shape)
     tokens = jnp.where(done, 0, inverse_cdf(uniforms, logits))
     logps = jnp.take_along_axis(
@@ -76,13 +106,21 @@ def sample(
     index, done = carry[0], carry[2]
     return (index < max_new_tokens) & ~done.all()
 
-  def body(carry):
-    index, tokens, done, completions, logps, valid, cache = carry
-    state, cache = transformer.decode_step(
-      params, config, tokens, index - 1, prompt_kv, prompt_valid, cache
+  def decode(tokens, index, caches):
+    return zip(
+      *(
+        transformer.decode_step(
+          p, config, tokens, index, kv, prompt_valid, cache
+        )
+        for p, kv, cache in zip(policies, prompt_kvs, caches)
+      )
     )
+
+  def body(carry):
+    index, tokens, done, completions, logps, valid, caches = carry
+    states, caches = decode(tokens, index - 1, caches)
     valid = write(valid, ~done, index)
-    tokens, logp, done = draw(state, index, done)
+    tokens, logp, done = draw(states, index, done)
     return (
       index + 1,
       tokens,
@@ -90,14 +128,19 @@ def sample(
       write(completions, tokens, index),
       write(logps, logp, index),
       valid,
-      cache,
+      caches,
     )
 
-  state, prompt_kv = transformer.prefill(params, config, prompts, prompt_valid)
-  state = jnp.broadcast_to(state[:, None], (*shape, state.shape[-1]))
+  states, prompt_kvs = zip(
+    *(transformer.prefill(p, config, prompts, prompt_valid) for p in policies)
+  )
+  states = [jnp.broadcast_to(s[:, None], (*shape, s.shape[-1])) for s in states]
   none = jnp.zeros(shape, bool)
-  tokens, logp, done = draw(state, 0, none)
+  tokens, logp, done = draw(states, 0, none)
   blank = jnp.zeros((*shape, max_new_tokens))
+  cache = lambda: transformer.empty_cache(
+    config, num_prompts, group_size, max_new_tokens
+  )
   carry = (
     jnp.int32(1),
     tokens,
@@ -105,7 +148,7 @@ def sample(
     write(blank.astype(jnp.int32), tokens, 0),
     write(blank, logp, 0),
     write(blank.astype(bool), ~none, 0),
-    transformer.empty_cache(config, num_prompts, group_size, max_new_tokens),
+    tuple(cache() for _ in policies),
   )
   _, _, _, completions, logps, valid, _ = jax.lax.while_loop(more, body, carry)
   rows = lambda x: x.reshape(-1, max_new_tokens)

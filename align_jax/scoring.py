@@ -76,16 +76,17 @@ def token_logps(params, batch, *, config, temperature=1.0):
   return jnp.where(batch.valid, logps, 0)
 
 
-def token_kls(params, ref_params, batch, *, config):
-  """Exact per-token KL(policy || reference) along given completions.
+def compare(params, ref_params, batch, ref_batch=None, *, config):
+  """Both policies along given completions, from one pass of each.
 
   Args:
     params, ref_params: of the same architecture.
-    batch: completions sampled from the policy, for their sum to estimate the
-      sequence KL.
+    ref_batch: what the second one sees, if not the same: the completions of
+      `batch` after other prompts.
   Returns:
-    exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
-    (the Monte-Carlo term); nats, 0 on padding.
+    exact KL(policy || reference) of the next token, log-probs of the token
+    under the policy and under the reference: f32 [B, T] each; nats, 0 on
+    padding.
   """
   weights = transformer.head_weights(params, config)
   ref_weights = transformer.head_weights(ref_params, config)
@@ -98,19 +99,44 @@ def token_kls(params, ref_params, batch, *, config):
     pick = lambda l: jnp.take_along_axis(
       jax.nn.log_softmax(l), token[:, None], axis=-1
     )[:, 0]
-    return ops.token_kl(logits, ref_logits), pick(logits) - pick(ref_logits)
+    return ops.token_kl(logits, ref_logits), pick(logits), pick(ref_logits)
 
   arrays = [
     predicting_states(params, config, batch),
-    predicting_states(ref_params, config, batch),
+    predicting_states(ref_params, config, ref_batch or batch),
     batch.completions,
   ]
   out = _by_position(f, arrays, config.vocab_size)
   return tuple(jnp.where(batch.valid, x, 0) for x in out)
 
 
-def scores(params, batch, *, config):
-  """Scalar-head score of each completion, read at its last token: f32 [B]."""
+def token_kls(params, ref_params, batch, *, config):
+  """Exact per-token KL(policy || reference) along given completions.
+
+  Args:
+    params, ref_params: of the same architecture.
+    batch: completions sampled from the policy, for their sum to estimate the
+      sequence KL.
+  Returns:
+    exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
+    (the Monte-Carlo term); nats, 0 on padding.
+  """
+  kls, logps, ref_logps = compare(params, ref_params, batch, config=config)
+  return kls, logps - ref_logps
+
+
+def values(states, head):
+  """A critic's value of the state before each token: f32 [B, T].
+
+  Args:
+    states: [B, T, D], from `predicting_states`.
+    head: f32 [D].
+  """
+  return states.astype(jnp.float32) @ head
+
+
+def _completion_states(params, config, batch):
+  """Hidden states after each completion token: [B, T, D]."""
   group = lambda x: ops.by_group(x, batch.group_size)
   _, states = transformer.hidden_states(
     params,
@@ -120,7 +146,18 @@ def scores(params, batch, *, config):
     group(batch.completions),
     group(batch.valid),
   )
-  states = states.reshape(-1, *states.shape[2:])
+  return states.reshape(-1, *states.shape[2:])
+
+
+def token_scores(params, batch, *, config):
+  """Scalar-head score after each completion token: f32 [B, T]."""
+  states = _completion_states(params, config, batch)
+  return states.astype(jnp.float32) @ params['head']
+
+
+def scores(params, batch, *, config):
+  """Scalar-head score of each completion, read at its last token: f32 [B]."""
+  states = _completion_states(params, config, batch)
   # The last valid slot, not the count: a pair's first half may end in padding.
   slots = jnp.arange(batch.valid.shape[1])
   last = jnp.where(batch.valid, slots, 0).max(1)

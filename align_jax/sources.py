@@ -6,9 +6,12 @@ Online and offline differ here and nowhere else: an online source reads
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from align_jax.batches import take
+from align_jax import ops
+from align_jax.batches import concatenate, join, take
 
 
 def epochs(size, batch_size, seed):
@@ -58,7 +61,7 @@ def replay_order(num_steps, batch_size, *, shuffle, seed=0):
   return lambda step: order[step * batch_size : (step + 1) * batch_size]
 
 
-def online(prompts, sample, reward, annotate, read):
+def online(prompts, sample, reward, annotate, read, finish=lambda batch: batch):
   """Fresh completions of whatever policy `read` finds in the state.
 
   Args:
@@ -66,16 +69,104 @@ def online(prompts, sample, reward, annotate, read):
     sample: (params, prompts, valid, key) -> Batch without rewards.
     reward: Batch -> f32 [B].
     annotate: (ref_params, batch) -> Batch with `ref_logps`.
-    read: state -> params of the sampler: `current`, or `anchor(name)`.
+    read: state -> params of the sampler: `current`, `anchor(name)`, or several
+      of them for a `sample` that takes several.
+    finish: Batch -> Batch, what becomes of rewards and masks before training;
+      see `rewards.TRUNCATED`.
   """
 
   def source(state, key, step):
     tokens, valid = prompts(step)
     batch = sample(read(state), tokens, valid, key)
-    batch = batch.replace(rewards=reward(batch))
+    batch = finish(batch.replace(rewards=reward(batch)))
     return annotate(state.anchors['ref'], batch)
 
   return source
+
+
+def side_by_side(*samplers):
+  """One sampler whose groups hold the rows of several, in their order.
+
+  Args:
+    samplers: (params, prompts, valid, key) -> Batch; each gets a key of its
+      own.
+  """
+
+  def sample(params, prompts, valid, key):
+    keys = jax.random.split(key, len(samplers))
+    parts = [f(params, prompts, valid, k) for f, k in zip(samplers, keys)]
+    return functools.reduce(join, parts)
+
+  return sample
+
+
+def hybrid(pairs, sample, annotate, read):
+  """Rows of a source, and fresh completions of the same prompts behind them.
+
+  Args:
+    pairs: a source of annotated groups.
+    sample, annotate, read: as in `online`; the fresh rows have no rewards.
+  """
+
+  def source(state, key, step):
+    batch = pairs(state, key, step)
+    fresh = sample(read(state), batch.prompts, batch.prompt_valid, key)
+    return join(batch, annotate(state.anchors['ref'], fresh))
+
+  return source
+
+
+def mixed(first, second):
+  """Prompts of two sources in one batch; their groups must be of one size."""
+
+  def source(state, key, step):
+    a, b = first(state, key, step), second(state, key, step)
+    if a.group_size != b.group_size:
+      raise ValueError(
+        f'groups of {a.group_size} and of {b.group_size} completions do not mix'
+      )
+    common = lambda x, y: x.replace(
+      sampler_logps=None if y.sampler_logps is None else x.sampler_logps
+    )
+    return concatenate([common(a, b), common(b, a)])
+
+  return source
+
+
+def mismatched(source, annotate):
+  """A source whose groups end with a completion of the next prompt.
+
+  What KTO needs for its reference point. The extra row's reward is 0.5.
+
+  Args:
+    annotate: (ref_params, batch) -> Batch with `ref_logps`.
+  """
+
+  def extended(state, key, step):
+    batch = source(state, key, step)
+    if batch.num_prompts < 2:
+      raise ValueError('a mismatched completion needs at least two prompts')
+    return annotate(state.anchors['ref'], _with_mismatch(batch))
+
+  return extended
+
+
+@jax.jit
+def _with_mismatch(batch):
+  first = lambda x: ops.by_group(x, batch.group_size)[:, 0]
+  other = lambda x: jnp.roll(first(x), 1, axis=0)
+  return join(
+    batch.replace(sampler_logps=None, ref_logps=None),
+    batch.replace(
+      completions=other(batch.completions),
+      valid=other(batch.valid),
+      mask=other(batch.mask),
+      rewards=jnp.full(batch.num_prompts, 0.5),
+      sampler_logps=None,
+      ref_logps=None,
+      group_size=1,
+    ),
+  )
 
 
 def current(state):

@@ -22,30 +22,38 @@ def make_optimizer(*, warmup_steps=0, max_grad_norm=1.0, weight_decay=0.0):
   )
 
 
-def init_state(params, tx, anchors=()):
-  """A state at step 0 with a copy of `params` for each named anchor.
+def init_state(params, tx, anchors=(), stats=None):
+  """A state at step 0.
 
   Copies, because the state is donated; `tx.init` runs eagerly, so that the
   moments keep the parameters' sharding.
+
+  Args:
+    anchors: names, each for a copy of `params`; or {name: other params}.
+    stats: {name: number} that the run carries along, see `TrainState`.
   """
-  copy = lambda: jax.tree.map(jnp.copy, params)
+  copy = lambda tree: jax.tree.map(jnp.copy, tree)
+  if not isinstance(anchors, dict):
+    anchors = dict.fromkeys(anchors, params)
   return TrainState(
     step=jnp.int32(0),
-    params=copy(),
+    params=copy(params),
     opt_state=tx.init(params),
-    anchors={name: copy() for name in anchors},
+    anchors={name: copy(tree) for name, tree in anchors.items()},
+    stats={name: jnp.float32(x) for name, x in (stats or {}).items()},
   )
 
 
-def refresh(state, step, every):
+def refresh(state, step, every, view=lambda params: params):
   """Copies the params into each anchor whose period divides the step.
 
   Args:
     step: int, the number of updates that the state has seen.
     every: {anchor name: steps}; 0 never refreshes.
+    view: params -> what the anchors keep of them.
   """
   due = [name for name, n in every.items() if n and step and step % n == 0]
-  fresh = {name: jax.tree.map(jnp.copy, state.params) for name in due}
+  fresh = {name: jax.tree.map(jnp.copy, view(state.params)) for name in due}
   return state.replace(anchors={**state.anchors, **fresh})
 
 
@@ -63,41 +71,44 @@ def _microbatches(batch, num):
   """Batch -> the same arrays as [num, ...], whole groups together."""
   if batch.num_prompts % num:
     raise ValueError(
-      f'{batch.num_prompts} prompts do not split into {num} microbatches'
+      f'{batch.num_prompts} prompts do not split into {num} parts'
     )
   return jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), batch)
 
 
+ROW_MEANS = ('reward', 'kl', 'baseline')  # metrics that are means over rows
+
+
 def value_and_grad(forward, loss, num_microbatches=1):
-  """-> f(params, batch, hparams) -> (loss, metrics), grads.
+  """-> f(params, batch, hparams, *anchors) -> (loss, metrics), grads.
 
   A microbatch's mean is weighted by its `metrics['weight']`, so the sum over
   microbatches is the gradient of the whole batch's mean, whatever their
-  lengths.
+  lengths. Microbatches have equally many rows, so ROW_MEANS weigh the same.
   """
 
-  def objective(params, batch, hparams):
-    return loss(forward(params, batch), batch, **hparams)
+  def objective(params, batch, hparams, *anchors):
+    return loss(forward(params, batch, *anchors), batch, **hparams)
 
   one = jax.value_and_grad(objective, has_aux=True)
   if num_microbatches == 1:
     return one
 
-  def many(params, batch, hparams):
+  def scaled(metrics, scale):
+    same = lambda k: k == 'weight' or k in ROW_MEANS
+    return {k: v if same(k) else v * scale for k, v in metrics.items()}
+
+  def many(params, batch, hparams, *anchors):
     def body(total, microbatch):
-      (value, metrics), grads = one(params, microbatch, hparams)
+      (value, metrics), grads = one(params, microbatch, hparams, *anchors)
       weight = metrics['weight']
-      metrics = {
-        k: v if k == 'weight' else v * weight for k, v in metrics.items()
-      }
       grads = jax.tree.map(lambda g: g * weight, grads)
-      return jax.tree.map(
-        jnp.add, total, (value * weight, metrics, grads)
-      ), None
+      parts = value * weight, scaled(metrics, weight), grads
+      return jax.tree.map(jnp.add, total, parts), None
 
     batches = _microbatches(batch, num_microbatches)
     first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(one, params, first, hparams)
+    shapes = jax.eval_shape(one, params, first, hparams, *anchors)
     (value, metrics), grads = jax.tree.map(
       lambda s: jnp.zeros(s.shape, jnp.float32), shapes
     )
@@ -105,44 +116,98 @@ def value_and_grad(forward, loss, num_microbatches=1):
       body, (value, metrics, grads), batches
     )
     weight = metrics['weight']
-    mean = lambda x: x / jnp.where(weight > 0, weight, 1)
-    metrics = {k: v if k == 'weight' else mean(v) for k, v in metrics.items()}
-    return (mean(value), metrics), jax.tree.map(mean, grads)
+    scale = 1 / jnp.where(weight > 0, weight, 1)
+    metrics = scaled(metrics, scale)
+    means = {
+      k: metrics[k] / num_microbatches for k in ROW_MEANS if k in metrics
+    }
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    return (value * scale, {**metrics, **means}), grads
 
   return many
 
 
-def make_train_step(forward, loss, tx, *, num_microbatches=1, state=None):
+def _shuffled(batch, key, num_epochs, num_minibatches):
+  """Batch -> arrays [epochs * minibatches, ...], whole groups together."""
+  prompts = batch.num_prompts
+
+  def epoch(key):
+    order = jax.random.permutation(key, prompts)
+    rows = lambda x: x.reshape(prompts, -1, *x.shape[1:])[order].reshape(
+      x.shape
+    )
+    return _microbatches(jax.tree.map(rows, batch), num_minibatches)
+
+  parts = [epoch(k) for k in jax.random.split(key, num_epochs)]
+  return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def make_train_step(
+  forward,
+  loss,
+  tx,
+  *,
+  prepare=None,
+  reads_anchors=False,
+  num_microbatches=1,
+  num_epochs=1,
+  num_minibatches=1,
+  state=None,
+):
   """One step of any method.
 
   Args:
-    forward: (params, batch) -> token log-probs f32 [B, T] or scores f32 [B].
+    forward: (params, batch) -> token log-probs f32 [B, T], scores f32 [B] or
+      `Outputs`.
     loss: (outputs, batch, **hparams) -> (scalar, metrics with 'weight').
     tx: an optax transformation; its updates are multiplied by hparams'
       'learning_rate' when there is one.
-    num_microbatches: prompts are split into this many parts, one at a time.
+    prepare: (outputs, batch, hparams) -> batch, what the loss needs of the
+      whole batch; runs once per step, before the batch is split.
+    reads_anchors: forward is (params, batch, anchors).
+    num_microbatches: prompts are split into this many parts, one at a time,
+      whose gradients add up to one update.
+    num_epochs, num_minibatches: updates over one batch: in every epoch its
+      prompts are shuffled and split into minibatches, an update each.
     state: a placed state, whose shardings the returned state keeps.
   Returns:
     train_step(state, batch, hparams) -> (state, metrics), jitted; donates the
-    state. `hparams` are traced numbers: a sweep over them compiles once.
+    state. `hparams` are traced numbers: a sweep over them compiles once. The
+    state's `stats` override them, and take the metrics of their names after
+    the step. Metrics are means over the updates.
   """
   grad = value_and_grad(forward, loss, num_microbatches)
+  num_updates = num_epochs * num_minibatches
 
   def train_step(state, batch, hparams):
-    hparams = dict(hparams)
+    hparams = {**hparams, **state.stats}
     learning_rate = hparams.pop('learning_rate', 1.0)
-    (value, metrics), grads = grad(state.params, batch, hparams)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: u * learning_rate, updates)
-    metrics = {
-      **metrics,
-      'loss': value,
-      'grad_norm': optax.tree.norm(grads),
-    }
+    anchors = (state.anchors,) if reads_anchors else ()
+
+    def update(carry, batch):
+      params, opt_state = carry
+      (value, metrics), grads = grad(params, batch, hparams, *anchors)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      updates = jax.tree.map(lambda u: u * learning_rate, updates)
+      norm = optax.tree.norm(grads)
+      metrics = {**metrics, 'loss': value, 'grad_norm': norm}
+      return (optax.apply_updates(params, updates), opt_state), metrics
+
+    if prepare:
+      outputs = forward(state.params, batch, *anchors)
+      batch = prepare(outputs, batch, hparams)
+    carry = state.params, state.opt_state
+    if num_updates == 1:
+      carry, metrics = update(carry, batch)
+    else:
+      key = jax.random.fold_in(jax.random.key(0), state.step)
+      parts = _shuffled(batch, key, num_epochs, num_minibatches)
+      carry, metrics = jax.lax.scan(update, carry, parts)
+      metrics = jax.tree.map(lambda m: jnp.mean(m, 0), metrics)
+    params, opt_state = carry
+    stats = {name: metrics.get(name, x) for name, x in state.stats.items()}
     state = state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
+      step=state.step + 1, params=params, opt_state=opt_state, stats=stats
     )
     return state, metrics
 

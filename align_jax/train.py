@@ -1,8 +1,10 @@
 """The loop: one run from its source to its last checkpoint, resumable."""
 
 import jax
+import jax.numpy as jnp
 
 from align_jax import batches as logs
+from align_jax import budget as budgets
 from align_jax import step as steps
 from align_jax.checkpoint import Checkpoints
 from align_jax.metrics import Writer
@@ -22,6 +24,8 @@ def train(
   eval_steps=(),
   evaluate=None,
   refresh_every=None,
+  view=lambda params: params,
+  budget=None,
   keep_log=False,
   report=lambda step, info: None,
 ):
@@ -40,6 +44,9 @@ def train(
     save_every: updates between checkpoints; one is always written at the end.
     eval_steps: numbers of updates after which `evaluate(state)` -> point.
     refresh_every: {anchor: steps}, see `step.refresh`.
+    view: params -> what an anchor keeps of them.
+    budget: a `budget.Budget`, for a state with the anchor `budget.INSIDE`; a
+      run that is to stop at it ends with its last checkpoint and point there.
     keep_log: keep every batch under log/, for `read_log`.
     report: called with the step and {'kl', 'gold'} of the newest point.
   Returns:
@@ -51,32 +58,43 @@ def train(
       state = checkpoints.restore(state)
     if start == num_steps:  # several workers may read what one has finished
       return state
+    if start and budget and budget.stop and budgets.keep(budget, state)[1]:
+      return state
     with Writer(directory, start) as writer:
       info, batches, saved = {}, [], start
 
-      def measure(step):
-        if step in eval_steps and step not in writer.points:
+      def measure(step, last=False):
+        if (last or step in eval_steps) and step not in writer.points:
           point = evaluate(state)
           writer.point(step, point)
           info.update(kl=point['kl_seq_nats'], gold=point['gold'])
 
       measure(start)
       for step in range(start, num_steps):
-        state = steps.refresh(state, step, refresh_every or {})
+        state = steps.refresh(state, step, refresh_every or {}, view)
         batch = source(state, jax.random.fold_in(key, step), step)
         state, metrics = train_step(state, batch, hparams)
         done = step + 1
+        stop = False
+        if budget and budgets.due(budget, done, num_steps):
+          left = budgets.left(budget, done, num_steps)
+          state, stop = budgets.keep(budget, state, left)
+        last = stop or done == num_steps
         if keep_log:
           batches.append(batch)
-        if done % log_every == 0 or done == num_steps:
-          writer.write(done, metrics)
+        if done % log_every == 0 or last:
+          # Copies: the next step donates the state before these are read.
+          stats = {k: jnp.copy(v) for k, v in state.stats.items()}
+          writer.write(done, {**metrics, **stats})
           report(done, info)
-        measure(done)
-        if done % save_every == 0 or done == num_steps:
+        measure(done, last=stop)
+        if done % save_every == 0 or last:
           if keep_log:
             write_log(directory, saved, done, batches)
           checkpoints.save(done, state)
           batches, saved = [], done
+        if stop:
+          break
   return state
 
 

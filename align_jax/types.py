@@ -1,4 +1,4 @@
-"""The two records that everything else passes around.
+"""The records that everything else passes around.
 
 Shape letters, used throughout: B rows, P prompts, G group, S prompt tokens,
 T completion tokens, V vocab, D model, N heads, K kv heads, R = N / K,
@@ -31,11 +31,23 @@ class Batch:
   rewards: jax.Array  # f32 [B]
   sampler_logps: jax.Array | None = None  # f32 [B, T]  under the rows' writer
   ref_logps: jax.Array | None = None  # f32 [B, T]  under the reference
+  prepared: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+  # [B, ...] each: what a loss had computed on the whole batch, see
+  # `losses.PREPARE`
   group_size: int = flax.struct.field(pytree_node=False, default=1)
 
   @property
   def num_prompts(self) -> int:
     return self.prompts.shape[0]
+
+
+@flax.struct.dataclass
+class Outputs:
+  """What a loss is given where log-probs alone do not do."""
+
+  logps: jax.Array  # f32 [B, T]
+  kls: jax.Array | None = None  # f32 [B, T]  exact KL to the reference
+  values: jax.Array | None = None  # f32 [B, T]  the critic's, before the token
 
 
 @flax.struct.dataclass
@@ -46,3 +58,6 @@ class TrainState:
   params: Params
   opt_state: optax.OptState
   anchors: dict[str, Params]  # older copies of params: 'ref', 'sampler'
+  # f32 [] each: numbers that a run carries along, such as an adaptive `beta`;
+  # they override the loss's hyper-parameters of the same name.
+  stats: dict[str, jax.Array] = flax.struct.field(default_factory=dict)

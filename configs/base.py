@@ -51,6 +51,12 @@ def get_config():
   c.proxy = ml_collections.ConfigDict(
     dict(
       verifier='bow',  # 'bow' | 'transformer' (from the SFT policy)
+      loss='bradley_terry',  # 'preference_model': two completions in order |
+      # 'verifier', 'binary_cross_entropy': gold labels in [0, 1] of single ones
+      loss_kwargs=dict(),  # of the loss: margin, label_smoothing, centring
+      members=1,  # more: an ensemble, each from another initialisation
+      combine='mean',  # 'mean' | 'worst_case' | 'uncertainty_weighted'
+      variance_weight=0.5,  # of 'uncertainty_weighted'
       steps=600,
       batch_size=64,
       learning_rate=2e-3,
@@ -63,20 +69,45 @@ def get_config():
   # What every arm is unless it says otherwise.
   c.arm = ml_collections.ConfigDict(
     dict(
-      source='policy',  # 'golden_pairs' | 'policy' | 'reference' | 'sampler'
-      # | 'log'
+      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' | 'teacher'
+      # | 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
+      # | 'hybrid', see align_jax.arms.SOURCES
+      source='policy',
       labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
+      reward_scale='none',  # 'none' | 'reference' (it scores 0, deviation 1) |
+      # 'preference' (chance to win against the group's others)
+      truncated='keep',  # 'keep' | 'mask' | 'penalise' what has no EOS
+      truncation_penalty=1.0,  # reward lost, for 'penalise'
       loss='ipo',  # a name in align_jax.losses.LOSSES
       loss_kwargs=dict(beta=0.1),
       steps=1500,
+      points=0,  # measured on the way; 0: eval.points
       batch_size=32,  # prompts per step
       group_size=2,  # completions per prompt
       learning_rate=1e-4,
       warmup_steps=0,
       max_grad_norm=1.0,
       weight_decay=0.0,
-      num_microbatches=1,
+      num_microbatches=1,  # parts of a batch whose gradients are added up
+      num_epochs=1,  # passes over a batch
+      num_minibatches=1,  # updates per pass
       refresh_every=dict(),  # {anchor: steps}, e.g. {'sampler': 8}
+      parts=(),  # source='mixed': two sources, half of the prompts each;
+      # source='hybrid': where its pairs come from
+      mixture=0.125,  # share of the reference in a geometric mixture
+      critic='own',  # loss='ppo': 'own' trunk | 'shared' with the policy
+      critic_init='reference',  # own trunk: 'reference' | 'reward_model'
+      teacher_of='',  # the run whose last policy is the anchor 'teacher';
+      # 'reference': the SFT policy itself
+      context=(),  # tokens that the teacher alone sees in every prompt
+      context_after=0,  # tokens of the prompt in front of them, such as BOS
+      kl_budget=0.0,  # nats; 0: none
+      kl_mode='hold',  # 'hold' the run at its budget | 'stop' it there
+      kl_every=20,  # steps between measurements of the budget
+      kl_samples=8,  # completions per eval prompt of such a measurement
+      reweigh='',  # 'best_of_n' | 'optimum': the reference's samples weighed
+      # anew instead of training
+      pool=1024,  # such samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed
       shuffle=0,  # source='log': steps per shuffled window; 0: all of them
       save_every=500,  # steps between checkpoints
@@ -87,6 +118,10 @@ def get_config():
   # The arms: {name: what differs from `arm`}; each entry of `sweep` is a
   # configuration of the arm, a run per seed.
   c.arms = ml_collections.ConfigDict()
+
+  # The same for experiments.method_zoo, by method.
+  c.methods = ml_collections.ConfigDict()
+  c.families = ml_collections.ConfigDict()  # {title: names}, for its figures
 
   # Points: measured on held-out prompts after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(
@@ -103,6 +138,7 @@ def get_config():
     dict(
       budgets=(0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 6.0, 8.0),  # nats
       window=(1.5, 3.5),  # budgets that the verdict speaks of
+      shown=(0.5, 1.0, 2.0, 3.0),  # of them, in the table of method_zoo
       treatment='online',
       control='offline',
       golden_policy='online+gold',  # whose last policy win rates are against

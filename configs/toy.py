@@ -8,7 +8,7 @@ because a bag-of-words verifier learns the gold reward from 1000 pairs better
 than the policy can; --config.proxy.verifier=transformer takes that away.
 """
 
-from configs import base
+from configs import base, methods
 
 
 def sweep(*pairs):
@@ -50,4 +50,6 @@ def get_config():
     ),
     'online+gold': dict(labels='gold', sweep=sweep((4e-4, 0.05))),
   }
+  c.methods = methods.zoo(steps=400, points=7, save_every=400)
+  c.families = methods.families()
   return c

@@ -15,7 +15,7 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from align_jax import jobs, protocol, sharding, tasks
+from align_jax import checks, jobs, protocol, seeds, sharding, tasks
 from align_jax.jobs import Job
 from align_jax.metrics import read_jsonl, write_atomically
 
@@ -58,7 +58,7 @@ def label(entry):
   parts = []
   for name, value in entry.items():
     if hasattr(value, 'items'):
-      parts.append(label(value))
+      parts += [label(value)] if value else []
     else:
       name = {'learning_rate': 'lr'}.get(name, name)
       parts.append(
@@ -120,7 +120,7 @@ def finished(workdir, run):
 
 
 def select(runs, only):
-  """The runs of the named arms, and those whose log they replay.
+  """The runs of the named arms, and those that they read.
 
   Raises:
     ValueError: no arm has one of the names.
@@ -133,25 +133,34 @@ def select(runs, only):
       )
   if not only:
     return runs
-  logs = {run['log_of'] for run in runs if run['arm'] in only}
-  return [run for run in runs if run['arm'] in only or run['name'] in logs]
+  needed = {x for run in runs if run['arm'] in only for x in reads(run)}
+  return [run for run in runs if run['arm'] in only or run['name'] in needed]
+
+
+def reads(run):
+  """Names of the runs whose log or last policy this one needs."""
+  names = run['log_of'], run['teacher_of']
+  return [name for name in names if name not in ('', 'reference')]
 
 
 def check(cfg, runs):
   """Raises ValueError for what would fail only after hours of compute."""
   names = {run['name'] for run in runs}
   for run in runs:
-    protocol.check_run(run)
+    checks.check_run(run, cfg['proxy'])
     if run['source'] == 'log' and run['log_of'] not in names:
       raise ValueError(
         f'{run["name"]}: log_of={run["log_of"]!r} is none of the runs '
         f'{", ".join(sorted(names))}'
       )
-  verifier = cfg['proxy']['verifier']
-  if verifier not in protocol.VERIFIERS:
-    raise ValueError(
-      f'proxy.verifier={verifier!r} is none of {sorted(protocol.VERIFIERS)}'
-    )
+    if run['teacher_of'] and run['teacher_of'] not in {*names, 'reference'}:
+      raise ValueError(
+        f'{run["name"]}: teacher_of={run["teacher_of"]!r} is none of the runs '
+        f'{", ".join(sorted(names))}'
+      )
+  checks.check_proxy(cfg['proxy'], cfg['golden'])
+  for note in dict.fromkeys(note for run in runs for note in checks.notes(run)):
+    print(f'note: {note}', file=sys.stderr)
 
 
 def train_run(cfg, run, workdir, report):
@@ -166,12 +175,12 @@ def train_run(cfg, run, workdir, report):
 
 
 def prepare_task(cfg, workdir, report):
-  tasks.prepare(**protocol.task_knobs(cfg, workdir))
+  tasks.prepare(**seeds.task_knobs(cfg, workdir))
 
 
 def prepare_seed(cfg, number, workdir, report):
   sharding.use_mesh(**cfg['mesh'])
-  protocol.prepare_seed(cfg, number, workdir, report=report)
+  seeds.prepare_seed(cfg, number, workdir, report=report)
 
 
 def make_jobs(cfg, runs, workdir):
@@ -190,12 +199,15 @@ def make_jobs(cfg, runs, workdir):
         cfg['sft']['steps'] + cfg['proxy']['steps'],
       )
     )
-  # A log is read before it can be replayed: its writers go first.
+  # What others wait for goes first.
   unfinished = {(run['name'], run['seed']) for run in runs}
-  for run in sorted(runs, key=lambda run: (run['seed'], not run['keep_log'])):
+  awaited = {name for run in runs for name in reads(run)}
+  first = lambda run: (run['seed'], run['name'] not in awaited)
+  for run in sorted(runs, key=first):
     needs = [f'seed{run["seed"]}']
-    if (run['log_of'], run['seed']) in unfinished:
-      needs.append(f'seed{run["seed"]}/{run["log_of"]}')
+    for name in reads(run):
+      if (name, run['seed']) in unfinished:
+        needs.append(f'seed{run["seed"]}/{name}')
     result.append(
       Job(
         f'seed{run["seed"]}/{run["name"]}',
@@ -253,7 +265,9 @@ def read_points(workdir, runs):
   points = []
   for run in runs:
     if finished(workdir, run):
-      keys = {name: run[name] for name in ('arm', 'config', 'seed')}
+      keys = {
+        name: run[name] for name in ('arm', 'config', 'seed', 'kl_budget')
+      }
       rows = read_jsonl(directory(workdir, run) / 'points.jsonl')
       points.extend({**keys, **row} for row in rows)
   return points

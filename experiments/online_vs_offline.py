@@ -53,7 +53,7 @@ def references(points):
 
 
 def by_prompt(point):
-  return np.mean(point['gold_samples'], 1)
+  return np.array(point['gold_by_prompt'])
 
 
 def gain(points):

@@ -9,12 +9,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Of align_jax; what is not named here may import all of it.
-NOTHING = 'types ops sharding checkpoint frontier metrics'.split()
+NOTHING = 'types ops sharding checkpoint frontier metrics reweigh'.split()
 MODEL = 'types ops sharding models'
 MAY = dict.fromkeys(NOTHING, '')
 MAY |= dict.fromkeys(['models', 'scoring', 'sampling'], MODEL)
 MAY |= dict.fromkeys(['rewards', 'data', 'batches', 'step'], 'types ops')
 MAY |= dict(losses='types ops losses', sources='types ops batches')
+MAY |= dict(budget='types')
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
 LAZY = {'datasets', 'transformers', 'tokenizers'}  # inside functions only
 

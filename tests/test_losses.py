@@ -1,46 +1,156 @@
-"""The laws that every loss keeps; a name in LOSSES is enough to be held."""
+"""The laws that every loss keeps; a name in LOSSES is enough to be held.
 
+A law is a function `check_*(case)` that raises AssertionError; test_planted.py
+plants errors in copies of the losses and shows that the laws see them.
+"""
+
+import functools
 import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
-from align_jax import step
-from align_jax.losses import LOSSES, policy_gradient
-from align_jax.types import Batch
+from align_jax import losses, ops, step
+from align_jax.losses import LOSSES, PREPARE, advantages, preference
+from align_jax.losses.kl import BIASED, EXACT, KL_TERMS
+from align_jax.types import Batch, Outputs
 
-# Take scores [B]; all others take token log-probs [B, T].
-SCORES = ('binary_cross_entropy', 'bradley_terry', 'preference_model')
-TOKENS = tuple(name for name in LOSSES if name not in SCORES)
-# Have no notion of a better row in a group.
-UNDIRECTED = ('sft',)
-# Judge every row by itself, so a group of one is enough.
-ROWWISE = ('sft', 'binary_cross_entropy', 'preference_model')
+P, T, V = 4, 5, 7
 
-P, G, T, V = 4, 3, 5, 7
-B = P * G
+# --- What the laws need to know of a name; a plain one needs no entry ---------
 
-every = pytest.mark.parametrize('name', LOSSES)
-token_losses = pytest.mark.parametrize('name', TOKENS)
-directed = pytest.mark.parametrize(
-  'name', [name for name in LOSSES if name not in UNDIRECTED]
+# Outputs: token log-probs [B, T] unless listed here.
+SCORES = ('binary_cross_entropy', 'bradley_terry', 'preference_model')  # [B]
+TOKEN_SCORES = ('verifier',)  # any number, [B, T]
+KLS = ('forward_kl', 'reverse_kl')  # never negative, [B, T]
+VALUES = ('ppo',)  # `Outputs` with values
+
+# Rows of a prompt: a pair of the policy and its opponent, else three.
+GROUP_SIZE = {'nash_md': 2, 'xpo': 2}
+
+# Judge every row by itself or against the whole batch: one of a prompt will do.
+ROWWISE = (
+  *('sft', 'forward_kl', 'reverse_kl'),
+  *('binary_cross_entropy', 'preference_model', 'verifier'),
+  *('reinforce', 'reinforce_mean', 'reinforce_ema', 'reinforce_pp', 'ppo'),
 )
 
+# Have no notion of a better row: they imitate.
+UNDIRECTED = ('sft', 'forward_kl', 'reverse_kl')
 
-@pytest.fixture
-def batch():
-  """Unequal lengths, a mask below `valid`, fractional rewards, one tie."""
+# What to set for equal rewards to say nothing at all; else `beta` is zero
+# where there is a reward to weigh it against.
+TIED_HPARAMS = {
+  'nash_md': {'beta': 0.0},
+  'hypo': {'kl_coef': 0.0},  # its KL term asks for no rewards
+  'xpo': {'alpha': 0.0},  # nor does its optimism
+}
+# Labels are tied where neither side is the likelier.
+TIED_AT_HALF = ('kto', 'nash_md', 'preference_model')
+EQUAL_REWARDS_MATTER = {
+  'sft': 'reads no rewards',
+  'forward_kl': 'reads no rewards',
+  'reverse_kl': 'reads no rewards',
+  'binary_cross_entropy': 'the labels of single rows',
+  'verifier': 'the labels of single rows',
+  'reinforce': 'has no baseline',
+  'reinforce_ema': 'its baseline is that of earlier batches',
+  'ppo': 'its baseline is the critic',
+}
+
+# Values other than `default * 1.3 + 0.05`.
+CHOICES = {'kl': KL_TERMS, 'logp_reduction': preference.LOGP_REDUCTIONS}
+
+
+class Case(NamedTuple):
+  """A loss and its hyper-parameters, those left out at their defaults."""
+
+  name: str
+  hparams: dict[str, Any] = {}
+
+  def __str__(self):
+    return '-'.join([self.name, *(f'{k}={v}' for k, v in self.hparams.items())])
+
+  def but(self, **hparams):
+    return Case(self.name, {**self.hparams, **hparams})
+
+  @property
+  def settings(self):
+    return {**losses.hparams_of(LOSSES[self.name]), **self.hparams}
+
+
+def cases_of(name):
+  """Defaults; and what they hide of the KL, which acts where beta is not 0."""
+  settings = Case(name).settings
+  yield Case(name)
+  if 'kl' in settings:
+    yield Case(name, {'beta': 0.05, 'kl': 'exact'})
+    if not settings['beta']:
+      yield Case(name, {'beta': 0.05})
+
+
+NAMES = list(LOSSES)
+CASES = [case for name in NAMES for case in cases_of(name)]
+
+every = pytest.mark.parametrize('case', CASES, ids=str)
+every_name = pytest.mark.parametrize('name', NAMES)
+every_kl = pytest.mark.parametrize('kl', KL_TERMS)
+
+
+def test_the_lists_name_losses():
+  lists = SCORES, TOKEN_SCORES, KLS, VALUES, GROUP_SIZE, ROWWISE, UNDIRECTED
+  lists += TIED_HPARAMS, TIED_AT_HALF, EQUAL_REWARDS_MATTER
+  for names in lists:
+    assert set(names) <= set(LOSSES)
+
+
+# --- Inputs -------------------------------------------------------------------
+
+
+class Example(NamedTuple):
+  outputs: Any  # of the policy as it is now
+  old: Any  # of the policy that wrote the rows, for which they were prepared
+  batch: Batch  # not prepared
+
+
+def per_row(case, batch_size, kind):
+  """Outputs from noise f64 [B, T]: kind(noise) for each of the arrays."""
+  rng = np.random.default_rng(kind)
+  f = lambda x: jnp.asarray(x, jnp.float32)
+  normal = rng.normal(size=(batch_size, T))
+  size = rng.exponential(size=(3, batch_size, T))
+  if case.name in SCORES:
+    return f(normal[:, 0])
+  if case.name in TOKEN_SCORES:
+    return f(normal)
+  if case.name in KLS:
+    return f(size[0])
+  kls = f(size[1]) if case.settings.get('kl') in EXACT else None
+  if case.name in VALUES:
+    return Outputs(f(-size[0]), kls, f(normal))
+  return f(-size[0]) if kls is None else Outputs(f(-size[0]), kls)
+
+
+def blend(x, y, share):
+  return jax.tree.map(lambda a, b: (1 - share) * a + share * b, x, y)
+
+
+def make_batch(group_size):
+  """Unequal lengths, masks with holes, fractional rewards, one tie."""
   rng = np.random.default_rng(0)
+  B = P * group_size
   # The groups' lengths differ, so that their weights do.
-  lengths = np.repeat([1, 2, 4, 5], G) - np.tile([0, 0, 1], P)
-  lengths = np.maximum(lengths, 1)
-  valid = np.arange(T) < lengths[:, None]
+  shorter = (np.arange(group_size) == group_size - 1).astype(int)
+  lengths = np.repeat([1, 2, 3, 5], group_size) - np.tile(shorter, P)
+  valid = np.arange(T) < np.maximum(lengths, 1)[:, None]
   mask = valid.copy()
-  mask[-1, 0] = False
+  mask[-1, 0] = mask[-2, 2] = False
   rewards = rng.permutation(B) / B + 0.03
-  rewards[G : 2 * G] = 0.5
+  rewards[group_size : 2 * group_size] = 0.5
   batch = Batch(
     prompts=rng.integers(0, V, (P, 2)),
     prompt_valid=np.ones((P, 2), bool),
@@ -48,298 +158,571 @@ def batch():
     valid=valid,
     mask=mask,
     rewards=rewards.astype(np.float32),
-    ref_logps=-rng.exponential(size=(B, T)).astype(np.float32),
-    group_size=G,
+    ref_logps=-2.5 * rng.exponential(size=(B, T)).astype(np.float32),
+    group_size=group_size,
   )
   return jax.tree.map(jnp.asarray, batch)
 
 
-def outputs_for(name, seed=1):
-  rng = np.random.default_rng(seed)
-  if name in SCORES:
-    return jnp.asarray(rng.normal(size=B), jnp.float32)
-  return jnp.asarray(-rng.exponential(size=(B, T)), jnp.float32)
+def logps_of(outputs):
+  return outputs.logps if isinstance(outputs, Outputs) else outputs
 
 
-def gradient(name, outputs, batch, **hparams):
-  return jax.grad(lambda x: LOSSES[name](x, batch, **hparams)[0])(outputs)
+@functools.cache
+def _example(name, with_kls):
+  case = Case(name, {'kl': 'exact'} if with_kls else {})
+  batch = make_batch(GROUP_SIZE.get(name, 3))
+  B = len(batch.rewards)
+  old = per_row(case, B, 1)
+  outputs = blend(old, per_row(case, B, 2), 0.3)
+  if name not in SCORES:
+    batch = batch.replace(sampler_logps=logps_of(old))
+  return Example(outputs, old, batch)
 
 
-def groups(batch, index):
-  """The groups of the given prompts, in that order."""
-  rows = (np.asarray(index)[:, None] * G + np.arange(G)).reshape(-1)
-  pick = lambda x: x[jnp.asarray(index)] if len(x) == P else x[rows]
-  return jax.tree.map(pick, batch)
+def example(case):
+  return _example(case.name, case.settings.get('kl') in EXACT)
 
 
-def close(x, y, rtol=1e-5, atol=1e-6):
+# --- Running a loss -----------------------------------------------------------
+
+
+def prepare(case, old, batch):
+  return losses.prepared(case.name, old, batch, case.settings)
+
+
+def value(case, outputs, old, batch):
+  """-> loss, metrics; `case.hparams` alone are given to the loss."""
+  batch = prepare(case, old, batch)
+  return LOSSES[case.name](outputs, batch, **case.hparams)
+
+
+def everything(case, outputs, old, batch):
+  """-> (loss, metrics), gradient by the outputs; the prepared is constant."""
+  batch = prepare(case, old, batch)
+  f = lambda x: LOSSES[case.name](x, batch, **case.hparams)
+  return jax.value_and_grad(f, has_aux=True)(outputs)
+
+
+def gradient(case, outputs, old, batch):
+  return everything(case, outputs, old, batch)[1]
+
+
+def over_tokens(f, outputs, batch, *more):
+  """f(array, *more) of all arrays [B, T] of the outputs and of the batch."""
+  grid = batch.mask.shape
+  names = 'ref_logps', 'sampler_logps'
+  fields = {k: getattr(batch, k) for k in names}
+  g = lambda x: f(x, *more) if x.shape == grid else x
+  return jax.tree.map(g, outputs), batch.replace(**jax.tree.map(g, fields))
+
+
+def largest(tree):
+  return max(jnp.abs(x).max() for x in jax.tree.leaves(tree))
+
+
+def close(x, y, rtol=1e-5, atol=2e-6):
   np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
+def all_close(x, y, **tolerance):
+  jax.tree.map(functools.partial(close, **tolerance), x, y)
+
+
+def all_equal(x, y):
+  jax.tree.map(np.testing.assert_array_equal, x, y)
+
+
+# --- The formulas -------------------------------------------------------------
+
+
+def variants(name):
+  """-> (case, the same with another value of one hparam), for each value."""
+  for hparam, default in Case(name).settings.items():
+    # The KL term shows where its weight is not zero.
+    plain = Case(name, {'beta': 0.3} if hparam == 'kl' else {})
+    others = [x for x in CHOICES.get(hparam, ()) if x != default]
+    for other in others or [default * 1.3 + 0.05]:
+      yield plain, plain.but(**{hparam: other})
+
+
+def check_formula(case):
+  """The loss in float64, loop by loop."""
+  outputs, old, batch = example(case)
+  loss, _ = value(case, outputs, old, batch)
+  x, b = oracles.double(outputs), oracles.data(batch, outputs, old)
+  close(loss, oracles.ORACLES[case.name](x, b, **case.hparams), rtol=2e-5)
+
+
+def check_gradient(case):
+  """The gradient is the derivative of the formula, in random directions."""
+  outputs, old, batch = example(case)
+  got = oracles.double(gradient(case, outputs, old, batch))
+  x, b = oracles.double(outputs), oracles.data(batch, outputs, old)
+  oracle = oracles.ORACLES[case.name]
+  rng = np.random.default_rng(3)
+  for _ in range(4):
+    towards = jax.tree.map(lambda a: rng.normal(size=a.shape), x)
+    at = lambda h: jax.tree.map(lambda a, d: a + h * d, x, towards)
+    f = lambda h: oracle(at(h), b, **case.hparams)
+    want = (f(1e-5) - f(-1e-5)) / 2e-5
+    dot = jax.tree.map(lambda g, d: (g * d).sum(), got, towards)
+    close(sum(jax.tree.leaves(dot)), want, rtol=1e-4, atol=1e-5)
+
+
+def test_every_loss_has_an_oracle():
+  assert set(oracles.ORACLES) == set(LOSSES)
+  for name, oracle in oracles.ORACLES.items():
+    parameters = inspect.signature(oracle).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.name not in 'xb'}
+    assert defaults == Case(name).settings
+
+
 @every
-def test_scalar_and_finite(name, batch):
-  loss, metrics = LOSSES[name](outputs_for(name), batch)
+def test_equals_the_formula(case):
+  check_formula(case)
+
+
+@every_name
+def test_equals_the_formula_whatever_the_hparams(name):
+  """And none of them is without effect."""
+  for plain, case in variants(name):
+    check_formula(case)
+    one, two = (
+      jax.tree.leaves(value(c, *example(case))) for c in (plain, case)
+    )
+    # A score function may have one value and two gradients.
+    if all(x == y for x, y in zip(one, two)):
+      one, two = (gradient(c, *example(case)) for c in (plain, case))
+      assert largest(jax.tree.map(jnp.subtract, one, two)) > 0
+
+
+@every
+def test_gradient_is_that_of_the_formula(case):
+  check_gradient(case)
+
+
+@pytest.mark.parametrize(
+  'case',
+  [c for c in CASES if {'clip', 'clip_low'} & c.settings.keys()],
+  ids=str,
+)
+def test_clipping_is_active_on_some(case):
+  """Else the formulas would be compared where they are simple."""
+  _, metrics = value(case, *example(case))
+  assert 0 < metrics['clipped'] < 1
+
+
+# --- Reductions and masks -----------------------------------------------------
+
+
+def check_scalar_and_finite(case):
+  loss, metrics = value(case, *example(case))
   assert metrics['weight'] > 0
   for x in (loss, *metrics.values()):
     assert jnp.shape(x) == () and jnp.isfinite(x)
 
 
-@every
-def test_jit_changes_nothing(name, batch):
-  outputs = outputs_for(name)
-  plain, jitted = (
-    f(outputs, batch) for f in (LOSSES[name], jax.jit(LOSSES[name]))
-  )
-  jax.tree.map(close, plain, jitted)
+def check_mask(case):
+  """Nothing enters from outside the mask, NaN and infinities included."""
+  outputs, old, batch = example(case)
+  want = everything(case, outputs, old, batch)
+  for g in jax.tree.leaves(want[1]):
+    assert g.shape != batch.mask.shape or (g[~batch.mask] == 0).all()
+  assert (logps_of(want[1]) != 0).any()
+  for junk in (jnp.nan, jnp.inf, -jnp.inf):
+    fill = lambda x: jnp.where(batch.mask, x, junk)
+    dirty_outputs, dirty = over_tokens(fill, outputs, batch)
+    dirty_old, _ = over_tokens(fill, old, batch)
+    all_equal(everything(case, dirty_outputs, dirty_old, dirty), want)
 
 
-@token_losses
-def test_no_gradient_outside_mask(name, batch):
-  """Even where what lies outside is NaN, in policy and reference."""
-  outputs = outputs_for(name)
-  want = gradient(name, outputs, batch)
-  assert (want[~batch.mask] == 0).all()
-  assert (want[batch.mask] != 0).any()
-  nan = lambda x: jnp.where(batch.mask, x, jnp.nan)
-  got = gradient(
-    name, nan(outputs), batch.replace(ref_logps=nan(batch.ref_logps))
-  )
-  assert (got == want).all()
+def check_padding(case):
+  """More padding columns, full of numbers, change nothing."""
+  outputs, old, batch = example(case)
+  rng = np.random.default_rng(5)
+  # Other numbers in every row and array: nothing may cancel.
+  junk = lambda x: jnp.asarray(rng.normal(size=(len(x), 3)), x.dtype)
+  wider = lambda x: jnp.concatenate([x, junk(x)], 1)
+  wide_outputs, wide = over_tokens(wider, outputs, batch)
+  wide_old, _ = over_tokens(wider, old, batch)
+  blank = lambda x: jnp.pad(x, ((0, 0), (0, 3)))
+  fields = {k: blank(getattr(batch, k)) for k in ('valid', 'mask')}
+  wide = wide.replace(**fields, completions=wider(batch.completions))
+  got = value(case, wide_outputs, wide_old, wide)
+  all_close(got, value(case, outputs, old, batch))
 
 
-@token_losses
-def test_padding_columns_change_nothing(name, batch):
-  wider = lambda x, fill: jnp.pad(x, ((0, 0), (0, 3)), constant_values=fill)
-  padded = batch.replace(
-    completions=wider(batch.completions, 1),
-    valid=wider(batch.valid, False),
-    mask=wider(batch.mask, False),
-    ref_logps=wider(batch.ref_logps, -9.0),
-  )
-  outputs = outputs_for(name)
-  want = LOSSES[name](outputs, batch)
-  got = LOSSES[name](wider(outputs, -3.0), padded)
-  jax.tree.map(close, got, want)
+def check_an_empty_row(case):
+  """A row without a token, as of a completion left out, is no NaN."""
+  outputs, old, batch = example(case)
+  mask = batch.mask.at[0].set(False).at[-1].set(False)
+  got = everything(case, outputs, old, batch.replace(mask=mask))
+  for x in jax.tree.leaves(got):
+    assert jnp.isfinite(x).all()
 
 
-@every
-def test_order_of_groups_changes_nothing(name, batch):
-  outputs, index = outputs_for(name), [2, 0, 3, 1]
-  rows = groups(batch, index)
-  shuffled = outputs.reshape(P, G, -1)[np.array(index)].reshape(outputs.shape)
-  assert (rows.rewards != batch.rewards).any()
-  jax.tree.map(
-    close, LOSSES[name](shuffled, rows), LOSSES[name](outputs, batch)
-  )
+def check_order(case):
+  """The order of the groups changes nothing."""
+  index = np.array([2, 0, 3, 1])
+  outputs, old, batch = example(case)
+
+  def pick(x):
+    size = len(x) // P
+    return ops.by_group(x, size)[index].reshape(x.shape)
+
+  tree = outputs, old, batch
+  shuffled = jax.tree.map(pick, tree)
+  assert (shuffled[2].rewards != batch.rewards).any()
+  (loss, grads) = everything(case, *tree)
+  all_close(everything(case, *shuffled), (loss, jax.tree.map(pick, grads)))
 
 
-def tabular(name):
-  """A policy or a scorer with a row of parameters per token."""
+def tabular(case):
+  """(params, batch) -> outputs, of a table with numbers per token."""
 
   def forward(params, batch):
-    logps = jax.nn.log_softmax(params)[batch.completions]
-    if name in SCORES:
+    by_token = lambda x: x[batch.completions]
+    logps = by_token(jax.nn.log_softmax(params['policy']))
+    if case.name in SCORES:
       return jnp.where(batch.valid, logps, 0).sum(1)
-    return logps
+    if case.name in TOKEN_SCORES:
+      return by_token(params['policy'])
+    if case.name in KLS:
+      return jnp.square(by_token(params['policy']))
+    kls = values = None
+    if case.settings.get('kl') in EXACT:
+      kls = jnp.square(by_token(params['policy']))
+    if case.name in VALUES:
+      values = by_token(params['values'])
+    same = kls is None and values is None
+    return logps if same else Outputs(logps, kls, values)
 
   return forward
 
 
-@every
-@pytest.mark.parametrize('num', [2, P])
-def test_microbatches_recombine(name, batch, num):
-  """Into the same loss, metrics and gradient, whatever their lengths."""
+def tables(seed):
+  rng = np.random.default_rng(seed)
+  draw = lambda: jnp.asarray(rng.normal(size=V), jnp.float32)
+  return {'policy': draw(), 'values': draw()}
+
+
+def check_microbatches(case, num=P):
+  """They recombine to loss, metrics and gradient, whatever their lengths."""
+  batch, forward = example(case).batch, tabular(case)
   per_part = batch.mask.reshape(num, -1).sum(1)
   assert len(set(per_part.tolist())) == num
-  params = jnp.asarray(np.random.default_rng(2).normal(size=V), jnp.float32)
-  args = params, batch, {}
-  whole = step.value_and_grad(tabular(name), LOSSES[name])(*args)
-  parts = jax.jit(step.value_and_grad(tabular(name), LOSSES[name], num))(*args)
-  assert jnp.abs(whole[1]).max() > 1e-3
-  jax.tree.map(close, parts, whole)
-
-
-@directed
-def test_descent_raises_the_best_over_the_worst(name, batch):
-  """From policy == reference, in every group that is no tie."""
-  scores = name in SCORES
-  outputs = jnp.zeros(B) if scores else batch.ref_logps
-  uphill = -gradient(name, outputs, batch)
-  per_row = uphill if scores else jnp.where(batch.mask, uphill, 0).sum(1)
-  per_row /= 1 if scores else batch.mask.sum(1)
-  per_row, rewards = (x.reshape(P, G) for x in (per_row, batch.rewards))
-  for row, reward in zip(per_row, rewards):
-    if reward.max() > reward.min():
-      assert row[reward.argmax()] > row[reward.argmin()]
-    else:
-      assert (row == 0).all()
-
-
-@directed
-def test_fractional_rewards_survive(name, batch):
-  """Rewards that an integer cast or a threshold would make equal."""
-  flat = batch.replace(rewards=jnp.tile(jnp.array([0.6, 0.7, 0.8]), P))
-  back = batch.replace(rewards=jnp.tile(jnp.array([0.8, 0.7, 0.6]), P))
-  one, two = (gradient(name, outputs_for(name), x) for x in (flat, back))
-  assert jnp.abs(one - two).max() > 1e-3
-
-
-@pytest.mark.parametrize('name', [x for x in LOSSES if x not in ROWWISE])
-def test_a_group_of_one_is_refused(name, batch):
-  with pytest.raises(ValueError, match='group_size'):
-    LOSSES[name](outputs_for(name), batch.replace(group_size=1))
+  old, params = tables(2), blend(tables(2), tables(3), 0.3)
+  if case.name not in SCORES:
+    batch = batch.replace(sampler_logps=logps_of(forward(old, batch)))
+  batch = prepare(case, forward(old, batch), batch)
+  loss = functools.partial(LOSSES[case.name], **case.hparams)
+  whole = step.value_and_grad(forward, loss)(params, batch, {})
+  split = jax.jit(step.value_and_grad(forward, loss, num))
+  assert largest(whole[1]) > 1e-3
+  all_close(split(params, batch, {}), whole)
 
 
 @every
-def test_bfloat16_outputs(name, batch):
-  """Within 2^-7 of the loss, and 2^-6 of the gradient's largest entry."""
-  outputs = outputs_for(name).astype(jnp.bfloat16)
-  assert (outputs != outputs_for(name)).any()
-  same = outputs.astype(jnp.float32)
-  low, high = (LOSSES[name](x, batch)[0] for x in (outputs, same))
-  close(np.float32(low), high, rtol=2**-7)
-  low, high = (gradient(name, x, batch) for x in (outputs, same))
-  assert (high != 0).any()
-  close(low.astype(jnp.float32), high, 0, 2**-6 * jnp.abs(high).max())
+def test_scalar_and_finite(case):
+  check_scalar_and_finite(case)
 
 
-# The formulas of the papers, in float64, a row at a time.
+@every
+def test_nothing_enters_from_outside_the_mask(case):
+  check_mask(case)
 
 
-def double(tree):
-  return jax.tree.map(
-    lambda x: np.asarray(x, bool if x.dtype == bool else np.float64), tree
-  )
+@every
+def test_padding_columns_change_nothing(case):
+  check_padding(case)
 
 
-def log_sigmoid(x):
-  return -np.log1p(np.exp(-x))
+@every
+def test_a_row_without_tokens(case):
+  check_an_empty_row(case)
 
 
-def seq(x, b, row):
-  return sum(x[row, t] for t in range(T) if b.mask[row, t])
+@every
+def test_order_of_groups_changes_nothing(case):
+  check_order(case)
 
 
-def log_ratio(x, b, row):
-  return seq(x, b, row) - seq(b.ref_logps, b, row)
+@every
+def test_microbatches_recombine(case):
+  check_microbatches(case)
 
 
-def pairs(b):
-  """(best row, worst row) of every group that is no tie."""
-  for p in range(P):
-    rows = list(range(p * G, (p + 1) * G))
-    best = max(rows, key=lambda row: b.rewards[row])
-    worst = min(rows, key=lambda row: b.rewards[row])
-    if b.rewards[best] > b.rewards[worst]:
-      yield best, worst
+# --- Rewards ------------------------------------------------------------------
 
 
-def dpo(x, b, beta=0.1):
-  margin = lambda y, z: log_ratio(x, b, y) - log_ratio(x, b, z)
-  return np.mean([-log_sigmoid(beta * margin(y, z)) for y, z in pairs(b)])
+def check_descent(case):
+  """From the reference, the best row rises over the worst of its group."""
+  outputs, _, batch = example(case)
+  outputs = jax.tree.map(jnp.zeros_like, outputs)
+  batch = batch.replace(sampler_logps=batch.ref_logps)
+  if case.name == 'kto':  # reads which side of 1/2 a reward is on
+    rewards = jnp.tile(jnp.array([0.9, 0.2, 0.5, 0.1, 0.7, 0.5]), P // 2)
+    batch = batch.replace(rewards=rewards)
+  if case.name not in SCORES + TOKEN_SCORES:
+    here = isinstance(outputs, Outputs)
+    logps = batch.ref_logps
+    outputs = outputs.replace(logps=logps) if here else logps
+  if 'lam' in case.settings:
+    case = case.but(lam=1.0)  # else short rows weigh more
+  uphill = -logps_of(gradient(case, outputs, outputs, batch))
+  if uphill.ndim == 2:
+    uphill = ops.masked_mean(uphill, batch.mask)
+  compared = 0
+  for row, reward in zip(uphill.reshape(P, -1), batch.rewards.reshape(P, -1)):
+    if case.name in ('hypo', 'kto'):  # the last is not compared
+      row, reward = row[:2], reward[:2]
+    if case.name == 'nash_md':  # one row plays; its reward is how it fares
+      row, reward = row.at[1].set(0), reward.at[1].set(0.5)
+    if reward.max() > reward.min():
+      compared += 1
+      assert row[reward.argmax()] > row[reward.argmin()]
+  assert compared >= P - 1
 
 
-def ipo(x, b, beta=0.1, logp_reduction='sum'):
-  def h(row):
-    count = b.mask[row].sum() if logp_reduction == 'mean' else 1
-    return log_ratio(x, b, row) / max(count, 1)
-
-  return np.mean([(h(y) - h(z) - 1 / (2 * beta)) ** 2 for y, z in pairs(b)])
-
-
-def best_of_2(x, b):
-  return -np.mean([seq(x, b, best) for best, _ in pairs(b)])
-
-
-def rloo(x, b, beta=0.05):
-  total = 0.0
-  for row in range(B):
-    group = range(row // G * G, row // G * G + G)
-    value = lambda i: b.rewards[i] - beta * log_ratio(x, b, i)
-    others = [value(i) for i in group if i != row]
-    total += (value(row) - np.mean(others)) * seq(x, b, row)
-  return -total / B
-
-
-def sft(x, b):
-  return -np.mean([x[i, t] for i in range(B) for t in range(T) if b.mask[i, t]])
+def check_fractional_rewards(case):
+  """Rewards that an integer cast would make equal differ, in any dtype."""
+  outputs, old, batch = example(case)
+  if case.name == 'kto':  # desirable or not: it reads no more than that
+    few = jnp.array([0.4, 0.6, 0.6])
+  else:
+    few = jnp.linspace(0.6, 0.8, batch.group_size)
+  for dtype in (jnp.float32, jnp.bfloat16):
+    grads = []
+    for rewards in (few, few[::-1]):
+      rewards = jnp.tile(rewards.astype(dtype), P)
+      low, high = (
+        gradient(case, outputs, old, batch.replace(rewards=x))
+        for x in (rewards, rewards.astype(jnp.float32))
+      )
+      all_close(low, high, rtol=1e-3, atol=1e-3 * largest(high))
+      grads.append(high)
+    apart = jax.tree.map(lambda x, y: x - y, *grads)
+    assert largest(apart) > 1e-3
 
 
-def cross_entropy(x, label):
-  return -label * log_sigmoid(x) - (1 - label) * log_sigmoid(-x)
+def check_equal_rewards(case):
+  """No gradient at all, not even what rounding leaves."""
+  outputs, old, batch = example(case)
+  no_kl = {'beta': 0.0} if 'kl' in case.settings else {}
+  case = case.but(**no_kl, **TIED_HPARAMS.get(case.name, {}))
+  at_half = case.name in TIED_AT_HALF
+  for reward in (0.5,) if at_half else (0.1, 1 / 3, 0.7, -0.9, 123.4):
+    tied = batch.replace(rewards=jnp.full(len(batch.rewards), reward))
+    (_, metrics), grads = everything(case, outputs, old, tied)
+    assert largest(grads) == 0
+    assert all(jnp.isfinite(x) for x in metrics.values())
 
 
-def binary_cross_entropy(x, b):
-  return np.mean([cross_entropy(x[i], b.rewards[i]) for i in range(B)])
-
-
-def preference_model(x, b):
-  rows = [i for i in range(B) if b.rewards[i] != 0.5]
-  return np.mean([cross_entropy(x[i], b.rewards[i]) for i in rows])
-
-
-def bradley_terry(x, b):
-  return -np.mean([log_sigmoid(x[y] - x[z]) for y, z in pairs(b)])
+def check_group_of_one(case):
+  """Refused by name where rows are compared within a group, else accepted."""
+  args = example(case)
+  alone = args._replace(batch=args.batch.replace(group_size=1))
+  if case.name in ROWWISE:
+    loss, _ = value(case, *alone)
+    assert jnp.isfinite(loss)
+    return
+  try:
+    value(case, *alone)
+  except ValueError as error:
+    assert 'group_size' in str(error)
+  else:
+    raise AssertionError(f'{case.name} took a group of one')
 
 
 @pytest.mark.parametrize(
-  'oracle, hparams',
-  [
-    (dpo, {}),
-    (dpo, {'beta': 0.7}),
-    (ipo, {}),
-    (ipo, {'beta': 0.7}),
-    (ipo, {'logp_reduction': 'mean'}),
-    (best_of_2, {}),
-    (rloo, {}),
-    (rloo, {'beta': 0.7}),
-    (sft, {}),
-    (binary_cross_entropy, {}),
-    (preference_model, {}),
-    (bradley_terry, {}),
-  ],
+  'case', [c for c in CASES if c.name not in UNDIRECTED], ids=str
 )
-def test_equals_the_formula(oracle, hparams, batch):
-  name = oracle.__name__
-  outputs = outputs_for(name)
-  got, _ = LOSSES[name](outputs, batch, **hparams)
-  close(got, oracle(*double((outputs, batch)), **hparams))
+def test_descent_raises_the_best_over_the_worst(case):
+  check_descent(case)
 
 
-def test_pair_metrics(batch):
-  outputs = outputs_for('dpo')
-  x, b = double((outputs, batch))
-  margins = [log_ratio(x, b, y) - log_ratio(x, b, z) for y, z in pairs(b)]
-  assert min(margins) < 0 < max(margins)
-  for name in ('dpo', 'ipo'):
-    _, metrics = LOSSES[name](outputs, batch)
-    close(metrics['margin'], np.mean(margins))
-    close(metrics['accuracy'], np.mean(np.array(margins) > 0))
+@pytest.mark.parametrize(
+  'case', [c for c in CASES if c.name not in UNDIRECTED], ids=str
+)
+def test_fractional_rewards_survive(case):
+  check_fractional_rewards(case)
 
 
-def test_ipo_reductions_differ(batch):
-  loss = lambda how: LOSSES['ipo'](
-    outputs_for('ipo'), batch, logp_reduction=how
-  )[0]
-  assert abs(loss('sum') - loss('mean')) > 1
+@pytest.mark.parametrize(
+  'case', [c for c in CASES if c.name not in EQUAL_REWARDS_MATTER], ids=str
+)
+def test_equal_rewards_have_no_gradient(case):
+  check_equal_rewards(case)
 
 
-@pytest.mark.parametrize('beta', [0.1, 0.5, 2.0])
-def test_pair_losses_at_the_reference(beta, batch):
-  dpo, metrics = LOSSES['dpo'](batch.ref_logps, batch, beta=beta)
-  assert dpo == jnp.log(2.0) and metrics['margin'] == 0
-  assert metrics['weight'] == P - 1  # the tied group weighs nothing
-  loss, _ = LOSSES['ipo'](batch.ref_logps, batch, beta=beta)
-  close(loss, 1 / (4 * beta**2), rtol=1e-6)
+@every_name
+def test_a_group_of_one(name):
+  check_group_of_one(Case(name))
 
 
-def test_ties_alone_give_zero(batch):
-  """No pair is left: zero loss and gradient, and no NaN."""
-  tied = batch.replace(rewards=jnp.full(B, 0.3))
-  for name in ('dpo', 'ipo', 'best_of_2', 'bradley_terry'):
-    loss, metrics = LOSSES[name](outputs_for(name), tied)
-    assert loss == 0 and metrics['weight'] == 0
-    assert (gradient(name, outputs_for(name), tied) == 0).all()
+@pytest.mark.parametrize(
+  'name, size', [('nash_md', 3), ('xpo', 3), ('hypo', 2)]
+)
+def test_a_group_of_another_size_is_refused(name, size):
+  batch = make_batch(size)
+  with pytest.raises(ValueError, match=f'group_size {size}'):
+    LOSSES[name](batch.ref_logps, batch)
+
+
+# --- Numbers and signatures ---------------------------------------------------
+
+
+def traced(hparams):
+  return {k: v for k, v in hparams.items() if not isinstance(v, str)}
+
+
+def check_jit(case):
+  """Compiled it is the same, its numbers traced, as in a train step."""
+  outputs, old, batch = example(case)
+  batch = prepare(case, old, batch)
+  named = {k: v for k, v in case.settings.items() if isinstance(v, str)}
+  f = functools.partial(LOSSES[case.name], **named)
+  got = jax.jit(f)(outputs, batch, **traced(case.settings))
+  all_close(got, LOSSES[case.name](outputs, batch, **case.hparams))
+
+
+def check_bfloat16(case):
+  """Within 2^-7 of the loss, and 2^-6 of the gradient's largest entry."""
+  outputs, old, batch = example(case)
+  low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
+  assert any(
+    (x != y).any() for x, y in zip(*map(jax.tree.leaves, (low, outputs)))
+  )
+  same = jax.tree.map(lambda x: x.astype(jnp.float32), low)
+  got, want = (value(case, x, old, batch)[0] for x in (low, same))
+  close(np.float32(got), want, rtol=2**-7)
+  got, want = (gradient(case, x, old, batch) for x in (low, same))
+  bound = 2**-6 * largest(want)
+  assert bound > 0
+  upcast = jax.tree.map(lambda x: x.astype(jnp.float32), got)
+  all_close(upcast, want, rtol=0, atol=bound)
+
+
+@every
+def test_jit_changes_nothing(case):
+  check_jit(case)
+
+
+@every
+def test_bfloat16_outputs(case):
+  check_bfloat16(case)
+
+
+@every_name
+def test_unknown_hparams_are_refused(name):
+  for f in (LOSSES[name], PREPARE.get(name, LOSSES[name])):
+    kinds = [p.kind for p in inspect.signature(f).parameters.values()]
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+    with pytest.raises(TypeError, match='no_such_hparam'):
+      f(*example(Case(name))[::2], no_such_hparam=1)
+
+
+@pytest.mark.parametrize('name', PREPARE)
+def test_preparation_shares_the_hparams(name):
+  ours = losses.hparams_of(PREPARE[name])
+  assert ours.items() <= losses.hparams_of(LOSSES[name]).items()
+
+
+@every_name
+def test_preparation_is_of_rows(name):
+  """Arrays [B, ...] that a microbatch can take its part of."""
+  outputs, old, batch = example(Case(name))
+  ready = prepare(Case(name), old, batch).prepared
+  assert bool(ready) == (name in PREPARE)
+  assert all(len(x) == len(batch.rewards) for x in ready.values())
+
+
+# --- KL terms -----------------------------------------------------------------
+
+
+def kl_example(kl):
+  """Outputs and batch; the outputs have `kls` where the term needs them."""
+  outputs, _, batch = example(Case('ppo', {'kl': kl}))
+  return outputs, batch
+
+
+def kl_parts(term, outputs, batch):
+  """-> (reward, loss), gradients of their sums."""
+  parts = term(outputs, batch)
+  grads = jax.jacrev(lambda x: jnp.stack([p.sum() for p in term(x, batch)]))
+  return tuple(parts), grads(outputs)
+
+
+def check_kl_formula(kl, term):
+  outputs, batch = kl_example(kl)
+  parts, grads = kl_parts(term, outputs, batch)
+  x, b = oracles.double(outputs), oracles.data(batch, outputs, outputs)
+  f = lambda x, row, t: np.array(oracles.KL_TERMS[kl](x, b, row, t))
+  for row, t in oracles.all_steps(b):
+    close([p[row, t] for p in parts], f(x, row, t), rtol=2e-5)
+  rng = np.random.default_rng(3)
+  towards = jax.tree.map(lambda a: rng.normal(size=a.shape), x)
+  at = lambda h: jax.tree.map(lambda a, d: a + h * d, x, towards)
+  total = lambda h: sum(f(at(h), *where) for where in oracles.all_steps(b))
+  dots = jax.tree.map(
+    lambda g, d: (np.asarray(g, np.float64) * d).sum((1, 2)), grads, towards
+  )
+  got = sum(jax.tree.leaves(dots))
+  assert got[0] == 0  # a reward is a number
+  close(got, (total(1e-5) - total(-1e-5)) / 2e-5, rtol=1e-4, atol=1e-5)
+
+
+def check_kl_mask(kl, term):
+  outputs, batch = kl_example(kl)
+  want = kl_parts(term, outputs, batch)
+  for junk in (jnp.nan, jnp.inf, -jnp.inf):
+    fill = lambda x: jnp.where(batch.mask, x, junk)
+    got = kl_parts(term, *over_tokens(fill, outputs, batch))
+    all_equal(got, want)
+  for x in jax.tree.leaves(want):
+    assert (jnp.where(batch.mask, 0, x) == 0).all()
+
+
+def check_kl_padding(kl, term):
+  outputs, batch = kl_example(kl)
+  rng = np.random.default_rng(5)
+  junk = lambda x: jnp.asarray(rng.normal(size=(len(x), 3)), x.dtype)
+  wider = lambda x: jnp.concatenate([x, junk(x)], 1)
+  wide_outputs, wide = over_tokens(wider, outputs, batch)
+  wide = wide.replace(mask=jnp.pad(batch.mask, ((0, 0), (0, 3))))
+  got = term(wide_outputs, wide)
+  all_close([x[:, :T] for x in got], [*term(outputs, batch)])
+  assert all((x[:, T:] == 0).all() for x in got)
+
+
+@every_kl
+def test_kl_term_equals_the_formula(kl):
+  check_kl_formula(kl, KL_TERMS[kl])
+
+
+@every_kl
+def test_nothing_enters_a_kl_term_from_outside_the_mask(kl):
+  check_kl_mask(kl, KL_TERMS[kl])
+
+
+@every_kl
+def test_padding_columns_do_not_change_a_kl_term(kl):
+  check_kl_padding(kl, KL_TERMS[kl])
+
+
+def test_kl_names():
+  assert set(oracles.KL_TERMS) == set(KL_TERMS)
+  assert set(BIASED) <= set(KL_TERMS) and EXACT <= set(KL_TERMS)
+  for kl, term in KL_TERMS.items():
+    outputs, batch = kl_example('reward_k1')
+    assert outputs.kls is None
+    if kl in EXACT:
+      with pytest.raises(ValueError, match='kls'):
+        term(outputs, batch)
+
+
+# --- Advantages ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize('size', [2, 3, 4])
@@ -349,25 +732,121 @@ def test_leave_one_out(size):
     [x - np.delete(row, i).mean() for i, x in enumerate(row)] for row in rewards
   ]
   rewards = jnp.asarray(rewards.reshape(-1), jnp.float32)
-  got = policy_gradient.leave_one_out(rewards, size)
-  close(got, np.ravel(want))
-  # Exactly: what rounding left would pull on every token.
-  equal = policy_gradient.leave_one_out(jnp.full(3 * size, 0.1), size)
-  assert (equal == 0).all()
+  close(advantages.leave_one_out(rewards, size), np.ravel(want))
 
 
-def test_rloo_gradient_is_minus_advantage(batch):
+@pytest.mark.parametrize('ddof', [0, 1])
+def test_group_normalised(ddof):
+  rewards = np.random.default_rng(0).normal(size=(3, 4))
+  deviation = rewards.std(1, ddof=ddof, keepdims=True)
+  want = (rewards - rewards.mean(1, keepdims=True)) / deviation
+  rewards = jnp.asarray(rewards.reshape(-1), jnp.float32)
+  close(advantages.group_normalised(rewards, 4, ddof), np.ravel(want))
+
+
+@pytest.mark.parametrize('shift', [True, False])
+def test_whiten(shift):
+  mask = example(Case('grpo')).batch.mask
+  x = 3 + 2 * np.random.default_rng(0).normal(size=mask.shape)
+  inside = x[np.asarray(mask)]
+  got = advantages.whiten(jnp.asarray(x, jnp.float32), mask, shift)
+  close(got[mask], (inside - shift * inside.mean()) / inside.std(), rtol=1e-4)
+  assert (got[~mask] == 0).all()
+
+
+def test_reward_stands_at_the_last_token_of_the_mask():
+  """All of it, so that what the tokens get sums to what the row got."""
+  mask = jnp.array([[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]]) > 0
+  got = advantages.at_last_token(jnp.array([0.7, -1.9, 0.2, 5.0]), mask)
+  want = np.zeros((4, 4))
+  want[0, 1], want[1, 3], want[2, 2] = 0.7, -1.9, 0.2
+  close(got, want)
+
+
+def test_gae_without_decay_is_reward_to_go_minus_value():
+  outputs, _, batch = example(Case('ppo'))
+  rewards = outputs.logps
+  got, returns = advantages.gae(rewards, outputs.values, batch.mask, lam=1.0)
+  to_go = advantages.reward_to_go(rewards, batch.mask)
+  close(got, jnp.where(batch.mask, to_go - outputs.values, 0), atol=1e-5)
+  close(returns, jnp.where(batch.mask, to_go, 0), atol=1e-5)
+
+
+# --- Single losses ------------------------------------------------------------
+
+
+def test_pair_metrics():
+  outputs, old, batch = example(Case('dpo'))
+  x, b = oracles.double(outputs), oracles.data(batch, outputs, old)
+  h = functools.partial(oracles.log_ratio, x, b)
+  margins = [h(y) - h(z) for y, z in oracles.pairs(b)]
+  assert min(margins) < 0 < max(margins)
+  for name in ('dpo', 'cdpo', 'rdpo', 'ipo', 'slic_norm', 'rpo'):
+    _, metrics = LOSSES[name](outputs, batch)
+    close(metrics['margin'], np.mean(margins))
+    close(metrics['accuracy'], np.mean(np.array(margins) > 0))
+
+
+@pytest.mark.parametrize(
+  'name', [name for name in NAMES if 'kl' in Case(name).settings]
+)
+def test_policy_metrics(name):
+  """`kl` is of the sequence in nats, and `reward` without it."""
+  outputs, old, batch = example(Case(name))
+  b = oracles.data(batch, outputs, old)
+  _, metrics = value(Case(name), outputs, old, batch)
+  ratios = [oracles.log_ratio(b.at, b, row) for row in oracles.rows(b)]
+  close(metrics['kl'], np.mean(ratios))
+  close(metrics['reward'], b.rewards.mean())
+
+
+def test_kto_reference_point():
+  """Not at its bound, else its gradient and its mean would not be tested."""
+  outputs, old, batch = example(Case('kto'))
+  _, metrics = value(Case('kto'), outputs, old, batch)
+  assert metrics['z0'] > 0.1
+  b = oracles.data(batch, outputs, old)
+  last = [oracles.log_ratio(b.old, b, group[-1]) for group in oracles.groups(b)]
+  close(metrics['z0'], np.mean(last))
+  far = batch.replace(ref_logps=jnp.zeros_like(batch.ref_logps))
+  assert value(Case('kto'), outputs, old, far)[1]['z0'] == 0
+
+
+def test_moving_average():
+  case = Case('reinforce_ema', {'baseline': 0.4, 'decay': 0.9})
+  outputs, old, batch = example(case)
+  _, metrics = value(case, outputs, old, batch)
+  b = oracles.data(batch, outputs, old)
+  rewards = oracles.paid(b, b.at, 0.05, 'reward_k1')
+  close(metrics['baseline'], 0.9 * 0.4 + 0.1 * np.mean(rewards))
+
+
+@pytest.mark.parametrize('beta', [0.1, 0.5, 2.0])
+def test_pair_losses_at_the_reference(beta):
+  batch = example(Case('dpo')).batch
+  loss, metrics = LOSSES['dpo'](batch.ref_logps, batch, beta=beta)
+  assert loss == jnp.log(2.0) and metrics['margin'] == 0
+  assert metrics['weight'] == P - 1  # the tied group weighs nothing
+  loss, _ = LOSSES['ipo'](batch.ref_logps, batch, beta=beta)
+  close(loss, 1 / (4 * beta**2), rtol=1e-6)
+
+
+def test_robust_dpo_is_unbiased_under_flipped_labels():
+  """In expectation over the flips it is DPO on the right labels."""
+  outputs, _, batch = example(Case('rdpo'))
+  flipped = batch.replace(rewards=-batch.rewards)
+  right, wrong = (
+    LOSSES['rdpo'](outputs, x, label_smoothing=0.3)[0] for x in (batch, flipped)
+  )
+  close(0.7 * right + 0.3 * wrong, LOSSES['dpo'](outputs, batch)[0])
+
+
+def test_rloo_gradient_is_minus_advantage():
   """The baseline and the KL enter as numbers: no gradient flows through."""
-  ratios = jnp.where(batch.mask, outputs_for('rloo') - batch.ref_logps, 0)
+  case = Case('rloo', {'beta': 0.7})
+  outputs, old, batch = example(case)
+  ratios = jnp.where(batch.mask, outputs - batch.ref_logps, 0)
   rewards = batch.rewards - 0.7 * ratios.sum(1)
-  advantages = policy_gradient.leave_one_out(rewards, G)
-  got = gradient('rloo', outputs_for('rloo'), batch, beta=0.7)
-  close(got, -jnp.where(batch.mask, advantages[:, None], 0) / B)
-
-
-def test_unknown_hparams_are_refused(batch):
-  for name, loss in LOSSES.items():
-    kinds = [p.kind for p in inspect.signature(loss).parameters.values()]
-    assert inspect.Parameter.VAR_KEYWORD not in kinds
-    with pytest.raises(TypeError):
-      loss(outputs_for(name), batch, no_such_hparam=1)
+  want = advantages.leave_one_out(rewards, batch.group_size)[:, None]
+  got = gradient(case, outputs, old, batch)
+  close(got, -jnp.where(batch.mask, want, 0) / len(rewards))

@@ -1,51 +1,442 @@
-"""Policy gradients on sampled rewards."""
+"""Policy gradients on sampled rewards, from REINFORCE to PPO.
+
+A method is an advantage, a surrogate, a reduction over tokens and a KL term
+(`losses.kl`); every one of them is a parameter here or a function of its own.
+The value of such a loss means nothing by itself, its gradient does.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.losses import preference
+from align_jax.losses import advantages as adv
+from align_jax.losses.kl import KL_TERMS, as_outputs
+from align_jax.losses.preference import log_ratios
+
+# --- Reductions of token losses: (x [B, T], batch) -> scalar, weight ----------
 
 
-def leave_one_out(rewards, group_size):
-  """Reward minus the mean of the group's others: f32 [B] -> f32 [B].
+def per_sequence_sum(x, batch):
+  """Sum over a row's tokens, mean over rows: the sequence is the action."""
+  rows = ops.masked_sum(x, batch.mask)
+  return rows.mean(), jnp.float32(rows.size)
 
-  Raises:
-    ValueError: the group size is 1, where nothing is left over.
-  """
-  if group_size < 2:
+
+def per_sequence_mean(x, batch):
+  """Mean over a row's tokens, then over rows: short rows' tokens weigh more."""
+  rows = ops.masked_mean(x, batch.mask)
+  return rows.mean(), jnp.float32(rows.size)
+
+
+def per_token(x, batch):
+  """Mean over all tokens of the batch: every token weighs the same."""
+  weight = batch.mask.sum()
+  total = ops.masked_sum(x, batch.mask).sum()
+  return total / jnp.maximum(weight, 1), weight.astype(jnp.float32)
+
+
+# --- Surrogates: (logps, advantages [B, T] or [B, 1], batch) -> f32 [B, T] ----
+
+
+def score_function(logps, advantages, batch):
+  """-A log pi(y_t): unbiased on samples of the current policy."""
+  return -advantages * logps
+
+
+def log_weights(logps, batch):
+  """log pi(y_t) - log sampler(y_t) inside the mask, else 0: f32 [B, T]."""
+  if batch.sampler_logps is None:
     raise ValueError(
-      'a leave-one-out baseline needs group_size >= 2, got group_size 1'
+      'a clipped loss needs a batch with `sampler_logps`, the log-probs under '
+      'the policy that wrote the rows'
     )
-  grouped = ops.by_group(rewards, group_size)
-  # Relative to the first, so that equal rewards leave exactly zero.
-  relative = grouped - grouped[:, :1]
-  centred = relative - relative.mean(1, keepdims=True)
-  return (centred * (group_size / (group_size - 1))).reshape(-1)
+  return jnp.where(batch.mask, logps - batch.sampler_logps, 0)
 
 
-def rloo(logps, batch, *, beta=0.05):
-  """REINFORCE leave-one-out, the KL in the reward (Ahmadian et al. 2024).
+def clipped(log_weight, advantages, clip_low, clip_high):
+  """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7)."""
+  weight = jnp.exp(log_weight)
+  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high)
+  return -jnp.minimum(weight * advantages, limited * advantages)
+
+
+def _is_clipped(log_weight, advantages, clip_low, clip_high):
+  weight = jnp.exp(log_weight)
+  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high)
+  return (limited * advantages < weight * advantages).astype(jnp.float32)
+
+
+def _metrics(weight, out, batch, **more):
+  return {
+    'weight': weight,
+    'reward': batch.rewards.mean(),
+    'kl': jax.lax.stop_gradient(log_ratios(out.logps, batch)).mean(),
+    **more,
+  }
+
+
+def _rewards(out, batch, beta, kl):
+  """Rewards f32 [B] after the KL term, and its token losses f32 [B, T]."""
+  penalty = KL_TERMS[kl](out, batch)
+  rewards = batch.rewards.astype(jnp.float32)
+  return rewards - beta * penalty.reward.sum(1), beta * penalty.loss
+
+
+# --- The whole completion as one action ---------------------------------------
+
+
+def _reinforce(out, batch, advantages, penalty):
+  advantages = jax.lax.stop_gradient(advantages)[:, None]
+  losses = score_function(out.logps, advantages, batch) + penalty
+  loss, weight = per_sequence_sum(losses, batch)
+  return loss, _metrics(weight, out, batch)
+
+
+def reinforce(logps, batch, *, beta=0.05, kl='reward_k1'):
+  """REINFORCE without a baseline (Williams 1992).
+
+  Maximises E[r] - beta KL(policy || reference); unbiased, and noisy.
+
+  Args:
+    logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
+    batch: needs `ref_logps`; `rewards` f32 [B].
+    beta: price of a nat, in units of reward.
+    kl: a name in `kl.KL_TERMS`.
+  Returns:
+    scalar, {weight: rows, reward, kl: mean log-ratio in nats}.
+  """
+  out = as_outputs(logps)
+  return _reinforce(out, batch, *_rewards(out, batch, beta, kl))
+
+
+def mean_baseline(logps, batch, *, beta=0.05, kl='reward_k1'):
+  """The mean reward of the batch, for every row: {'baseline': f32 [B]}."""
+  rewards, _ = _rewards(as_outputs(logps), batch, beta, kl)
+  # Relative to the first, so that equal rewards are exactly their mean.
+  mean = rewards[0] + (rewards - rewards[0]).mean()
+  return {'baseline': jnp.broadcast_to(mean, rewards.shape)}
+
+
+def reinforce_mean(logps, batch, *, beta=0.05, kl='reward_k1'):
+  """REINFORCE with the batch's mean reward as the baseline.
+
+  A row is in its own baseline: the expected gradient is that of `reinforce`
+  times (B - 1) / B, except for a `kl` in the loss, which has no baseline.
+
+  Args:
+    batch: as prepared by `mean_baseline`; the rest as in `reinforce`.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  return _reinforce(out, batch, rewards - batch.prepared['baseline'], penalty)
+
+
+def reinforce_ema(
+  logps, batch, *, beta=0.05, kl='reward_k1', baseline=0.0, decay=0.95
+):
+  """REINFORCE with a moving average of earlier rewards as the baseline.
+
+  Args:
+    baseline: the average so far; the train state carries it from step to step
+      as its statistic of that name.
+    decay: share of the old average that stays; the rest as in `reinforce`.
+  Returns:
+    scalar, and metrics with the `baseline` for the next step.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  loss, metrics = _reinforce(out, batch, rewards - baseline, penalty)
+  average = decay * baseline + (1 - decay) * rewards.mean()
+  return loss, {**metrics, 'baseline': jax.lax.stop_gradient(average)}
+
+
+def rloo(logps, batch, *, beta=0.05, kl='reward_k1'):
+  """REINFORCE leave-one-out (Ahmadian et al. 2024, eq. 6).
 
   Maximises E[r] - beta KL(policy || reference); with samples of the current
   policy the gradient is unbiased for it. The whole completion is one action.
 
   Args:
-    logps: f32 [B, T], log-probs of the tokens under the policy.
+    logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
     batch: needs `ref_logps`; group_size >= 2; `rewards` f32 [B].
     beta: price of a nat, in units of reward.
+    kl: a name in `kl.KL_TERMS`.
   Returns:
-    scalar (its gradient matters, not its value), {weight: rows, reward,
-    kl: mean log-ratio in nats}.
+    scalar, {weight: rows, reward, kl: mean log-ratio in nats}.
   """
-  ratios = jax.lax.stop_gradient(preference.log_ratios(logps, batch))
-  advantages = leave_one_out(batch.rewards - beta * ratios, batch.group_size)
-  seq_logps = ops.masked_sum(logps, batch.mask)
-  return -(advantages * seq_logps).mean(), {
-    'weight': jnp.float32(advantages.size),
-    'reward': batch.rewards.mean(),
-    'kl': ratios.mean(),
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  advantages = adv.leave_one_out(rewards, batch.group_size)
+  return _reinforce(out, batch, advantages, penalty)
+
+
+# --- Clipped, the token as the action -----------------------------------------
+
+
+def _clipped_loss(out, batch, advantages, penalty, low, high, reduce):
+  advantages = jax.lax.stop_gradient(advantages)
+  log_weight = log_weights(out.logps.astype(jnp.float32), batch)
+  losses = clipped(log_weight, advantages, low, high) + penalty
+  loss, weight = reduce(losses, batch)
+  # A mean over what the loss is a mean over, as its weight is that of both.
+  share = per_token if reduce is per_token else per_sequence_mean
+  active = _is_clipped(log_weight, advantages, low, high)
+  return loss, _metrics(weight, out, batch, clipped=share(active, batch)[0])
+
+
+def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
+  """REINFORCE++'s, over the whole batch: {'advantages': f32 [B, T]}.
+
+  r - beta * (sum of log-ratios from the token on), standardised over all tokens
+  of the batch.
+  """
+  penalty = KL_TERMS[kl](as_outputs(logps), batch)
+  rewards = adv.at_last_token(batch.rewards, batch.mask)
+  to_go = adv.reward_to_go(rewards - beta * penalty.reward, batch.mask)
+  return {'advantages': adv.whiten(to_go, batch.mask)}
+
+
+def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
+  """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262, eq. 5 to 7).
+
+  Global instead of group statistics; one completion per prompt is enough. The
+  standardisation and the mean over tokens divide the gradient of E[r] - beta KL
+  by numbers of the batch: biased in a small one, a mere scale in a large one,
+  however long completions are.
+
+  Args:
+    logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
+    batch: as prepared by `token_advantages`; needs `ref_logps` and
+      `sampler_logps`.
+    beta: price of a nat, in units of reward.
+    kl: a name in `kl.KL_TERMS`.
+    clip: the token's probability ratio is clipped to 1 -+ clip.
+  Returns:
+    scalar, {weight: tokens, reward, kl, clipped: share of tokens}.
+  """
+  out = as_outputs(logps)
+  penalty = beta * KL_TERMS[kl](out, batch).loss
+  advantages = batch.prepared['advantages']
+  return _clipped_loss(out, batch, advantages, penalty, clip, clip, per_token)
+
+
+def baseline_advantages(logps, batch, *, beta=0.05, kl='loss_k2'):
+  """Group-centred, then standardised over the batch: {'advantages': [B, T]}."""
+  rewards, _ = _rewards(as_outputs(logps), batch, beta, kl)
+  centred = adv.group_centred(rewards, batch.group_size)[:, None]
+  wide = jnp.broadcast_to(centred, batch.mask.shape)
+  return {'advantages': adv.whiten(wide, batch.mask)}
+
+
+def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
+  """REINFORCE++ with a group baseline (Hu et al. 2025, eq. 8 and 9).
+
+  The group's mean is taken away, the batch's deviation divides, and the KL is a
+  loss of its own.
+
+  Args:
+    batch: as prepared by `baseline_advantages`; group_size >= 2; the rest as in
+      `reinforce_pp`.
+  """
+  out = as_outputs(logps)
+  penalty = beta * KL_TERMS[kl](out, batch).loss
+  advantages = batch.prepared['advantages']
+  return _clipped_loss(out, batch, advantages, penalty, clip, clip, per_token)
+
+
+def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
+  """Group relative policy optimisation (Shao et al. 2024, eq. 3 and 4).
+
+  Its stated objective is not E[r] - beta KL: dividing by the group's deviation
+  weighs prompts by how sure their reward is, 1 / |y| favours long completions
+  among the bad and short among the good, and k3 as a loss has the gradient of
+  the forward KL. Its fixed point is therefore not ref * exp(r / beta) but, for
+  one-token completions and large groups, ref / (1 - (r - mean) / (beta std)).
+
+  Args:
+    logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
+    batch: needs `ref_logps` and `sampler_logps`; group_size >= 2.
+    beta: price of a nat, in standard deviations of reward.
+    kl: a name in `kl.KL_TERMS`.
+    clip: the token's probability ratio is clipped to 1 -+ clip.
+  Returns:
+    scalar, {weight: rows, reward, kl, clipped: share of a row's tokens}.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  advantages = adv.group_normalised(rewards, batch.group_size)[:, None]
+  return _clipped_loss(
+    out, batch, advantages, penalty, clip, clip, per_sequence_mean
+  )
+
+
+def dr_grpo(logps, batch, *, beta=0.0, kl='loss_k2', clip=0.2, length=1.0):
+  """GRPO done right (Liu et al. 2025, arXiv 2503.20783): no std, no 1 / |y|.
+
+  At the sampling policy its gradient is that of E[r], times (G - 1) / G since a
+  row is in its own baseline.
+
+  Args:
+    length: constant that sums over tokens are divided by; theirs is the
+      longest completion allowed. The rest as in `grpo`.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  advantages = adv.group_centred(rewards, batch.group_size)[:, None]
+  loss, metrics = _clipped_loss(
+    out, batch, advantages, penalty, clip, clip, per_sequence_sum
+  )
+  return loss / length, metrics
+
+
+def dapo(logps, batch, *, beta=0.0, kl='loss_k3', clip_low=0.2, clip_high=0.28):
+  """DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8): clip-higher, token mean.
+
+  Tokens weigh the same whatever completion they are in, and rare tokens have
+  more room to grow. Of its other two parts, a group of equal rewards gives no
+  gradient here (dynamic sampling draws such prompts again), and overlong
+  completions are a matter of the source (`truncated`).
+
+  Args:
+    clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high]; the rest
+      as in `grpo`.
+  Returns:
+    scalar, {weight: tokens, reward, kl, clipped: share of tokens}.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  advantages = adv.group_normalised(rewards, batch.group_size)[:, None]
+  return _clipped_loss(
+    out, batch, advantages, penalty, clip_low, clip_high, per_token
+  )
+
+
+def gspo(
+  logps, batch, *, beta=0.0, kl='loss_k3', clip_low=3e-4, clip_high=4e-4
+):
+  """GSPO (Zheng et al. 2025, arXiv 2507.18071, eq. 5 and 7).
+
+  One importance weight per completion, the geometric mean of its tokens'.
+
+  Args:
+    clip_low, clip_high: for the sequence's weight; the rest as in `grpo`.
+  Returns:
+    scalar, {weight: rows, reward, kl, clipped: share of rows}.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = _rewards(out, batch, beta, kl)
+  advantages = adv.group_normalised(rewards, batch.group_size)
+  log_weight = ops.masked_mean(
+    log_weights(out.logps.astype(jnp.float32), batch), batch.mask
+  )
+  losses = clipped(log_weight, advantages, clip_low, clip_high)
+  losses = losses + ops.masked_mean(penalty, batch.mask)
+  share = _is_clipped(log_weight, advantages, clip_low, clip_high).mean()
+  rows = jnp.float32(losses.size)
+  return losses.mean(), _metrics(rows, out, batch, clipped=share)
+
+
+# --- With a critic ------------------------------------------------------------
+
+
+def gae_targets(
+  outputs,
+  batch,
+  *,
+  beta=0.05,
+  kl='reward_k1',
+  gamma=1.0,
+  lam=0.95,
+  whiten=1.0,
+):
+  """Advantages, returns and old values of a rollout, each f32 [B, T].
+
+  The reward stands at the last token; the KL term is each token's own.
+  """
+  penalty = KL_TERMS[kl](outputs, batch)
+  rewards = adv.at_last_token(batch.rewards, batch.mask) - beta * penalty.reward
+  values = jax.lax.stop_gradient(jnp.where(batch.mask, outputs.values, 0))
+  advantages, returns = adv.gae(
+    rewards, values, batch.mask, gamma=gamma, lam=lam
+  )
+  white = adv.whiten(advantages, batch.mask)
+  return {
+    'advantages': whiten * white + (1 - whiten) * advantages,
+    'returns': returns,
+    'values': values,
   }
 
 
-LOSSES = {'rloo': rloo}
+def ppo(
+  outputs,
+  batch,
+  *,
+  beta=0.05,
+  kl='reward_k1',
+  gamma=1.0,
+  lam=0.95,
+  clip=0.2,
+  value_clip=0.2,
+  value_coef=0.1,
+  whiten=1.0,
+):
+  """Proximal policy optimisation with a value head (Schulman et al. 2017).
+
+  As used for RLHF (Ouyang et al. 2022; Huang et al. 2024, arXiv 2403.17031):
+  per-token KL in the reward, GAE, clipped values, several epochs over a
+  rollout. At the first of them, in a large batch, the expected gradient of the
+  policy is that of E[r] - beta KL over the mean length if gamma = 1 and either
+  lam = 1 or the critic is right; otherwise the critic's error enters. Whitening
+  divides by the deviation of the advantages, no more.
+
+  Args:
+    outputs: `Outputs` with `values` (and `kls` for an exact `kl`).
+    batch: as prepared by `gae_targets`; needs `ref_logps`, `sampler_logps`.
+    beta: price of a nat, in units of reward.
+    kl: a name in `kl.KL_TERMS`.
+    gamma, lam: discount, and the decay of GAE.
+    clip, value_clip: the ratio stays within 1 -+ clip, and a value within
+      value_clip of what it was when the rollout was made.
+    value_coef: weight of the critic's loss.
+    whiten: 1 standardises advantages over the batch's tokens, 0 does not.
+  Returns:
+    scalar, {weight: tokens, reward, kl, clipped, value_loss}.
+  """
+  penalty = beta * KL_TERMS[kl](outputs, batch).loss
+  prepared = batch.prepared
+  loss, metrics = _clipped_loss(
+    outputs, batch, prepared['advantages'], penalty, clip, clip, per_token
+  )
+  values = jnp.where(batch.mask, outputs.values.astype(jnp.float32), 0)
+  near = jnp.clip(
+    values, prepared['values'] - value_clip, prepared['values'] + value_clip
+  )
+  error = jnp.maximum(
+    jnp.square(values - prepared['returns']),
+    jnp.square(near - prepared['returns']),
+  )
+  value_loss = 0.5 * per_token(error, batch)[0]
+  metrics = {**metrics, 'value_loss': value_loss}
+  return loss + value_coef * value_loss, metrics
+
+
+PREPARE = {  # see `losses.PREPARE`
+  'reinforce_mean': mean_baseline,
+  'reinforce_pp': token_advantages,
+  'reinforce_pp_baseline': baseline_advantages,
+  'ppo': gae_targets,
+}
+
+LOSSES = {
+  'reinforce': reinforce,
+  'reinforce_mean': reinforce_mean,
+  'reinforce_ema': reinforce_ema,
+  'rloo': rloo,
+  'reinforce_pp': reinforce_pp,
+  'reinforce_pp_baseline': reinforce_pp_baseline,
+  'grpo': grpo,
+  'dr_grpo': dr_grpo,
+  'dapo': dapo,
+  'gspo': gspo,
+  'ppo': ppo,
+}

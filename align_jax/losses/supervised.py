@@ -1,4 +1,4 @@
-"""Maximum likelihood of completions, and the losses of scalar-head models."""
+"""Maximum likelihood, distillation, and the losses of scalar-head models."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from align_jax.losses import preference
 
 
 def sft(logps, batch):
-  """Negative log-likelihood, a mean over completion tokens.
+  """Negative log-likelihood, a mean over the tokens of `mask`.
+
+  The mask says what is learned: of a conversation the assistant's turns alone.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
@@ -19,6 +21,38 @@ def sft(logps, batch):
   weight = batch.mask.sum()
   loss = -ops.masked_sum(logps, batch.mask).sum() / jnp.maximum(weight, 1)
   return loss, {'weight': weight}
+
+
+def forward_kl(kls, batch):
+  """Distillation by KL(teacher || policy) at each token (Hinton et al. 2015).
+
+  On the teacher's or a data set's completions it covers all that the teacher
+  does; on the policy's own it is GKD with the forward KL (Agarwal et al. 2023).
+
+  Args:
+    kls: f32 [B, T], exact KL from teacher to policy, with its gradient.
+    batch: read at `mask` only.
+  Returns:
+    scalar (nats per token), {weight: number of tokens}.
+  """
+  weight = batch.mask.sum()
+  loss = ops.masked_sum(kls, batch.mask).sum() / jnp.maximum(weight, 1)
+  return loss, {'weight': weight}
+
+
+def reverse_kl(kls, batch):
+  """Distillation by KL(policy || teacher) at each token (Gu et al. 2023).
+
+  On the policy's own completions no gradient flows through how they were drawn,
+  as in GKD: a step does not answer for where it leads.
+
+  Args:
+    kls: f32 [B, T], exact KL from policy to teacher, with its gradient.
+    batch: read at `mask` only.
+  Returns:
+    scalar (nats per token), {weight: number of tokens}.
+  """
+  return forward_kl(kls, batch)
 
 
 def binary_cross_entropy(scores, batch):
@@ -38,19 +72,50 @@ def binary_cross_entropy(scores, batch):
   }
 
 
-def bradley_terry(scores, batch):
+def verifier(scores, batch):
+  """Correctness, predicted after every token (Cobbe et al. 2021, sec. 4.2).
+
+  Args:
+    scores: f32 [B, T], logit after each token that the completion ends well.
+    batch: `rewards` f32 [B] in [0, 1]: whether it did.
+  Returns:
+    scalar, a mean over tokens, {weight: number of tokens, accuracy}.
+  """
+  labels = batch.rewards[:, None]
+  scores = jnp.where(batch.mask, scores, 0)
+  weight = batch.mask.sum()
+  mean = lambda x: ops.masked_sum(x, batch.mask).sum() / jnp.maximum(weight, 1)
+  return mean(jax.nn.softplus(scores) - labels * scores), {
+    'weight': weight,
+    'accuracy': mean(((scores > 0) == (labels > 0.5)).astype(jnp.float32)),
+  }
+
+
+def bradley_terry(
+  scores, batch, *, margin=0.0, label_smoothing=0.0, centring=0.0
+):
   """Bradley-Terry: -log sigmoid(best - worst) (Ouyang et al. 2022, eq. 1).
 
   Args:
     scores: f32 [B], one score per completion.
     batch: each group's best and worst row by `rewards` form the pair; groups
       with equal rewards weigh nothing.
+    margin: score by which the best must lead, per unit of the pair's
+      difference in `rewards` (Touvron et al. 2023, eq. 2).
+    label_smoothing: share of labels believed wrong, in [0, 0.5).
+    centring: weight of (best + worst)^2, which keeps scores around zero
+      (Eisenstein et al. 2023).
   Returns:
     scalar, {weight: pairs, accuracy, margin in score units}.
   """
-  margin, weight = preference.best_minus_worst(scores, batch)
-  loss = ops.weighted_mean(jax.nn.softplus(-margin), weight)
-  return loss, preference.pair_metrics(margin, weight)
+  best, worst, weight = preference.best_and_worst(scores, batch)
+  gap, _ = preference.best_minus_worst(batch.rewards, batch)
+  lead = best - worst - margin * gap
+  losses = (1 - label_smoothing) * jax.nn.softplus(-lead)
+  losses = losses + label_smoothing * jax.nn.softplus(lead)
+  losses = losses + centring * jnp.square(best + worst)
+  loss = ops.weighted_mean(losses, weight)
+  return loss, preference.pair_metrics(best - worst, weight)
 
 
 def preference_model(scores, batch):
@@ -78,7 +143,10 @@ def preference_model(scores, batch):
 
 LOSSES = {
   'sft': sft,
+  'forward_kl': forward_kl,
+  'reverse_kl': reverse_kl,
   'binary_cross_entropy': binary_cross_entropy,
+  'verifier': verifier,
   'bradley_terry': bradley_terry,
   'preference_model': preference_model,
 }

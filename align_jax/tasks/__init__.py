@@ -51,4 +51,5 @@ def _module(name):
   return importlib.import_module(f'align_jax.tasks.{name}')
 
 
-TASKS = ('sentiment', 'toy')  # modules with `prepare` and `make_task`
+# Modules with `prepare` and `make_task`.
+TASKS = ('arithmetic', 'sentiment', 'toy')

@@ -1,0 +1,257 @@
+"""Arms: what a run learns from, and what it starts from.
+
+A source, a reward and an initial state for the fields of `configs.base`'s
+`arm`; `protocol` puts them together.
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax import budget, ops, rewards, sources
+from align_jax.checkpoint import final_params
+from align_jax.losses import LOSSES, hparams_of
+from align_jax.losses.preference import REFERENCE_FREE
+from align_jax.models import transformer
+from align_jax.programs import (
+  mixture_sampler,
+  policy_of,
+  policy_programs,
+  sampler,
+)
+from align_jax.rewards import REWARDS
+from align_jax.seeds import ARM, on_mesh, start_state
+from align_jax.train import read_log
+
+
+def _uniform_prompts(seed, run):
+  prompts, size = seed.task.train_prompts, run['batch_size']
+
+  def draw(step):
+    rng = np.random.default_rng([seed.number, ARM, step])
+    return prompts[rng.integers(0, len(prompts), size)]
+
+  return draw
+
+
+def sampler_of(seed, run, group_size=None):
+  """(params, prompts, valid, key) -> Batch, as a run samples."""
+  task = seed.task
+  size = group_size or run['group_size']
+  return sampler(task.model, size, task.max_new_tokens, task.eos_id)
+
+
+def _mixture_sampler_of(seed, run, group_size=None):
+  """The same of ((policy, reference), ...), from their geometric mixture."""
+  task = seed.task
+  size = group_size or run['group_size']
+  sample = mixture_sampler(task.model, size, task.max_new_tokens, task.eos_id)
+  return functools.partial(sample, share=run['mixture'])
+
+
+def _online(seed, run, sample, read):
+  """A source that samples, labels and annotates."""
+  task = seed.task
+  _, _, annotate = policy_programs(task.model)
+  finish = functools.partial(
+    rewards.TRUNCATED[run['truncated']],
+    eos_id=task.eos_id,
+    penalty=run['truncation_penalty'],
+  )
+  prompts, reward = _uniform_prompts(seed, run), reward_of(seed, run)
+  return sources.online(prompts, sample, reward, annotate, read, finish)
+
+
+def policy(state):
+  """On policy: the params as they are, less the critic."""
+  return policy_of(state.params)
+
+
+def policy_and_reference(state):
+  return policy(state), state.anchors['ref']
+
+
+def _sampling(read):
+  """A source of one policy's samples."""
+  return lambda seed, run: _online(seed, run, sampler_of(seed, run), read)
+
+
+def teacher(seed, run):
+  """Samples of the anchor 'teacher', which alone sees the run's context."""
+  draw = sampler_of(seed, run)
+  context = tuple(run['context']), run['context_after']
+
+  def sample(params, prompts, valid, key):
+    if not context[0]:
+      return draw(params, prompts, valid, key)
+    batch = draw(
+      params, *ops.insert(context[0], prompts, valid, context[1]), key
+    )
+    return batch.replace(prompts=prompts, prompt_valid=valid)
+
+  return _online(seed, run, sample, sources.anchor('teacher'))
+
+
+def mixture(seed, run):
+  """Samples of the geometric mixture of policy and reference (IPO-MD)."""
+  return _online(
+    seed, run, _mixture_sampler_of(seed, run), policy_and_reference
+  )
+
+
+def _duel(opponent):
+  """A completion of the policy, then one of its opponent."""
+
+  def make(seed, run):
+    draw = sampler_of(seed, run, 1)
+    first = lambda both, *args: draw(both[0], *args)
+    sample = sources.side_by_side(first, opponent(seed, run))
+    return _online(seed, run, sample, policy_and_reference)
+
+  return make
+
+
+def _mixture_opponent(seed, run):
+  return _mixture_sampler_of(seed, run, 1)
+
+
+def _reference_opponent(seed, run):
+  draw = sampler_of(seed, run, 1)
+  return lambda both, *args: draw(both[1], *args)
+
+
+def golden_pairs(seed, run):
+  """The fixed data set of golden-labelled pairs of the reference."""
+  order = sources.epochs(seed.pairs.num_prompts, run['batch_size'], seed.number)
+  return sources.offline(seed.pairs, order)
+
+
+def log_of_run(seed, run):
+  """What another run of this seed sampled, shuffled within windows."""
+  order = sources.replay_order(
+    run['steps'],
+    run['batch_size'],
+    shuffle=run['shuffle'] or run['steps'],
+    seed=seed.number,
+  )
+  return sources.offline(read_log(seed.directory / run['log_of']), order)
+
+
+def mixed(seed, run):
+  """Prompts of two sources, half of the batch each."""
+  half = {**run, 'batch_size': run['batch_size'] // 2}
+  return sources.mixed(*(SOURCES[name](seed, half) for name in run['parts']))
+
+
+def hybrid(seed, run):
+  """Pairs of the first of `parts`, and group_size fresh completions (HyPO)."""
+  _, _, annotate = policy_programs(seed.task.model)
+  pairs = SOURCES[run['parts'][0]](seed, {**run, 'group_size': 2})
+  return sources.hybrid(pairs, sampler_of(seed, run), annotate, policy)
+
+
+SOURCES = {
+  'golden_pairs': golden_pairs,
+  'log': log_of_run,
+  'policy': _sampling(policy),
+  'reference': _sampling(sources.anchor('ref')),
+  'sampler': _sampling(sources.anchor('sampler')),
+  'teacher': teacher,
+  'mixture': mixture,
+  'policy_and_mixture': _duel(
+    lambda seed, run: _mixture_sampler_of(seed, run, 1)
+  ),
+  'policy_and_reference': _duel(_reference_opponent),
+  'mixed': mixed,
+  'hybrid': hybrid,
+}
+FIXED = ('golden_pairs', 'log')  # hold their own labels
+
+
+def make_source(seed, run):
+  """The source of a run, with what its loss needs in every group."""
+  source = SOURCES[run['source']](seed, run)
+  if run['loss'] == 'kto':
+    _, _, annotate = policy_programs(seed.task.model)
+    source = sources.mismatched(source, annotate)
+  return on_mesh(source)
+
+
+def of_reference(seed, reward):
+  """In deviations of the reference's rewards, around their mean."""
+  values = np.asarray(reward(seed.pairs), np.float64)
+  if not values.std():
+    raise ValueError(
+      "reward_scale='reference': all samples of the reference score "
+      f'{values.mean():g}'
+    )
+  return rewards.standardised(reward, values.mean(), values.std())
+
+
+REWARD_SCALES = {
+  'none': lambda seed, reward: reward,
+  'reference': of_reference,
+  'preference': lambda seed, reward: rewards.preferences(reward),
+}
+
+
+def reward_of(seed, run):
+  """What a run's samples are labelled by: Batch -> f32 [B]."""
+  labels = run['labels']
+  if labels in REWARDS:
+    reward = rewards.from_text(REWARDS[labels], seed.task.decode)
+  else:
+    reward = {'proxy': seed.proxy, 'gold': seed.task.gold}[labels]
+  return REWARD_SCALES[run['reward_scale']](seed, reward)
+
+
+def critic_of(seed, run):
+  """PPO's critic: params to add to the policy's, and their axes."""
+  config = dataclasses.replace(seed.task.model, head='scalar')
+  if run['critic'] == 'shared':
+    return {'value_head': jnp.zeros(config.dim)}, {'value_head': ('embed',)}
+  axes = {'critic': transformer.axes(config)}
+  if run['critic_init'] == 'reward_model':
+    return {'critic': seed.proxy_params}, axes
+  trunk = {k: v for k, v in seed.reference.items() if k != 'head'}
+  return {'critic': {**trunk, 'head': jnp.zeros(config.dim)}}, axes
+
+
+def start_of(seed, run):
+  """The state at step 0 of a run."""
+  params, axes = seed.reference, transformer.axes(seed.task.model)
+  if run['loss'] == 'ppo':
+    critic, critic_axes = critic_of(seed, run)
+    params, axes = {**params, **critic}, {**axes, **critic_axes}
+  # 'sampler' lags behind; 'ref' may be moved too, the KL is always measured
+  # from the original.
+  anchors = dict.fromkeys(['ref', *run['refresh_every']], seed.reference)
+  if run['teacher_of']:
+    anchors['teacher'] = teacher_params(seed, run['teacher_of'])
+  if run['kl_budget']:
+    anchors[budget.INSIDE] = params
+  return start_state(params, run, axes, anchors, stats_of(run))
+
+
+def teacher_params(seed, name):
+  """The last policy of the run of that name; 'reference' is the seed's own."""
+  if name == 'reference':
+    return seed.reference
+  return policy_of(final_params(seed.directory / name))
+
+
+def stats_of(run):
+  """The numbers that a run carries along."""
+  known = hparams_of(LOSSES[run['loss']])
+  stats = {'baseline': 0.0} if 'baseline' in known else {}
+  if run['kl_budget'] and run['kl_mode'] == 'hold' and has_kl_term(run):
+    stats['beta'] = run['loss_kwargs'].get('beta', known['beta'])
+  return stats
+
+
+def has_kl_term(run):
+  """Whether the loss has a `beta` that holds the policy near the reference."""
+  known = hparams_of(LOSSES[run['loss']])
+  return 'beta' in known and run['loss'] not in REFERENCE_FREE

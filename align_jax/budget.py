@@ -1,0 +1,117 @@
+"""The KL budget as a control: a run is held at it, or stopped there.
+
+Every few steps the KL is measured on fresh samples. A run that left the budget
+goes back along the straight line to the parameters of the last measurement, as
+a trust-region method's line search does, so that no measured policy exceeds the
+budget by more than the tolerance, whatever its loss. In between, `beta` adapts
+where the loss has one: it rises with an overshoot, and falls where the run, at
+its present pace, would not get to its budget in time.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.types import TrainState
+
+INSIDE = 'inside'  # the anchor with the parameters of the last measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """
+  Attributes:
+    nats: the sequence KL to reach, > 0.
+    stop: end the run there, instead of holding it.
+    every: steps between measurements.
+    measure: params -> sequence KL in nats, the same for the same params.
+    tolerance: share of the budget by which a measured KL may exceed it.
+    rise, fall: change of log beta per measurement, for a KL beyond the budget
+      and short of it by the whole of it.
+  """
+
+  nats: float
+  stop: bool
+  every: int
+  measure: Callable
+  tolerance: float = 0.01
+  rise: float = 1.0
+  fall: float = 0.2
+
+
+def due(budget, step, num_steps):
+  """Whether the KL is measured after that many updates."""
+  return step % budget.every == 0 or step == num_steps
+
+
+def left(budget, step, num_steps):
+  """Measurements to come after that many updates."""
+  return -(-(num_steps - step) // budget.every)
+
+
+@jax.jit
+def between(inside, outside, share):
+  """inside + share * (outside - inside), leaf by leaf."""
+  return jax.tree.map(lambda x, y: x + share * (y - x), inside, outside)
+
+
+def back_inside(budget, inside, outside):
+  """The policy on the line from `inside` whose KL is the budget's.
+
+  Bisection; the KL is continuous along the line, and beyond the budget at its
+  end.
+  """
+  low, high, params = 0.0, 1.0, inside
+  for _ in range(MAX_BISECTIONS):
+    middle = (low + high) / 2
+    candidate = between(inside, outside, middle)
+    kl = budget.measure(candidate)
+    if kl > budget.nats * (1 + budget.tolerance):
+      high = middle
+    else:
+      low, params = middle, candidate
+      if kl >= budget.nats * (1 - budget.tolerance):
+        break
+  return params
+
+
+MAX_BISECTIONS = 24
+
+
+def adapted(budget, beta, kl, last_kl, left):
+  """The next `beta`.
+
+  Args:
+    kl, last_kl: now and at the measurement before.
+    left: measurements to come.
+  """
+  deviation = min(kl / budget.nats - 1, 1.0)
+  if deviation > budget.tolerance:
+    return beta * math.exp(budget.rise * deviation)
+  in_time = kl + left * (kl - last_kl) >= budget.nats * (1 - budget.tolerance)
+  return beta if in_time else beta * math.exp(budget.fall * deviation)
+
+
+def keep(budget, state: TrainState, left=0):
+  """Measures; brings the run back inside and adapts `beta` if need be.
+
+  Args:
+    left: measurements to come.
+  Returns:
+    state, and whether the budget was reached and the run shall stop.
+  """
+  kl, inside = budget.measure(state.params), state.anchors[INSIDE]
+  params, stats = state.params, dict(state.stats)
+  reached = kl > budget.nats * (1 - budget.tolerance)
+  if not budget.stop and 'beta' in stats:
+    last_kl = budget.measure(inside)
+    beta = adapted(budget, float(stats['beta']), kl, last_kl, left)
+    stats['beta'] = jnp.float32(beta)
+  if kl > budget.nats * (1 + budget.tolerance):
+    params = back_inside(budget, inside, params)
+  anchors = {**state.anchors, INSIDE: jax.tree.map(jnp.copy, params)}
+  state = state.replace(params=params, stats=stats, anchors=anchors)
+  return state, budget.stop and reached

@@ -1,0 +1,122 @@
+"""The KL penalty of a policy gradient: where it enters, and its estimator.
+
+A term is `(outputs, batch) -> Penalty`. What is taken from the rewards acts
+through the score function, what is added to the loss through its own gradient;
+`beta` multiplies both. Only some have the gradient of the reverse sequence KL
+in expectation (Tang and Munos 2025, arXiv 2506.09477); what the others have
+instead stands in `BIASED`, and a run that chooses one says so at its start.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from align_jax import ops
+from align_jax.types import Outputs
+
+
+class Penalty(NamedTuple):
+  reward: jax.Array  # f32 [B, T]  subtracted from the rewards; constant
+  loss: jax.Array  # f32 [B, T]  added to the token losses
+
+
+def as_outputs(outputs):
+  """Log-probs alone are outputs too."""
+  return outputs if isinstance(outputs, Outputs) else Outputs(outputs)
+
+
+def _in_reward(x):
+  x = jax.lax.stop_gradient(x)
+  return Penalty(x, jnp.zeros_like(x))
+
+
+def _in_loss(x):
+  return Penalty(jnp.zeros_like(x), x)
+
+
+def _estimated(place, estimator):
+  def term(outputs, batch):
+    log_ratio = outputs.logps.astype(jnp.float32) - batch.ref_logps
+    # Outside the mask anything may stand, infinities included, and a gradient
+    # would meet them were they left out of the estimates only.
+    return place(estimator(jnp.where(batch.mask, log_ratio, 0), 0.0))
+
+  return term
+
+
+def _exact(outputs, batch):
+  if outputs.kls is None:
+    raise ValueError('an exact KL term needs outputs with `kls`')
+  return jnp.where(batch.mask, outputs.kls, 0)
+
+
+def reward_exact(outputs, batch):
+  """The exact KL of each step, as a reward alone."""
+  return _in_reward(_exact(outputs, batch))
+
+
+def loss_exact(outputs, batch):
+  """The exact KL of each step, as a loss alone."""
+  return _in_loss(_exact(outputs, batch))
+
+
+def exact(outputs, batch):
+  """Rao-Blackwellised gradient (Amini et al. 2025, arXiv 2504.10637).
+
+  A step's KL is a loss for the step itself, and a reward for those before it.
+  """
+  kls = _exact(outputs, batch)
+  return Penalty(jax.lax.stop_gradient(kls), kls)
+
+
+def loss_k2_sequence(outputs, batch):
+  """k2 of the whole completion: every token answers for all log-ratios."""
+  k1 = jnp.where(batch.mask, outputs.logps - batch.ref_logps, 0)
+  total = jax.lax.stop_gradient(k1.sum(1, keepdims=True))
+  return _in_loss(total * k1)
+
+
+def loss_k3_weighted(outputs, batch):
+  """k3 times the importance weight of the token (DeepSeek-V3.2, eq. 7)."""
+  if batch.sampler_logps is None:
+    raise ValueError('an importance weight needs a batch with `sampler_logps`')
+  logps = outputs.logps.astype(jnp.float32)
+  # Inside the mask only: what lies outside may overflow, and 0 * inf is nan.
+  log_weight = jnp.where(batch.mask, logps - batch.sampler_logps, 0)
+  log_ratio = jnp.where(batch.mask, logps - batch.ref_logps, 0)
+  return _in_loss(jnp.exp(log_weight) * ops.k3(log_ratio, 0.0))
+
+
+def none(outputs, batch):
+  """No penalty: the policy goes where the reward is."""
+  return _in_loss(jnp.zeros(batch.mask.shape))
+
+
+KL_TERMS = {
+  'none': none,
+  'reward_k1': _estimated(_in_reward, ops.k1),
+  'reward_k2': _estimated(_in_reward, ops.k2),
+  'reward_k3': _estimated(_in_reward, ops.k3),
+  'reward_exact': reward_exact,
+  'loss_k1': _estimated(_in_loss, ops.k1),
+  'loss_k2': _estimated(_in_loss, ops.k2),
+  'loss_k2_sequence': loss_k2_sequence,
+  'loss_k3': _estimated(_in_loss, ops.k3),
+  'loss_k3_weighted': loss_k3_weighted,
+  'loss_exact': loss_exact,
+  'exact': exact,
+}
+
+EXACT = {'reward_exact', 'loss_exact', 'exact'}  # need `Outputs.kls`
+
+BIASED = {  # expected on-policy gradient, where it is not the reverse KL's
+  'reward_k2': 'of half the squared log-ratio as a reward',
+  'reward_k3': 'of k3 as a reward: it lacks k3 itself',
+  'reward_exact': 'of later steps alone: no step answers for its own KL',
+  'loss_k1': 'zero: it is noise',
+  'loss_k2': 'of each step alone: none answers for the KL of later steps',
+  'loss_k3': "the forward KL's, of each step alone",
+  'loss_k3_weighted': 'of each step alone: none answers for later steps',
+  'loss_exact': 'of each step alone: none answers for the KL of later steps',
+}

@@ -1,0 +1,321 @@
+"""What all arms of one seed share: SFT, golden labels, a proxy.
+
+Each function returns at once what an earlier call has already finished in the
+same `workdir`, and goes on from the last checkpoint of what it has not.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax import batches, rewards, sharding, sources, step, tasks
+from align_jax.losses import LOSSES
+from align_jax.metrics import write_atomically
+from align_jax.models import bow, transformer
+from align_jax.programs import (
+  optimizer,
+  policy_programs,
+  sampler,
+  scorer,
+  token_scorer,
+  train_program,
+)
+from align_jax.train import train
+
+# Streams of randomness of one seed; a new one goes at the end.
+(INIT, SFT, PAIRS, EVAL_PAIRS, PROXY, ARM, EVAL, NOISE, BUDGET, POOL) = range(
+  10
+)
+
+
+def silent(step, info):
+  """A progress report that nobody reads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+  directory: pathlib.Path
+  number: int
+  task: tasks.Task
+  reference: Any  # params of the SFT policy
+  pairs: Any  # Batch: golden pairs of the reference, annotated
+  held_out: Any  # Batch: gold-labelled pairs on the eval prompts, annotated
+  proxy: Any  # Batch -> f32 [B]
+  proxy_params: Any  # of its first member
+
+
+def task_knobs(cfg, workdir):
+  return dict(
+    workdir=pathlib.Path(workdir) / 'task',
+    model=dict(cfg['model']),
+    sft_batch_size=cfg['sft']['batch_size'],
+    **cfg['task'],
+  )
+
+
+def stream(seed, which):
+  """The key of one stream of randomness of a seed."""
+  return jax.random.fold_in(jax.random.key(seed), which)
+
+
+def start_state(params, run, axes, anchors=None, stats=None):
+  """A TrainState at step 0, on the mesh if there is one.
+
+  Args:
+    axes: logical axes of the params; an anchor may hold a part of them.
+    anchors: {name: params}.
+  """
+  anchors, mesh = anchors or {}, sharding.current_mesh()
+  if mesh is None:
+    return step.init_state(params, optimizer(run), anchors, stats)
+  place = lambda tree: sharding.place(tree, {k: axes[k] for k in tree}, mesh)
+  params = place(params)
+  anchors = {name: place(tree) for name, tree in anchors.items()}
+  state = step.init_state(params, optimizer(run), anchors, stats)
+  return sharding.on_mesh(state, mesh)
+
+
+def on_mesh(source):
+  """The source with its batches split over the mesh, if there is one."""
+  mesh = sharding.current_mesh()
+  if mesh is None:
+    return source
+  return lambda *args: sharding.place_batch(source(*args), mesh)
+
+
+def replicated(params):
+  return jax.tree.map(lambda x: (None,) * x.ndim, params)
+
+
+def sample_pairs(task, params, prompts, seed, which, size, num):
+  """`num` gold-labelled pairs of the policy on prompts drawn at random.
+
+  Returns:
+    Batch of `num` prompts, G = 2, rewards (1, 0), or (0.5, 0.5) where gold
+    ties, annotated with the policy as the reference.
+  """
+  _, _, annotate = policy_programs(task.model)
+  draw = sampler(task.model, 2, task.max_new_tokens, task.eos_id)
+  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
+  key = stream(seed, which)
+  parts = []
+  for start in range(0, num, size):
+    # The last batch wraps around, to keep one shape.
+    rows = np.take(index, np.arange(start, start + size), mode='wrap')
+    batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))
+    gold = np.asarray(task.gold(batch)).reshape(-1, 2)
+    labels = 0.5 + 0.5 * np.sign(gold - gold[:, ::-1])
+    batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
+    parts.append(annotate(params, batch))
+  return batches.take(batches.concatenate(parts), np.arange(num))
+
+
+def flip(pairs, share, seed):
+  """The same pairs with a random share of their labels the wrong way round."""
+  rng = np.random.default_rng([seed, NOISE])
+  wrong = np.repeat(rng.random(pairs.num_prompts) < share, 2)
+  return pairs.replace(
+    rewards=jnp.where(wrong, 1 - pairs.rewards, pairs.rewards)
+  )
+
+
+def cached_pairs(path, make):
+  if not path.exists():
+    batches.save(path, make())
+  return batches.load(path)
+
+
+def train_sft(cfg, directory, task, seed, report):
+  """The reference: SFT of a fresh policy on demonstrations."""
+  run = {'loss': 'sft', 'loss_kwargs': {}, 'num_microbatches': 1, **cfg['sft']}
+  params = transformer.init(stream(seed, INIT), task.model)
+  state = start_state(params, run, transformer.axes(task.model))
+  logps, _, _ = policy_programs(task.model)
+  train_step, hparams = train_program(logps, run, state)
+  return train(
+    directory / 'sft',
+    state=state,
+    source=on_mesh(task.demonstrations),
+    train_step=train_step,
+    hparams=hparams,
+    num_steps=run['steps'],
+    key=stream(seed, SFT),
+    save_every=run['steps'],
+    report=report,
+  ).params
+
+
+def bag_of_words(task, key, reference):
+  params = bow.init(
+    key,
+    vocab_size=task.model.vocab_size,
+    prompt_len=task.train_prompts.tokens.shape[1],
+  )
+  return scorer(None), params, replicated(params)
+
+
+def from_reference(task, key, reference):
+  """The SFT policy with a scalar head, as reward models usually start."""
+  config = dataclasses.replace(task.model, head='scalar')
+  params = {**transformer.init(key, config)}
+  params |= {k: v for k, v in reference.items() if k != 'head'}
+  return scorer(config), params, transformer.axes(config)
+
+
+VERIFIERS = {'bow': bag_of_words, 'transformer': from_reference}
+
+
+def as_ordered_pairs(source, gold):
+  """For a pairwise preference model."""
+  return lambda *args: rewards.ordered_pairs(source(*args))
+
+
+def as_judged(source, gold):
+  """For a verifier: each completion by itself, with its own gold label.
+
+  Raises:
+    ValueError: a label is not within [0, 1].
+  """
+
+  def judged(*args):
+    batch = source(*args)
+    labels = gold(batch)
+    if not ((labels >= 0) & (labels <= 1)).all():
+      raise ValueError(
+        'proxy.loss learns gold labels within [0, 1], and the task gives '
+        f'{float(labels.min()):g} to {float(labels.max()):g}'
+      )
+    return batch.replace(rewards=labels)
+
+  return judged
+
+
+def as_pairs(source, gold):
+  return source
+
+
+def train_proxy(cfg, directory, task, seed, reference, pairs, report, member=0):
+  """One member of the proxy on the golden pairs -> jitted scores, params."""
+  run = {'num_microbatches': 1, **cfg['proxy']}
+  key = stream(seed, PROXY)
+  if member:
+    key = jax.random.fold_in(key, member)
+  scores, params, axes = VERIFIERS[run['verifier']](task, key, reference)
+  forward = scores
+  if run['loss'] == 'verifier':
+    forward = token_scorer(dataclasses.replace(task.model, head='scalar'))
+  state = start_state(params, run, axes)
+  train_step, hparams = train_program(forward, run, state)
+  order = sources.epochs(
+    pairs.num_prompts, run['batch_size'], seed + MEMBER_SEEDS * member
+  )
+  source = sources.offline(pairs, order)
+  source = PROXIES[run['loss']][0](source, task.gold)
+  state = train(
+    directory / f'proxy{member}',
+    state=state,
+    source=on_mesh(source),
+    train_step=train_step,
+    hparams=hparams,
+    num_steps=run['steps'],
+    key=key,
+    save_every=run['steps'],
+    report=report,
+  )
+  return scores, state.params
+
+
+MEMBER_SEEDS = 1000  # between the seeds of an ensemble's members
+
+
+def make_proxy(cfg, directory, task, seed, reference, pairs, report):
+  """The proxy, an ensemble if it has members: Batch -> f32 [B], params."""
+  settings = cfg['proxy']
+  members, all_params = [], []
+  for member in range(settings['members']):
+    scores, params = train_proxy(
+      cfg, directory, task, seed, reference, pairs, report, member
+    )
+    _, wrap = PROXIES[settings['loss']]
+    members.append(wrap(scores, params))
+    all_params.append(params)
+  if len(members) == 1:
+    return members[0], all_params[0]
+  combine = rewards.ENSEMBLES[settings['combine']]
+  weight = settings['variance_weight']
+  return rewards.ensemble(members, combine, weight), all_params[0]
+
+
+PROXIES = {  # loss: how it sees the golden pairs, how its scores are a reward
+  'bradley_terry': (as_pairs, rewards.from_model),
+  'preference_model': (as_ordered_pairs, rewards.from_preference_model),
+  'verifier': (as_judged, rewards.from_model),
+  'binary_cross_entropy': (as_judged, rewards.from_model),
+}
+
+
+def pair_accuracy(reward, pairs):
+  """Share of the pairs that the reward orders as their labels do."""
+  _, metrics = LOSSES['bradley_terry'](reward(pairs), pairs)
+  return float(metrics['accuracy'])
+
+
+@functools.lru_cache(maxsize=1)
+def _prepare_seed(cfg_json, number, workdir, report):
+  cfg = json.loads(cfg_json)
+  directory = pathlib.Path(workdir) / f'seed{number}'
+  directory.mkdir(parents=True, exist_ok=True)
+  task = tasks.make_task(seed=number, **task_knobs(cfg, workdir))
+  sft_steps = cfg['sft']['steps']
+  reference = train_sft(cfg, directory, task, number, report)
+  golden = cfg['golden']
+
+  def sampled(prompts, which, num):
+    size = cfg['arm']['batch_size']
+    return sample_pairs(task, reference, prompts, number, which, size, num)
+
+  pairs = cached_pairs(
+    directory / 'pairs.npz',
+    lambda: flip(
+      sampled(task.train_prompts, PAIRS, golden['pairs']),
+      golden['label_noise'],
+      number,
+    ),
+  )
+  held_out = cached_pairs(
+    directory / 'held_out.npz',
+    lambda: sampled(task.eval_prompts, EVAL_PAIRS, cfg['eval']['pairs']),
+  )
+  proxy, proxy_params = make_proxy(
+    cfg,
+    directory,
+    task,
+    number,
+    reference,
+    pairs,
+    lambda done, info: report(sft_steps + done, info),
+  )
+  if not (directory / 'proxy.json').exists():
+    accuracy = {
+      'golden': pair_accuracy(proxy, pairs),
+      'held_out': pair_accuracy(proxy, held_out),
+    }
+    write_atomically(directory / 'proxy.json', json.dumps(accuracy))
+  return Seed(
+    directory, number, task, reference, pairs, held_out, proxy, proxy_params
+  )
+
+
+def prepare_seed(cfg, number, workdir, report=silent):
+  """SFT, golden pairs and proxy of one seed; kept for the next call.
+
+  Args:
+    cfg: the experiment's fields as plain dicts.
+  """
+  return _prepare_seed(json.dumps(cfg), number, str(workdir), report)

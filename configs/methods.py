@@ -1,0 +1,180 @@
+"""The family on the toy task: every method as a config, four strengths each.
+
+Methods differ in source, loss and what they are told of a group; all see the
+same proxy and as many completions per step. `python -m experiments.method_zoo`
+compares them; docs/methods.md has a page for each.
+"""
+
+
+def betas(*values, lr=4e-4, **hparams):
+  """Strengths by the price of a nat."""
+  return tuple(
+    dict(learning_rate=lr, loss_kwargs=dict(beta=beta, **hparams))
+    for beta in values
+  )
+
+
+def rates(*values, **hparams):
+  """Strengths by the learning rate, where no term holds the policy."""
+  return tuple(
+    dict(learning_rate=lr, loss_kwargs=dict(hparams)) for lr in values
+  )
+
+
+def pairs(loss, sweep, **fields):
+  """A loss on pairs of the policy's own samples, labelled by the proxy."""
+  return dict(loss=loss, sweep=sweep, **fields)
+
+
+def groups(loss, sweep, **fields):
+  """A loss on groups of four; rewards in deviations of the reference's."""
+  return dict(
+    loss=loss,
+    sweep=sweep,
+    group_size=4,
+    batch_size=16,
+    reward_scale='reference',
+    **fields,
+  )
+
+
+GENTLE = (1.5e-5, 3e-5, 6e-5, 1.2e-4)  # no term holds these: small steps
+NATS = (0.7, 0.35, 0.25, 0.18)  # of a deviation of reward each
+
+PREFERENCE = {
+  'dpo': pairs('dpo', betas(1.0, 0.5, 0.3, 0.2)),
+  'cdpo': pairs('cdpo', betas(0.5, 0.3, 0.2, 0.1, label_smoothing=0.1)),
+  'rdpo': pairs('rdpo', betas(1.0, 0.5, 0.3, 0.2, label_smoothing=0.1)),
+  'ipo': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06)),
+  'slic_norm': pairs('slic_norm', betas(1.0, 0.5, 0.3, 0.2)),
+  'slic': pairs('slic', rates(*GENTLE)),
+  'kto': pairs(
+    'kto', betas(2.0, 1.0, 0.5, 0.25, lr=1e-4), reward_scale='preference'
+  ),
+  'orpo': pairs('orpo', rates(*GENTLE, beta=1.0)),
+  'simpo': pairs('simpo', rates(*GENTLE)),
+  'cpo': pairs('cpo', rates(*GENTLE)),
+  'cpl': pairs('cpl', rates(*GENTLE)),
+  'rpo': pairs('rpo', betas(1.0, 0.5, 0.3, 0.2, alpha=0.2)),
+  'dpo-ref': pairs('dpo', betas(1.0, 0.5, 0.3, 0.1), source='reference'),
+  'ipo-ref': pairs('ipo', betas(0.2, 0.1, 0.07, 0.05), source='reference'),
+  'dpo-stale': pairs(
+    'dpo',
+    betas(1.0, 0.5, 0.3, 0.2),
+    source='sampler',
+    refresh_every=dict(sampler=32),
+  ),
+  'dpo-mixed': pairs(
+    'dpo',
+    betas(1.0, 0.5, 0.3, 0.2),
+    source='mixed',
+    parts=('reference', 'policy'),
+  ),
+  'hypo': pairs(
+    'hypo',
+    betas(0.5, 0.3, 0.2, 0.1, kl_coef=0.01),
+    source='hybrid',
+    parts=('reference',),
+    batch_size=16,
+  ),
+}
+
+POLICY_GRADIENT = {
+  'reinforce': groups('reinforce', betas(*NATS)),
+  'reinforce_mean': groups('reinforce_mean', betas(*NATS)),
+  'reinforce_ema': groups('reinforce_ema', betas(*NATS)),
+  'rloo': groups('rloo', betas(*NATS)),
+  'rloo-exact': groups('rloo', betas(*NATS, kl='exact')),
+  'reinforce_pp': groups('reinforce_pp', betas(*NATS)),
+  'reinforce_pp_baseline': groups('reinforce_pp_baseline', betas(*NATS)),
+  'grpo': groups('grpo', betas(*NATS)),
+  'dr_grpo': groups('dr_grpo', betas(0.5, 0.25, 0.12, 0.06, length=8.0)),
+  'dapo': groups('dapo', betas(*NATS), num_minibatches=4),
+  'gspo': groups(
+    'gspo',
+    betas(*NATS, clip_low=0.03, clip_high=0.04),
+    num_minibatches=4,
+  ),
+  'ppo': groups('ppo', betas(*NATS, lr=2e-4), num_epochs=2, num_minibatches=2),
+  'ppo-shared': groups(
+    'ppo',
+    betas(*NATS, lr=2e-4),
+    num_epochs=2,
+    num_minibatches=2,
+    critic='shared',
+  ),
+}
+
+BEST_OF_N = {
+  'best_of_2': pairs('raft', rates(*GENTLE)),
+  'raft': groups('raft', rates(*GENTLE)),
+  'iterative_dpo': groups(
+    'dpo',
+    betas(1.0, 0.5, 0.3, 0.2),
+    source='sampler',
+    refresh_every=dict(sampler=100),
+  ),
+  'iterative_dpo-warm': groups(
+    'dpo',
+    betas(8.0, 4.0, 2.0, 1.0),
+    source='sampler',
+    refresh_every=dict(sampler=100, ref=100),
+  ),
+}
+
+GAMES = {
+  'nash_md': pairs(
+    'nash_md',
+    betas(0.15, 0.1, 0.07, 0.05),
+    source='policy_and_mixture',
+    reward_scale='preference',
+  ),
+  'ipo_md': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06), source='mixture'),
+  'xpo': pairs('xpo', betas(1.0, 0.5, 0.3, 0.2), source='policy_and_reference'),
+}
+
+TEACHER = 'rloo/lr0.0004-beta0.25'
+DISTILLATION = {
+  'forward_kl': dict(
+    loss='forward_kl',
+    source='teacher',
+    teacher_of=TEACHER,
+    group_size=2,
+    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
+  ),
+  'reverse_kl': dict(
+    loss='reverse_kl',
+    source='policy',
+    teacher_of=TEACHER,
+    group_size=2,
+    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
+  ),
+}
+
+LINES = {
+  'best_of_n': dict(source='reference', reweigh='best_of_n', pool=2048),
+  'optimum': dict(source='reference', reweigh='optimum', pool=2048),
+}
+
+FAMILIES = {
+  'preference losses': PREFERENCE,
+  'policy gradient': POLICY_GRADIENT,
+  'best of n, in rounds': BEST_OF_N,
+  'games': GAMES,
+  'distillation': DISTILLATION,
+  'lines': LINES,
+}
+
+
+def zoo(**fields):
+  """All methods; `fields` are what all of them have in common."""
+  arms = {}
+  for family in FAMILIES.values():
+    for name, arm in family.items():
+      arms[name] = {**fields, **arm}
+  return arms
+
+
+def families():
+  """{title: names of its methods}."""
+  return {title: tuple(family) for title, family in FAMILIES.items()}

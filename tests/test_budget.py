@@ -1,0 +1,155 @@
+"""The KL budget as a control: reached, never exceeded, and resumable."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import assert_same_run, directory, settings
+
+from align_jax import budget as budgets
+from align_jax import protocol, step
+from align_jax.budget import Budget, adapted, back_inside, keep
+from align_jax.metrics import read_jsonl
+
+NATS = 2.0
+
+
+def kl_of(params):
+  """A KL that grows along any line away from 0."""
+  return float(jnp.square(params['w']).sum())
+
+
+def fake(stop=False, **fields):
+  return Budget(NATS, stop, 1, kl_of, **fields)
+
+
+def state_at(inside, outside, **stats):
+  point = lambda x: {'w': jnp.full(3, x)}
+  state = step.init_state(point(inside), step.make_optimizer(), (), stats)
+  return state.replace(
+    params=point(outside), anchors={budgets.INSIDE: point(inside)}
+  )
+
+
+@pytest.mark.parametrize('outside', [0.85, 1.0, 3.0, 50.0])
+def test_an_overshoot_is_taken_back_along_the_line(outside):
+  state = state_at(0.3, outside)
+  assert kl_of(state.params) > NATS
+  params = back_inside(fake(), state.anchors[budgets.INSIDE], state.params)
+  assert abs(kl_of(params) / NATS - 1) <= 0.01
+  assert jnp.ptp(params['w']) == 0  # on the line, not merely at the budget
+
+
+def test_a_run_inside_is_left_alone():
+  state = state_at(0.1, 0.5, beta=0.1)
+  kept, stop = keep(fake(), state, left=20)
+  assert not stop and kl_of(kept.params) == kl_of(state.params)
+  np.testing.assert_array_equal(
+    kept.anchors[budgets.INSIDE]['w'], state.params['w']
+  )
+  assert kept.stats['beta'] == state.stats['beta']  # in time as it is
+
+
+def test_stopping_ends_the_run_at_its_budget():
+  kept, stop = keep(fake(stop=True), state_at(0.5, 2.0))
+  assert stop and abs(kl_of(kept.params) / NATS - 1) <= 0.01
+  assert keep(fake(stop=True), kept)[1]  # as a resumed run finds it
+  assert not keep(fake(stop=True), state_at(0.1, 0.2))[1]
+
+
+def test_beta_rises_with_an_overshoot():
+  beta = [adapted(fake(), 0.1, x * NATS, NATS, 5) for x in (1.02, 1.5, 9, 99)]
+  assert 0.1 < beta[0] < beta[1] < beta[2] == beta[3]
+
+
+def test_beta_falls_where_the_run_would_not_get_there():
+  at = lambda kl, last, left: adapted(fake(), 0.1, kl, last, left)
+  assert at(0.5, 0.4, 20) == 0.1  # 20 times 0.1 more is enough
+  assert at(0.5, 0.4, 10) < 0.1
+  assert at(0.5, 0.5, 20) < at(1.5, 1.5, 20) < 0.1  # the further, the faster
+  assert at(NATS, NATS, 20) == 0.1
+
+
+def test_measurements_to_come():
+  budget = Budget(NATS, False, 20, kl_of)
+  due = [s for s in range(1, 51) if budgets.due(budget, s, 50)]
+  assert due == [20, 40, 50]
+  assert [budgets.left(budget, s, 50) for s in due] == [2, 1, 0]
+
+
+def test_only_a_held_run_with_a_beta_adapts_it():
+  for stop, stats in ((True, {'beta': 0.1}), (False, {})):
+    kept, _ = keep(fake(stop), state_at(0.5, 2.0, **stats))
+    assert kept.stats == state_at(0, 0, **stats).stats
+  kept, _ = keep(fake(), state_at(0.5, 2.0, beta=0.1))
+  assert kept.stats['beta'] > 0.1
+
+
+BUDGET = 0.2  # nats, which the tiny run leaves behind within its steps
+
+
+def budgeted(**fields):
+  cfg, run = settings('online')
+  cfg = {**cfg, 'eval': {**cfg['eval'], 'samples': 16}}
+  return cfg, {
+    **run,
+    'steps': 12,
+    'learning_rate': 4e-3,
+    'kl_budget': BUDGET,
+    'kl_every': 2,
+    'kl_samples': 4,
+    'name': f'budget/{fields["kl_mode"]}',
+    **fields,
+  }
+
+
+def points(workdir, run):
+  return read_jsonl(directory(workdir, run) / 'points.jsonl')
+
+
+@pytest.fixture(scope='module')
+def free(tmp_path_factory):
+  """The same run without a budget: beyond it."""
+  workdir = tmp_path_factory.mktemp('budget')
+  cfg, run = budgeted(kl_mode='hold', name='budget/free', kl_budget=0.0)
+  protocol.run_arm(cfg, run, workdir)
+  assert points(workdir, run)[-1]['kl_seq_nats'] > 2 * BUDGET
+  return workdir
+
+
+@pytest.mark.parametrize('mode', ['hold', 'stop'])
+def test_a_run_ends_at_its_budget_and_resumes_to_the_same_bits(
+  mode, free, tmp_path
+):
+  cfg, run = budgeted(kl_mode=mode)
+  protocol.run_arm(cfg, run, free)
+  last = points(free, run)[-1]
+  # Of few samples of few prompts: the law of 5% is held at real sizes.
+  assert abs(last['kl_seq_nats'] / BUDGET - 1) < 0.25
+  assert (last['step'] == run['steps']) == (mode == 'hold')
+
+  class Killed(Exception):
+    pass
+
+  def die(done, info):
+    if done == 3:
+      raise Killed
+
+  with pytest.raises(Killed):
+    protocol.run_arm(cfg, run, tmp_path, die)
+  protocol.run_arm(cfg, run, tmp_path)
+  assert_same_run(directory(free, run), directory(tmp_path, run))
+  protocol.run_arm(cfg, run, tmp_path)  # a finished run is not trained again
+  assert_same_run(directory(free, run), directory(tmp_path, run))
+
+
+def test_metrics_show_beta_as_it_adapts(free):
+  _, run = budgeted(kl_mode='hold')
+  rows = read_jsonl(directory(free, run) / 'metrics.jsonl')
+  assert len({row['beta'] for row in rows}) > 1
+
+
+def test_the_bisection_compiles_once():
+  state = state_at(0.3, 50.0)
+  budgets.between.clear_cache()
+  back_inside(fake(), state.anchors[budgets.INSIDE], state.params)
+  assert budgets.between._cache_size() == 1

@@ -1,0 +1,328 @@
+"""Every kind of method at a size of seconds, and the page that ranks them."""
+
+import csv
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from align_jax import arms, checkpoint, checks, losses, seeds, train
+from align_jax.losses import LOSSES, preference
+from align_jax.losses.kl import BIASED
+from align_jax.programs import policy_programs, scorer
+from configs import arithmetic, base, methods, toy
+from experiments import common, method_zoo
+
+# One of each way to sample, to look at a group, and to be given more than
+# log-probs; every loss by itself is held by the law suite.
+KINDS = (
+  'ppo-shared',
+  'rloo',
+  'rloo-exact',
+  'reinforce_ema',
+  'kto',
+  'hypo',
+  'dpo-mixed',
+  'iterative_dpo-warm',
+  'nash_md',
+  'xpo',
+  'ipo_md',
+  'forward_kl',
+  'best_of_n',
+  'optimum',
+)
+LAYERS = dict(num_layers=1, dim=16, num_heads=2, num_kv_heads=1, head_dim=8)
+
+
+@pytest.fixture(scope='module')
+def cfg():
+  c = base.smoke(toy.get_config())
+  c.seeds = 1
+  c.model.update(mlp_dim=16, **LAYERS)
+  c.report.shown = (0.01,)
+  c.methods = methods.zoo(**c.arm.to_dict())  # as `smoke` made it
+  cfg = common.as_dict(c)
+  own = common.as_dict(toy.get_config())['methods']
+  for name, arm in own.items():
+    steps = {k: c.arm[k] for k in ('steps', 'save_every')}
+    small = dict(batch_size=4, pool=64)
+    cfg['methods'][name] = {**arm, **steps, **small}
+  cfg['methods'] = {name: cfg['methods'][name] for name in KINDS}
+  for arm in cfg['methods'].values():
+    arm['sweep'] = arm.get('sweep', ({},))[-1:]
+  teacher = method_zoo.runs(
+    {**cfg, 'methods': {'rloo': cfg['methods']['rloo']}}
+  )[0]
+  cfg['methods']['forward_kl']['teacher_of'] = teacher['name']
+  return cfg
+
+
+@pytest.fixture(scope='module')
+def workdir(cfg, tmp_path_factory):
+  path = tmp_path_factory.mktemp('zoo')
+  common.experiment(method_zoo.runs, method_zoo.report, cfg, path)
+  return path
+
+
+def points(workdir):
+  lines = (workdir / 'points.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_every_kind_of_method_runs_and_moves(workdir):
+  last = {}
+  for p in points(workdir):
+    assert np.isfinite([p['kl_seq_nats'], p['gold'], p['proxy']]).all()
+    last[p['arm']] = p
+  assert set(last) == set(KINDS)
+  assert all(p['kl_seq_nats'] > 0 for p in last.values())
+
+
+def test_the_page_ranks_them_between_the_lines(workdir, cfg):
+  with (workdir / 'table.csv').open() as file:
+    header, *rows = csv.reader(file)
+  names = [row[0] for row in rows]
+  assert names[:2] == ['(best_of_n)', '(optimum)']
+  assert sorted(names[2:]) == sorted(set(KINDS) - {'best_of_n', 'optimum'})
+  page = (workdir / 'report.html').read_text()
+  assert page.count('src="data:image/png;base64,') == 2
+  assert 'read off between checkpoints' in page
+  assert 'log n - (n - 1) / n' in page
+
+
+def test_the_bound_stands_beside_best_of_n(workdir):
+  rows = [p for p in points(workdir) if p['arm'] == 'best_of_n']
+  assert [p['n'] for p in rows] == [1, 2, 4, 8, 16]
+  for p in rows:
+    assert p['kl_seq_nats'] <= p['kl_bound_nats'] + 1e-9
+
+
+def test_a_held_run_is_compared_at_its_budget():
+  """By its last checkpoint, if that is near enough, and says so."""
+  point = lambda step, kl, gold, arm: dict(
+    arm=arm,
+    config='c',
+    seed=0,
+    step=step,
+    kl_by_prompt=[kl] * 4,
+    gold_by_prompt=[gold] * 4,
+    gold_samples=[[gold]] * 4,
+    kl_budget=2.0,
+    kl_seq_nats=kl,
+    kl_seq_nats_se=0.01,
+    gold=gold,
+  )
+  rows = [
+    *(point(s, k, g, 'near') for s, k, g in [(0, 0, 0), (5, 1.97, 3.0)]),
+    *(point(s, k, g, 'far') for s, k, g in [(0, 0, 0), (5, 2.3, 9.0)]),
+  ]
+  settings = dict(budgets=(1.0, 2.0), resamples=20)
+  table = method_zoo.compare(rows, settings, method_zoo.gain_by_arm(rows)).table
+  assert table['near'][1].value == 3.0
+  assert not table['far'][1]
+  assert 'at 2 nats by construction' in method_zoo.matched_how(rows, (1, 2))
+  header, worst = method_zoo.held_table(rows)
+  assert worst[0][0] == 'far' and worst[0][-1] == '15.0%'
+  assert worst[1][-1] == '1.5%'
+
+
+def test_the_zoo_is_the_whole_family():
+  """Every loss that trains a policy is in it, four strengths or more each."""
+  cfg = common.as_dict(toy.get_config())
+  runs = method_zoo.runs(cfg)
+  trained = {run['loss'] for run in runs if not run['reweigh']}
+  assert trained == set(LOSSES) - set(checks.SCORE_LOSSES) - {'sft'}
+  for name in cfg['methods']:
+    mine = [r for r in runs if r['arm'] == name and not r['reweigh']]
+    assert not mine or len({r['config'] for r in mine}) >= 4
+  assert cfg['seeds'] >= 3
+  families = method_zoo.families_of(cfg, list(cfg['methods']))
+  assert 'methods' not in families  # each is in a family with a name
+
+
+@pytest.mark.parametrize('module', [toy, arithmetic])
+def test_configs_of_the_zoo_are_right_from_the_start(module, capsys):
+  cfg = common.as_dict(module.get_config())
+  common.check(cfg, method_zoo.runs(cfg))
+  told = capsys.readouterr().err
+  assert "grpo: the KL term 'loss_k3'" in told and BIASED['loss_k3'] in told
+  assert 'rloo' not in told
+
+
+def test_an_empty_zoo_is_refused():
+  with pytest.raises(ValueError, match='config.methods is empty'):
+    method_zoo.runs({'methods': {}})
+
+
+@pytest.mark.parametrize(
+  ('name', 'change', 'message'),
+  [
+    ('rloo', dict(truncated='drop'), "truncated='drop' is none of"),
+    ('rloo', dict(reward_scale='z'), "reward_scale='z' is none of"),
+    ('rloo', dict(loss_kwargs=dict(kl='k1')), "kl='k1' is none of"),
+    ('ipo_md', dict(loss_kwargs=dict(logp_reduction='max')), "reduction='max'"),
+    ('ppo', dict(critic='none'), "critic='none' is none of"),
+    ('ppo', dict(critic_init='reward_model'), "needs proxy.verifier='transf"),
+    ('ppo', dict(num_minibatches=3), 'does not split into num_minibatches=3'),
+    ('nash_md', dict(source='policy'), "'nash_md' needs source"),
+    ('hypo', dict(source='policy'), "'hypo' and source 'hybrid' go together"),
+    ('dpo-mixed', dict(parts=('policy',)), 'needs two parts'),
+    ('dpo-mixed', dict(parts=('policy', 'mixed')), "parts='mixed' is none of"),
+    ('forward_kl', dict(teacher_of=''), 'teacher_of must name the run'),
+    (
+      'reverse_kl',
+      dict(teacher_of='a/b', loss_kwargs={}),
+      "teacher_of='a/b' is none of",
+    ),
+    ('rloo', dict(loss='bradley_terry', loss_kwargs={}), 'trains reward model'),
+    ('rloo', dict(kl_budget=1.0, kl_mode='fix'), "kl_mode='fix' is none of"),
+    (
+      'rloo',
+      dict(kl_budget=1.0, loss_kwargs=dict(beta=0.0)),
+      'adapts loss_kwargs.beta, which must be > 0',
+    ),
+    ('best_of_n', dict(reweigh='best'), "reweigh='best' is none of"),
+  ],
+)
+def test_a_wrong_method_is_refused_at_start(name, change, message):
+  cfg = common.as_dict(toy.get_config())
+  arm = {**cfg['methods'][name], 'sweep': ({},), **change}
+  cfg['methods'] = {name: arm}
+  with pytest.raises(ValueError, match=message):
+    common.check(cfg, method_zoo.runs(cfg))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (dict(loss='dpo'), "proxy.loss='dpo' is none of"),
+    (dict(combine='max'), "proxy.combine='max' is none of"),
+    (dict(members=0), 'proxy.members=0 must be at least 1'),
+    (dict(loss='preference_model'), "needs proxy.verifier='transformer'"),
+    (dict(loss='verifier'), "needs proxy.verifier='transformer'"),
+    (dict(loss='binary_cross_entropy'), 'golden.label_noise=0.5 does not'),
+  ],
+)
+def test_a_wrong_proxy_is_refused_at_start(change, message):
+  proxy = common.as_dict(toy.get_config())['proxy']
+  with pytest.raises(ValueError, match=message):
+    checks.check_proxy({**proxy, **change}, {'label_noise': 0.5})
+
+
+# --- Arms and proxies that the zoo does not use -------------------------------
+
+
+def tiny(cfg, **proxy):
+  return {**cfg, 'proxy': {**cfg['proxy'], 'steps': 2, **proxy}}
+
+
+def run_of(cfg, **fields):
+  sweep = {**cfg, 'arms': {'arm': {**fields, 'sweep': ({},)}}}
+  (run,) = common.sweep(sweep)
+  common.check(sweep, [run])
+  return run
+
+
+@pytest.fixture(scope='module')
+def with_transformer(cfg, tmp_path_factory):
+  """A seed whose proxy is a transformer, and its config and workdir."""
+  workdir = tmp_path_factory.mktemp('transformer')
+  cfg = tiny(cfg, verifier='transformer', members=2, combine='worst_case')
+  return cfg, workdir, seeds.prepare_seed(cfg, 0, workdir)
+
+
+def test_an_ensemble_scores_as_its_worst_member(with_transformer):
+  _, workdir, seed = with_transformer
+  assert (workdir / 'seed0' / 'proxy1').exists()
+  config = dataclasses.replace(seed.task.model, head='scalar')
+  members = [
+    checkpoint.final_params(workdir / 'seed0' / f'proxy{i}') for i in (0, 1)
+  ]
+  scores = np.stack([scorer(config)(p, seed.pairs) for p in members])
+  assert (scores[0] != scores[1]).any()
+  np.testing.assert_allclose(seed.proxy(seed.pairs), scores.min(0), rtol=1e-5)
+
+
+def test_a_critic_may_start_as_the_reward_model(with_transformer):
+  cfg, workdir, seed = with_transformer
+  fields = dict(loss='ppo', loss_kwargs={}, critic_init='reward_model')
+  start = arms.start_of(seed, run_of(cfg, **fields))
+  want = checkpoint.final_params(workdir / 'seed0' / 'proxy0')
+  same = jax.tree.map(np.array_equal, start.params['critic'], want)
+  assert jax.tree.all(same)
+  assert start.anchors['ref'].keys() == seed.reference.keys()
+
+
+def test_the_reference_scores_zero_in_its_own_deviations(with_transformer):
+  _, _, seed = with_transformer
+  scores = np.asarray(arms.of_reference(seed, seed.proxy)(seed.pairs))
+  assert abs(scores.mean()) < 1e-3 and abs(scores.std() - 1) < 1e-3
+
+
+@pytest.mark.parametrize('loss', ['preference_model', 'verifier'])
+def test_other_proxies_are_trained_and_scored(loss, cfg, tmp_path):
+  """A pairwise model in both orders; a verifier at every token."""
+  c = tiny(cfg, verifier='transformer', loss=loss)
+  if loss == 'verifier':  # labels within [0, 1]
+    c = arithmetic_cfg(c)
+  seed = seeds.prepare_seed(c, 0, tmp_path)
+  scores = np.asarray(seed.proxy(seed.pairs))
+  assert scores.shape == seed.pairs.rewards.shape and np.isfinite(scores).all()
+  if loss == 'preference_model':
+    np.testing.assert_allclose(scores.reshape(-1, 2).sum(1), 1)
+
+
+def arithmetic_cfg(cfg):
+  c = base.smoke(arithmetic.get_config())
+  c.task.update(prompts=64, eval_prompts=8)
+  c.model.update(mlp_dim=16, **LAYERS)
+  return {**common.as_dict(c), 'proxy': cfg['proxy']}
+
+
+def test_a_verifier_needs_labels_that_are_chances():
+  batch = types.SimpleNamespace()
+  source = seeds.as_judged(lambda: batch, lambda batch: np.array([0.5, 1.5]))
+  with pytest.raises(ValueError, match='0.5 to 1.5'):
+    source()
+
+
+# --- Every pairwise loss, whatever the source ---------------------------------
+
+
+FROM = ('golden_pairs', 'log', 'policy', 'sampler', 'mixed')
+
+
+@pytest.fixture(scope='module')
+def batches_of(workdir, cfg):
+  """{source: [(batch, log-probs), the same with KTO's extra rows]}."""
+  seed = seeds.prepare_seed(cfg, 0, workdir)
+  fields = dict(parts=('golden_pairs', 'policy'), log_of='logged', shuffle=2)
+  run = {**run_of(cfg), **fields, 'refresh_every': {'sampler': 2}}
+  state = arms.start_of(seed, run)
+  logps, _, _ = policy_programs(seed.task.model)
+
+  def batch_of(source, step=0, loss='dpo'):
+    make = arms.make_source(seed, {**run, 'source': source, 'loss': loss})
+    return make(state, jax.random.key(step), step)
+
+  log = [batch_of('policy', step) for step in range(run['steps'])]
+  train.write_log(seed.directory / 'logged', 0, len(log), log)
+  scored = lambda batch: (batch, logps(seed.reference, batch))
+  return {
+    name: [scored(batch_of(name, loss=loss)) for loss in ('dpo', 'kto')]
+    for name in FROM
+  }
+
+
+@pytest.mark.parametrize('loss', sorted(set(preference.LOSSES) - {'hypo'}))
+def test_any_pairwise_loss_learns_from_any_source(loss, batches_of):
+  for batch, logps in (pair[loss == 'kto'] for pair in batches_of.values()):
+    if loss == 'kto':  # reads chances to win, as `reward_scale` makes them
+      wins = jax.nn.sigmoid(batch.rewards - batch.rewards.mean())
+      batch = batch.replace(rewards=wins)
+    batch = losses.prepared(loss, logps, batch, {})
+    grad = jax.grad(lambda x: LOSSES[loss](x, batch)[0])(logps)
+    assert np.isfinite(grad).all() and np.abs(grad).max() > 0

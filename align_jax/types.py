@@ -5,10 +5,12 @@ T completion tokens, V vocab, D model, N heads, K kv heads, R = N / K,
 H head dim, F mlp, L layers, E eval prompts, M samples per eval prompt.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
 import optax
 
 Params = Any  # a tree of arrays
@@ -39,6 +41,20 @@ class Batch:
   @property
   def num_prompts(self) -> int:
     return self.prompts.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+  """Prompts without completions, on the host."""
+
+  tokens: np.ndarray  # int32 [N, S]  left-padded
+  valid: np.ndarray  # bool [N, S]
+
+  def __len__(self):
+    return len(self.tokens)
+
+  def __getitem__(self, index):
+    return self.tokens[index], self.valid[index]
 
 
 @flax.struct.dataclass

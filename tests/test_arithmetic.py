@@ -153,7 +153,7 @@ def test_numbers_are_right_however_they_are_written():
 def test_gsm8k_reads_what_it_needs(tmp_path):
   path = write(tmp_path / 'x.jsonl', [{**ROWS[3], 'level': 1}])
   (row,) = read(path)
-  assert row == dict(prompt='Price?', completion='#### $1,234', answer='1234')
+  assert row == dict(prompt='Price?\n', completion='#### $1,234', answer='1234')
   assert row.where.endswith('x.jsonl row 1')
   assert list(data.gsm8k([ROWS[0]]))[0]['answer'] == '2'
 
@@ -183,7 +183,7 @@ def test_every_row_of_the_real_file_is_right(tmp_path):
   assert len(rows) == len({row['prompt'] for row in rows}) == 7473
   assert all(data.correct(row['completion'], row['answer']) for row in rows)
   assert rows[0]['answer'] == '72'
-  solved = [dict(question=r['prompt'], answer=r['completion']) for r in rows]
+  solved = [dict(question=r['prompt'][:-1], answer=r['completion']) for r in rows]
   sizes = dict(prompts=64, eval_prompts=32, prompt_len=993, completion_len=1229)
   path = write(tmp_path / 'some.jsonl', solved[:128])
   knobs = {**KNOBS, **sizes, 'data': path, 'workdir': tmp_path}
@@ -196,7 +196,7 @@ def test_sums_are_read_as_any_file(task, workdir):
   rows = read(workdir / 'sums.jsonl')
   assert len(rows) == len({row['prompt'] for row in rows}) == 8100
   for row in rows:
-    a, b = row['prompt'].removeprefix('What is ').removesuffix('?').split(' + ')
+    a, b = row['prompt'].removeprefix('What is ').removesuffix('?\n').split(' + ')
     assert row['answer'] == str(int(a) + int(b))
     assert (
       row['completion']
@@ -224,7 +224,7 @@ def test_questions_that_read_the_same_count_once():
 
 
 def test_demonstrations_read_as_question_and_answer(task, batch, workdir):
-  rows = {row['prompt'] + '\n': row for row in read(workdir / 'sums.jsonl')}
+  rows = {row['prompt']: row for row in read(workdir / 'sums.jsonl')}
   for prompt, completion in zip(*task.decode(batch), strict=True):
     assert rows[prompt]['completion'] == completion
   other = task.demonstrations(None, jax.random.key(1), 0)

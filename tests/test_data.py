@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from align_jax import data
+from align_jax.data import files
 
 SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
@@ -70,7 +71,7 @@ def test_blank_lines_carriage_returns_and_byte_order_mark(tmp_path):
     ('x.json', '[{"n": 1}, 2]', 'x.json row 2: expected a JSON object'),
     ('x.json', '[\n{"n": 1},\n{"n": 2\n', 'x.json line 4: not JSON'),
     ('x.json', '{"n": 1}', 'x.json: .* one array of objects'),
-    ('x.csv', 'n\n1\n', 'x.csv: reads only .jsonl'),
+    ('x.tsv', 'n\n1\n', 'x.tsv: reads only .jsonl'),
   ],
 )
 def test_a_bad_file_is_told_in_one_line(tmp_path, name, text, said):
@@ -83,7 +84,7 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, name, text, said):
 def test_broken_bytes_are_told_by_file(tmp_path):
   path = tmp_path / 'x.jsonl'
   path.write_bytes(b'{"text": "\xff"}\n')
-  with pytest.raises(ValueError, match='x.jsonl: not UTF-8'):
+  with pytest.raises(ValueError, match='x.jsonl row 1: not UTF-8'):
     list(data.rows(path))
   path = tmp_path / 'x.jsonl.gz'
   path.write_bytes(b'{"text": "no gzip"}\n')
@@ -98,7 +99,9 @@ def test_broken_bytes_are_told_by_file(tmp_path):
   'name', ['no.jsonl', 'a/no.json', 'no.jsonl.gz', './no', '~/no', '/no/no']
 )
 def test_what_looks_like_a_path_is_never_looked_up(monkeypatch, name):
-  monkeypatch.setattr(data, '_hub_rows', lambda *_: pytest.fail('looked up'))
+  monkeypatch.setattr(
+    files, '_hub_rows', lambda *_, **__: pytest.fail('looked up')
+  )
   with pytest.raises(FileNotFoundError, match='no such file'):
     list(data.rows(name))
 

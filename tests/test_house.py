@@ -13,11 +13,17 @@ NOTHING = 'types ops sharding checkpoint frontier metrics reweigh'.split()
 MODEL = 'types ops sharding models'
 MAY = dict.fromkeys(NOTHING, '')
 MAY |= dict.fromkeys(['models', 'scoring', 'sampling'], MODEL)
-MAY |= dict.fromkeys(['rewards', 'data', 'batches', 'step'], 'types ops')
+MAY |= dict.fromkeys(['rewards', 'batches', 'step'], 'types ops')
 MAY |= dict(losses='types ops losses', sources='types ops batches')
-MAY |= dict(budget='types')
+MAY |= dict(budget='types', data='types data')
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
-LAZY = {'datasets', 'transformers', 'tokenizers'}  # inside functions only
+LAZY = {
+  'datasets',
+  'jinja2',
+  'pyarrow',
+  'transformers',
+  'tokenizers',
+}  # inside functions only
 
 
 def imports(nodes):

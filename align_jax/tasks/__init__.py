@@ -5,22 +5,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from align_jax.models.transformer import ModelConfig
-from align_jax.types import Batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-  tokens: np.ndarray  # int32 [N, S]  left-padded
-  valid: np.ndarray  # bool [N, S]
-
-  def __len__(self):
-    return len(self.tokens)
-
-  def __getitem__(self, index):
-    return self.tokens[index], self.valid[index]
+from align_jax.types import Batch, Prompts
 
 
 @dataclasses.dataclass(frozen=True)

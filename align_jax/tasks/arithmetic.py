@@ -105,7 +105,7 @@ def encode(vocabulary, rows, prompt_len, completion_len):
     ValueError: a row is too long, or its completion is not read back as right.
   """
   tokenizer, bos_id, eos_id = vocabulary
-  questions = data_lib.encode(tokenizer, [r['prompt'] + '\n' for r in rows])
+  questions = data_lib.encode(tokenizer, [r['prompt'] for r in rows])
   questions = [[bos_id, *ids] for ids in questions]
   solutions = data_lib.encode(tokenizer, [r['completion'] for r in rows])
   solutions = [[*ids, eos_id] for ids in solutions]

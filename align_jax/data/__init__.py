@@ -1,0 +1,54 @@
+"""From files and data sets to token arrays.
+
+Rows come from a file or data set (`files`); a reader in `DATASETS` maps them to
+one of the formats (`formats`), or to what a task asks for; a chat template
+turns messages into text (`chat`) and a tokenizer texts into ids (`tokens`,
+`examples`), which become a Batch. What every outcome is: docs/data.md.
+"""
+
+from align_jax.data.answers import correct, final_answer
+from align_jax.data.files import fingerprint, local_path, rows
+from align_jax.data.readers import DATASETS, gsm8k, text_label
+from align_jax.data.row import (
+  Counts,
+  LeftOut,
+  Row,
+  RowError,
+  field,
+  place,
+  row_error,
+)
+from align_jax.data.tokens import (
+  SPECIAL_TOKENS,
+  Vocabulary,
+  encode,
+  left_pad,
+  load_tokenizer,
+  right_pad,
+  train_tokenizer,
+)
+
+__all__ = [
+  'Counts',
+  'DATASETS',
+  'LeftOut',
+  'Row',
+  'RowError',
+  'SPECIAL_TOKENS',
+  'Vocabulary',
+  'correct',
+  'encode',
+  'field',
+  'final_answer',
+  'fingerprint',
+  'gsm8k',
+  'left_pad',
+  'load_tokenizer',
+  'local_path',
+  'place',
+  'right_pad',
+  'row_error',
+  'rows',
+  'text_label',
+  'train_tokenizer',
+]

@@ -1,0 +1,221 @@
+"""Row formats: from a row's columns to a prompt and its scored completions.
+
+A prompt and its completions are texts, joined as they are, or lists of
+messages, which a chat template turns into text. Columns that a format does not
+name are ignored.
+"""
+
+import os
+import re
+from typing import Any, NamedTuple
+
+from align_jax.data.messages import ends_with, messages, shared_beginning
+from align_jax.data.row import (
+  field,
+  number,
+  place,
+  row_error,
+  text_field,
+  typed,
+)
+
+ASKS = ('user', 'tool')
+
+
+class Example(NamedTuple):
+  """A prompt with G completions, each with a reward; prompts have G = 0."""
+
+  kind: str  # a name in FORMATS
+  prompt: Any  # str, or list of messages; '' before a whole text
+  completions: list  # G of the prompt's type
+  rewards: list[float]  # G
+  where: str
+  tools: list | None = None  # what a chat template is told of
+
+
+def _side(row, name, prompt):
+  """row[name] as an answer to the prompt: a text or messages, not empty."""
+  if isinstance(prompt, str):
+    return text_field(row, name)
+  return _answer(row, f'field {name!r}', field(row, name, list), prompt)
+
+
+def _answer(row, name, value, prompt):
+  last = prompt[-1]['role']
+  after = 'user' if last == 'assistant' else last  # whose message goes on
+  return ends_with(row, name, messages(row, name, value, after), ['assistant'])
+
+
+def _prompt(row):
+  if isinstance(row.get('prompt'), list):
+    return messages(row, "field 'prompt'", row['prompt'])
+  return text_field(row, 'prompt')
+
+
+def _tools(row):
+  return (
+    typed(row, "field 'tools'", row['tools'], list)
+    if row.get('tools')
+    else None
+  )
+
+
+def _example(kind, row, prompt, completions, rewards):
+  return Example(kind, prompt, completions, rewards, place(row), _tools(row))
+
+
+def text(row):
+  return _example('text', row, '', [text_field(row, 'text')], [1.0])
+
+
+def conversation(row):
+  """`messages`: all that the assistant says is a demonstration."""
+  said = messages(row, "field 'messages'", field(row, 'messages', list))
+  ends_with(row, "field 'messages'", said, ['assistant'])
+  first = next(i for i, x in enumerate(said) if x['role'] == 'assistant')
+  return _example('messages', row, said[:first], [said[first:]], [1.0])
+
+
+def prompt_only(row):
+  return _example('prompt', row, _prompt(row), [], [])
+
+
+def demonstration(row):
+  prompt = _prompt(row)
+  side = _side(row, 'completion', prompt)
+  return _example('prompt_completion', row, prompt, [side], [1.0])
+
+
+def unpaired(row):
+  prompt = _prompt(row)
+  side = _side(row, 'completion', prompt)
+  reward = float(field(row, 'label', bool))
+  return _example('unpaired', row, prompt, [side], [reward])
+
+
+def unpaired_messages(row):
+  """`messages` that end in the answer that `label` is about."""
+  said = messages(row, "field 'messages'", field(row, 'messages', list))
+  ends_with(row, "field 'messages'", said, ['assistant'])
+  reward = float(field(row, 'label', bool))
+  return _example('unpaired', row, said[:-1], [said[-1:]], [reward])
+
+
+def _differ(row, chosen, rejected):
+  if chosen == rejected:
+    raise row_error(row, "fields 'chosen' and 'rejected' are equal")
+  for name in ('score_chosen', 'score_rejected'):
+    if row.get(name) is not None:
+      number(row, f'field {name!r}', row[name])
+  return [chosen, rejected]
+
+
+def preference(row):
+  prompt = _prompt(row)
+  sides = [_side(row, name, prompt) for name in ('chosen', 'rejected')]
+  return _example('preference', row, prompt, _differ(row, *sides), [1.0, 0.0])
+
+
+def implicit_preference(row):
+  """The prompt is what `chosen` and `rejected` both begin with."""
+  if isinstance(row.get('chosen'), list):
+    return _implicit_messages(row)
+  both = [text_field(row, name) for name in ('chosen', 'rejected')]
+  _differ(row, *both)
+  # Whole words, each with the space before it.
+  shared = os.path.commonprefix(both)
+  end = len(shared)
+  if any(side[end : end + 1].strip() for side in both) or end in map(len, both):
+    end = re.search(r'\S*$', shared).start()
+  end = len(shared[:end].rstrip())
+  return _implicit(row, both[0][:end], [side[end:] for side in both])
+
+
+def _implicit_messages(row):
+  both = [
+    messages(row, f'field {name!r}', field(row, name, list))
+    for name in ('chosen', 'rejected')
+  ]
+  _differ(row, *both)
+  end = shared_beginning(*both)
+  if not any(end < len(side) for side in both):
+    end = 0
+  return _implicit(row, both[0][:end], [side[end:] for side in both])
+
+
+def _implicit(row, prompt, sides):
+  if not prompt:
+    raise row_error(row, "'chosen' and 'rejected' share no beginning")
+  if isinstance(prompt, list):
+    ends_with(row, 'the shared beginning', prompt, ASKS)
+  for name, side in zip(('chosen', 'rejected'), sides):
+    if not side:
+      raise row_error(row, f'{name!r} has nothing after the shared beginning')
+    if isinstance(prompt, list):
+      ends_with(row, f'field {name!r}', side, ['assistant'])
+  return _example('preference', row, prompt, sides, [1.0, 0.0])
+
+
+def scored(row):
+  """`completions` of one prompt and their `scores`, as rewards."""
+  prompt = _prompt(row)
+  found = field(row, 'completions', list)
+  scores = field(row, 'scores', list)
+  if not found or len(found) != len(scores):
+    raise row_error(
+      row,
+      f'{len(found)} completions and {len(scores)} scores, expected as many',
+      'completions and scores do not match',
+    )
+  sides = []
+  for i, side in enumerate(found, 1):
+    name = f"field 'completions' item {i}"
+    if isinstance(prompt, str):
+      typed(row, name, side, str)
+      if not side.strip():
+        raise row_error(row, f'{name} is empty', 'a completion is empty')
+    else:
+      side = _answer(row, name, typed(row, name, side, list), prompt)
+    sides.append(side)
+  rewards = [number(row, "field 'scores'", score) for score in scores]
+  return _example('scored', row, prompt, sides, rewards)
+
+
+def stepwise(row):
+  raise row_error(
+    row,
+    "columns 'prompt', 'completions', 'labels' are stepwise supervision, which "
+    'no method here learns from',
+    'stepwise supervision',
+  )
+
+
+FORMATS = {  # name: columns, and who reads them; the first that fits is it
+  'scored': ({'prompt', 'completions', 'scores'}, scored),
+  'stepwise': ({'prompt', 'completions', 'labels'}, stepwise),
+  'preference': ({'prompt', 'chosen', 'rejected'}, preference),
+  'implicit_preference': ({'chosen', 'rejected'}, implicit_preference),
+  'unpaired': ({'prompt', 'completion', 'label'}, unpaired),
+  'prompt_completion': ({'prompt', 'completion'}, demonstration),
+  'unpaired_messages': ({'messages', 'label'}, unpaired_messages),
+  'messages': ({'messages'}, conversation),
+  'text': ({'text'}, text),
+  'prompt': ({'prompt'}, prompt_only),
+}
+
+
+def detect(row):
+  """-> the name in FORMATS of the first whose columns the row has.
+
+  Raises:
+    RowError: none has them.
+  """
+  for name, (columns, _) in FORMATS.items():
+    if columns <= row.keys():
+      return name
+  raise row_error(
+    row,
+    f'columns {sorted(row)} are of no known format; expected those of one of: '
+    + '; '.join(f'{k} {sorted(v)}' for k, (v, _) in FORMATS.items()),
+    'no known format',
+  )

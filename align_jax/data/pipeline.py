@@ -1,0 +1,261 @@
+"""From a file to Batches: read, encode, fit, stack; every row accounted for."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.data import files, formats, readers
+from align_jax.data.examples import encode_example
+from align_jax.data.row import (
+  Counts,
+  LeftOut,
+  Row,
+  RowError,
+  place,
+  row_error,
+)
+from align_jax.data.tokens import left_pad, right_pad
+from align_jax.types import Batch, Prompts
+
+EARLY = 1000  # rows after which a file that is mostly bad is given up
+DUPLICATE = 'a duplicate'
+
+
+class Limits(NamedTuple):
+  """How many tokens fit, and what becomes of rows with more."""
+
+  prompt_len: int | None = None  # S, BOS included; None: no limit
+  completion_len: int | None = None  # T, EOS included
+  long_prompt: str = 'error'  # 'drop' | 'left' (keep its end) | 'error'
+  long_completion: str = 'error'  # 'drop' | 'error'
+
+  def check(self):
+    """Raises ValueError for a limit that cannot be."""
+    for name, allowed in (
+      ('long_prompt', ('drop', 'left', 'error')),
+      ('long_completion', ('drop', 'error')),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'{name}={getattr(self, name)!r}, expected one of {allowed}'
+        )
+    for name, least in (('prompt_len', 2), ('completion_len', 1)):
+      size = getattr(self, name)
+      if size is not None and size < least:
+        raise ValueError(f'{name}={size} is below {least}')
+
+
+# --- Examples ----------------------------------------------------------------
+
+
+class _Found:
+  """The reader and the format of a file, from its first rows."""
+
+  def __init__(self, dataset):
+    if dataset not in (None, *readers.DATASETS):
+      raise ValueError(
+        f'dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
+      )
+    self.dataset = dataset
+    self.format = None
+
+  def examples(self, row):
+    """-> list of Example or LeftOut."""
+    name = self.dataset or readers.detect_reader(row)
+    read = readers.DATASETS[name]([row])
+    made = [self._example(x, place(row)) for x in read]
+    self.dataset = name
+    return made or [LeftOut('not used by the reader')]
+
+  def _example(self, row, where):
+    if isinstance(row, LeftOut):
+      return row
+    row = Row(row, where)
+    name = self.format or formats.detect(row)
+    example = formats.FORMATS[name][1](row)
+    self.format = name
+    return example
+
+
+def _key(row):
+  try:
+    text = json.dumps(row, sort_keys=True, default=str)
+  except (RecursionError, TypeError, ValueError) as e:
+    raise row_error(row, f'too deep or odd a value: {e}', 'odd value') from None
+  return hashlib.blake2b(text.encode(), digest_size=12).digest()
+
+
+def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
+  """Yields the examples of a file or hub data set.
+
+  Does not count what is kept: whoever keeps them does.
+
+  Args:
+    path: see `files.rows`.
+    dataset: a name in `readers.DATASETS`; None finds it by the first row.
+    counts: Counts, filled in; says what becomes of bad rows.
+    duplicates: 'keep' or 'drop' rows that were there before, value for value;
+      counted either way.
+    which: split, revision, config of a hub data set.
+  Raises:
+    RowError: a bad row, under on_bad_row='error'.
+    ValueError, FileNotFoundError: see `files.rows`; too many bad rows.
+  """
+  if duplicates not in ('keep', 'drop'):
+    raise ValueError(f"duplicates={duplicates!r}, expected 'keep' or 'drop'")
+  found, seen = _Found(dataset), set()
+
+  def bad(error):
+    counts.rows += 1
+    counts.skip(error)
+
+  for row in files.rows(path, bad=bad, **which):
+    counts.rows += 1
+    try:
+      key = _key(row)
+    except RowError as e:
+      counts.skip(e)
+      continue
+    if key in seen:
+      if duplicates == 'drop':
+        counts.dropped[DUPLICATE] += 1
+        continue
+      counts.notes[DUPLICATE] += 1
+    seen.add(key)
+    yield from _examples(found, row, counts)
+    if counts.rows == EARLY:
+      counts.check(path)
+  counts.check(path)
+  counts.found = (found.dataset, found.format)
+
+
+def _examples(found, row, counts):
+  try:
+    made = found.examples(row)
+  except RowError as e:
+    counts.skip(e)
+    return
+  counts.more += len(made) - 1
+  for example in made:
+    if isinstance(example, LeftOut):
+      counts.dropped[str(example)] += 1
+    else:
+      yield example
+
+
+# --- Tokens ------------------------------------------------------------------
+
+
+def _too_long(encoded, what, length, limit):
+  return RowError(
+    f'{encoded.where}: {what} of {length} tokens, more than {what}_len={limit}',
+    f'{what} over {limit} tokens',
+  )
+
+
+def fit(encoded, limits):
+  """-> Encoded within the limits, and why it is left out (or None).
+
+  Raises:
+    RowError: it is too long, and that is an error.
+  """
+  length = len(encoded.prompt)
+  if limits.prompt_len is not None and length > limits.prompt_len:
+    error = _too_long(encoded, 'prompt', length, limits.prompt_len)
+    if limits.long_prompt == 'error':
+      raise error
+    if limits.long_prompt == 'drop':
+      return encoded, error.reason
+    encoded = _cut_left(encoded, limits.prompt_len)
+  length = max(map(len, encoded.completions), default=0)
+  if limits.completion_len is not None and length > limits.completion_len:
+    error = _too_long(encoded, 'completion', length, limits.completion_len)
+    if limits.long_completion == 'error':
+      raise error
+    return encoded, error.reason
+  return encoded, None
+
+
+def _cut_left(encoded, size):
+  """The prompt's first token, which is BOS, and its last ones."""
+  prompt = [encoded.prompt[0], *encoded.prompt[1 - size :]]
+  notes = (*encoded.notes, f'prompt cut to {size} tokens, on the left')
+  return encoded._replace(prompt=prompt, notes=notes)
+
+
+def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):
+  """Yields every row of a file as Encoded, or counts why it is not there.
+
+  Args:
+    path, dataset, how: see `read_examples`.
+    encoder: examples.Encoder.
+    limits: Limits.
+    counts: Counts; one that raises for bad rows by default.
+  Raises:
+    As `read_examples`; RowError also for what is too long, if that is said to
+    be an error. That is never skipped as bad.
+  """
+  counts = Counts() if counts is None else counts
+  limits.check()
+  for example in read_examples(path, dataset, counts=counts, **how):
+    try:
+      encoded = encode_example(encoder, example)
+    except RowError as e:
+      counts.skip(e)
+      continue
+    encoded, dropped = fit(encoded, limits)
+    if dropped:
+      counts.dropped[dropped] += 1
+      continue
+    counts.notes.update(encoded.notes)
+    counts.kept += 1
+    yield encoded
+  counts.check(path)
+
+
+# --- Arrays ------------------------------------------------------------------
+
+
+def make_prompts(encoded, prompt_len):
+  """A list of Encoded -> Prompts."""
+  return Prompts(*left_pad([x.prompt for x in encoded], prompt_len))
+
+
+def make_batch(encoded, prompt_len, completion_len):
+  """Examples with completions as a Batch.
+
+  A preference is G = 2 with rewards (1, 0), an unpaired one G = 1 with reward 1
+  or 0, a demonstration G = 1 whose mask is on what the assistant says.
+
+  Args:
+    encoded: N of Encoded, N > 0, all with as many completions.
+    prompt_len, completion_len: S and T.
+  Raises:
+    ValueError: none, no completions or another number of them, or too long.
+  """
+  sizes = {len(x.completions): x.where for x in reversed(encoded)}
+  if len(sizes) != 1 or 0 in sizes:
+    raise ValueError(
+      'a batch needs as many completions for each prompt, one or more; found '
+      + (', '.join(f'{n} ({at})' for n, at in sorted(sizes.items())) or 'none')
+    )
+  prompts, prompt_valid = left_pad([x.prompt for x in encoded], prompt_len)
+  ids = [ids for x in encoded for ids in x.completions]
+  completions, valid = right_pad(ids, completion_len)
+  mask = np.zeros_like(valid)
+  mask[valid] = np.concatenate([m for x in encoded for m in x.masks])
+  rewards = np.array([r for x in encoded for r in x.rewards], np.float32)
+  batch = Batch(
+    prompts=prompts,
+    prompt_valid=prompt_valid,
+    completions=completions,
+    valid=valid,
+    mask=mask,
+    rewards=rewards,
+    group_size=next(iter(sizes)),
+  )
+  return jax.tree.map(jnp.asarray, batch)

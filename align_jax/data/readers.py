@@ -1,0 +1,377 @@
+"""Data sets of others: a generator each, from their rows to a task's rows.
+
+What a generator yields is in one of `formats.FORMATS`, or what a task asks for.
+It is given rows one at a time where bad ones are skipped, so it keeps nothing
+from one row to the next; it may yield any number of rows for each, or `LeftOut`
+with the reason why there is none.
+"""
+
+import json
+import re
+
+from align_jax.data.answers import final_answer
+from align_jax.data.messages import said
+from align_jax.data.row import (
+  LeftOut,
+  Row,
+  field,
+  number,
+  place,
+  row_error,
+  text_field,
+  typed,
+)
+
+TURN = re.compile(r'\n\n(Human|Assistant):')
+SPEAKERS = {'Human': 'user', 'Assistant': 'assistant'}
+SHAREGPT = {
+  'system': 'system',
+  'human': 'user',
+  'gpt': 'assistant',
+  'function_call': 'assistant',
+  'observation': 'tool',
+}
+CHOICES = {1: (1, 2), 2: (2, 1)}  # preferred: (chosen, rejected)
+TIES = (0, 1.5)
+
+
+def standard(rows):
+  """Rows that are in one of the formats already."""
+  yield from rows
+
+
+# --- Conversations -----------------------------------------------------------
+
+
+def _turns(row, name):
+  """A transcript as messages; its text may be empty."""
+  start, *parts = TURN.split(field(row, name, str))
+  if start.strip() or not parts:
+    raise row_error(
+      row,
+      f"field {name!r} is {row[name]!r:.40}, expected '\\n\\nHuman: ...'",
+      f'field {name!r} is no transcript',
+    )
+  return [
+    said(SPEAKERS[who], text.removeprefix(' '))
+    for who, text in zip(parts[::2], parts[1::2])
+  ]
+
+
+def hh(rows):
+  """Transcripts of HH-RLHF (Bai et al. 2022, arXiv 2204.05862).
+
+  `chosen` and `rejected` are the same up to the last answer.
+  """
+  for row in rows:
+    chosen, rejected = _turns(row, 'chosen'), _turns(row, 'rejected')
+    if chosen[:-1] != rejected[:-1]:
+      raise row_error(row, 'the transcripts differ before their last answer')
+    yield Row(
+      dict(prompt=chosen[:-1], chosen=chosen[-1:], rejected=rejected[-1:]),
+      place(row),
+    )
+
+
+def ultrafeedback(rows):
+  """UltraFeedback, binarised (Cui et al. 2023, arXiv 2310.01377).
+
+  `prompt` is a question; `chosen` and `rejected` are answers, or conversations
+  of that question and an answer.
+  """
+  for row in rows:
+    asked = [said('user', text_field(row, 'prompt'))]
+    made = {k: v for k, v in row.items() if k.startswith('score_')}
+    for name in ('chosen', 'rejected'):
+      side = row.get(name)
+      if isinstance(side, list):
+        asked, side = _same_prompt(row, name, asked, side)
+      else:
+        side = [said('assistant', text_field(row, name))]
+      made[name] = side
+    yield Row(dict(made, prompt=asked), place(row))
+
+
+def _same_prompt(row, name, asked, side):
+  before = [
+    typed(row, f'field {name!r} message', x, dict).get('content') for x in side
+  ]
+  if before[:-1] != [asked[-1]['content']]:
+    raise row_error(
+      row,
+      f"field {name!r} does not begin with 'prompt', or has no single answer",
+    )
+  return asked, side[-1:]
+
+
+def ultrafeedback_scores(rows):
+  """UltraFeedback as it was collected: `instruction`, `completions`.
+
+  Each completion has a `response` and an `overall_score`.
+  """
+  for row in rows:
+    found = field(row, 'completions', list)
+    found = [typed(row, "field 'completions' item", x, dict) for x in found]
+    yield Row(
+      dict(
+        prompt=[said('user', text_field(row, 'instruction'))],
+        completions=[[said('assistant', x.get('response'))] for x in found],
+        scores=[x.get('overall_score') for x in found],
+      ),
+      place(row),
+    )
+
+
+def scored_pairs(rows):
+  """Preferences with `score_chosen` and `score_rejected` as rewards."""
+  for row in rows:
+    sides = [row.get('chosen'), row.get('rejected')]
+    names = ('score_chosen', 'score_rejected')
+    scores = [number(row, f'field {n!r}', row.get(n)) for n in names]
+    yield Row(
+      dict(prompt=row.get('prompt'), completions=sides, scores=scores),
+      place(row),
+    )
+
+
+def _alpaca_prompt(row):
+  """`instruction`, and `input` if there is any, as one question."""
+  question = text_field(row, 'instruction')
+  if row.get('input') is not None:
+    extra = field(row, 'input', str)
+    question += f'\n\n{extra}' if extra.strip() else ''
+  return [said('user', question)]
+
+
+def alpaca(rows):
+  """Demonstrations (Taori et al. 2023): `instruction`, `input`, `output`."""
+  for row in rows:
+    answer = said('assistant', text_field(row, 'output'))
+    yield Row(dict(prompt=_alpaca_prompt(row), completion=[answer]), place(row))
+
+
+def alpaca_preference(rows):
+  """Preferences with Alpaca's `instruction` and `input` as the prompt."""
+  for row in rows:
+    sides = {
+      name: [said('assistant', text_field(row, name))]
+      for name in ('chosen', 'rejected')
+    }
+    yield Row(dict(sides, prompt=_alpaca_prompt(row)), place(row))
+
+
+def alpaca_pairs(rows):
+  """AlpacaFarm and AlpacaEval (Dubois et al. 2023, arXiv 2305.14387).
+
+  `instruction`, perhaps `input`, `output_1`, `output_2`, and `preference`: 1
+  or 2, the better output; 0 or 1.5, a tie, is left out.
+  """
+  for row in rows:
+    preferred = number(row, "field 'preference'", row.get('preference'))
+    if preferred in TIES:
+      yield LeftOut('a tie')
+      continue
+    if preferred not in CHOICES:
+      raise row_error(
+        row,
+        f"field 'preference' is {preferred}, expected 1, 2, or 0 or 1.5 (tie)",
+        "field 'preference' is none of 0, 1, 1.5, 2",
+      )
+    better, worse = (
+      [said('assistant', text_field(row, f'output_{i}'))]
+      for i in CHOICES[preferred]
+    )
+    yield Row(
+      dict(prompt=_alpaca_prompt(row), chosen=better, rejected=worse),
+      place(row),
+    )
+
+
+def sharegpt(rows):
+  """`conversations` of `from` and `value`; also one `chosen`, `rejected`."""
+  for row in rows:
+    turns = field(row, 'conversations', list)
+    found = [_sharegpt_turn(row, 'conversations', x) for x in turns]
+    made = dict(messages=found)
+    if 'chosen' in row:
+      sides = {
+        name: [_sharegpt_turn(row, name, row.get(name))]
+        for name in ('chosen', 'rejected')
+      }
+      made = dict(sides, prompt=found)
+    if row.get('tools'):
+      made['tools'] = _json(row, 'tools', field(row, 'tools', str))
+    yield Row(made, place(row))
+
+
+def _sharegpt_turn(row, name, turn):
+  typed(row, f'field {name!r} turn', turn, dict)
+  who, text = turn.get('from'), turn.get('value')
+  if who not in SHAREGPT:
+    raise row_error(
+      row,
+      f'field {name!r}: from {who!r}, expected one of {list(SHAREGPT)}',
+      f'field {name!r}: from',
+    )
+  if who != 'function_call':
+    return said(SHAREGPT[who], text)
+  call = _json(row, name, typed(row, f'field {name!r} call', text, str))
+  calls = [{'type': 'function', 'function': call}]
+  return {'role': 'assistant', 'tool_calls': calls}
+
+
+def _json(row, name, text):
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    raise row_error(
+      row,
+      f'field {name!r} has {text!r:.40}, expected JSON',
+      f'field {name!r} has no JSON',
+    ) from None
+
+
+def questions(rows):
+  """MT-Bench (Zheng et al. 2023, arXiv 2306.05685): the first of `turns`."""
+  for row in rows:
+    turns = field(row, 'turns', list)
+    if not turns:
+      raise row_error(row, "field 'turns' is empty")
+    yield Row(dict(prompt=[said('user', turns[0])]), place(row))
+
+
+# --- Plain texts -------------------------------------------------------------
+
+
+def tldr(rows):
+  """Reddit posts (Stiennon et al. 2020, arXiv 2009.01325), summarised.
+
+  `prompt` ends in 'TL;DR:', `reference` is its author's summary.
+  """
+  for row in rows:
+    prompt = text_field(row, 'prompt')
+    summary = text_field(row, 'reference').lstrip()
+    yield Row(dict(prompt=prompt, completion=f' {summary}'), place(row))
+
+
+def tldr_comparisons(rows):
+  """Comparisons of TL;DR summaries: `info`, `summaries`, `choice` 0 or 1."""
+  for row in rows:
+    info, choice = field(row, 'info', dict), field(row, 'choice', int)
+    found = field(row, 'summaries', list)
+    texts = [typed(row, "field 'summaries' item", x, dict) for x in found]
+    if choice not in (0, 1) or len(texts) != 2:
+      raise row_error(
+        row, f'choice {choice} of {len(texts)} summaries, expected 0 or 1 of 2'
+      )
+    names = ('subreddit', 'title', 'post')
+    subreddit, title, post = (
+      typed(row, f"field 'info' {name}", info.get(name), str) for name in names
+    )
+    sides = [
+      ' ' + typed(row, "field 'summaries' text", x.get('text'), str).lstrip()
+      for x in texts
+    ]
+    prompt = f'SUBREDDIT: r/{subreddit}\nTITLE: {title}\nPOST: {post}\nTL;DR:'
+    yield Row(
+      dict(prompt=prompt, chosen=sides[choice], rejected=sides[1 - choice]),
+      place(row),
+    )
+
+
+def gsm8k(rows):
+  """Questions with worked solutions: `question`, `answer` str, not blank.
+
+  A line break after the question ends the prompt. `answer` ends in
+  '#### NUMBER'; that number is the `answer` of what is yielded, the whole text
+  its `completion`.
+  """
+  for row in rows:
+    question = text_field(row, 'question')
+    solution = field(row, 'answer', str)
+    number = final_answer(solution)
+    if number is None:
+      raise row_error(
+        row,
+        f"field 'answer' ends in {solution[-20:]!r}, expected '#### NUMBER'",
+        "field 'answer' has no number",
+      )
+    # Still a Row: whether it is too long is for its reader to say.
+    yield Row(
+      dict(prompt=f'{question}\n', completion=solution, answer=number),
+      place(row),
+    )
+
+
+# --- Which one? --------------------------------------------------------------
+
+
+def _transcripts(row):
+  return str(row['chosen'])[:9] == str(row['rejected'])[:9] == '\n\nHuman:'
+
+
+def _answers(row):
+  scored = 'score_chosen' in row or 'metadata.score_chosen' in row
+  return isinstance(row['prompt'], str) and (
+    scored or isinstance(row['chosen'], list)
+  )
+
+
+SIGNATURES = {  # the columns of those that can be told, and a further test
+  'hh': ({'chosen', 'rejected'}, _transcripts),
+  'alpaca_preference': ({'instruction', 'chosen', 'rejected'}, None),
+  'alpaca_pairs': ({'instruction', 'output_1', 'preference'}, None),
+  'alpaca': ({'instruction', 'output'}, None),
+  'ultrafeedback_scores': ({'instruction', 'completions'}, None),
+  'ultrafeedback': ({'prompt', 'chosen', 'rejected'}, _answers),
+  'sharegpt': ({'conversations'}, None),
+  'tldr': ({'prompt', 'reference', 'samples'}, None),
+  'tldr_comparisons': ({'info', 'summaries', 'choice'}, None),
+  'gsm8k': ({'question', 'answer'}, None),
+  'questions': ({'turns'}, None),
+}
+
+
+def detect_reader(row):
+  """-> the name in DATASETS that fits the row's columns, or 'standard'."""
+  for name, (columns, test) in SIGNATURES.items():
+    if columns <= row.keys() and (test is None or test(row)):
+      return name
+  return 'standard'
+
+
+def text_label(rows):
+  """Labelled texts: `text` str, not blank; `label` 1 (good) or 0 (bad).
+
+  Line breaks in HTML, of which film reviews are full, become spaces.
+  """
+  for row in rows:
+    text = field(row, 'text', str).replace('<br />', ' ')
+    label = field(row, 'label', int)
+    if not text.strip():
+      raise row_error(row, "field 'text' is empty")
+    if label not in (0, 1):
+      raise row_error(
+        row,
+        f"field 'label' is {label}, expected 0 or 1",
+        "field 'label' is not 0 or 1",
+      )
+    yield dict(text=text, label=label)
+
+
+DATASETS = {  # by the name configs use
+  'standard': standard,
+  'hh': hh,
+  'ultrafeedback': ultrafeedback,
+  'ultrafeedback_scores': ultrafeedback_scores,
+  'scored_pairs': scored_pairs,
+  'alpaca': alpaca,
+  'alpaca_preference': alpaca_preference,
+  'alpaca_pairs': alpaca_pairs,
+  'sharegpt': sharegpt,
+  'questions': questions,
+  'tldr': tldr,
+  'tldr_comparisons': tldr_comparisons,
+  'gsm8k': gsm8k,
+  'text_label': text_label,
+}

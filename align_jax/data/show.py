@@ -1,0 +1,170 @@
+"""What a file is, what becomes of its rows, and how the model will see them."""
+
+import argparse
+import sys
+
+import numpy as np
+
+from align_jax.data import chat, formats, pipeline, readers
+from align_jax.data.examples import make_encoder
+from align_jax.data.row import Counts
+from align_jax.data.tokens import load_tokenizer
+
+PERCENTILES = (0, 50, 90, 99, 100)
+SHOWN = 3  # rows
+
+
+def make_parser():
+  parser = argparse.ArgumentParser(
+    prog='python -m align_jax.data', description=__doc__
+  )
+  show = parser.add_subparsers(dest='command', required=True).add_parser(
+    'show', help='print format, counts, lengths and three rows'
+  )
+  add = show.add_argument
+  add('path', help='a local file, or the id of a Hugging Face data set')
+  add('--split', default='train', help='of a Hugging Face data set')
+  add('--revision', help='of a Hugging Face data set')
+  add('--config', help='of a Hugging Face data set')
+  add('--dataset', choices=sorted(readers.DATASETS), help='how to read rows')
+  add('--tokenizer', help='a tokenizer.json or a folder')
+  add('--bos-token', help='another BOS than the tokenizer names')
+  add('--eos-token', help='another EOS than the tokenizer names')
+  add('--template', help=f'a Jinja file, or of {sorted(chat.TEMPLATES)}')
+  add('--prompt-len', type=int, help='most tokens of a prompt, BOS included')
+  add('--completion-len', type=int, help='most tokens, EOS included')
+  add('--long-prompt', default='drop', choices=('drop', 'left', 'error'))
+  add('--long-completion', default='drop', choices=('drop', 'error'))
+  add('--on-bad-row', default='error', choices=('error', 'skip'))
+  add('--max-bad-share', type=float, default=0.05)
+  add('--duplicates', default='keep', choices=('keep', 'drop'))
+  return parser
+
+
+def lengths_line(name, lengths):
+  """One line of percentiles."""
+  if not len(lengths):
+    return f'{name}: none'
+  values = np.percentile(lengths, PERCENTILES, method='nearest').tolist()
+  return f'{name}: ' + ', '.join(
+    f'{p}% {v}' for p, v in zip(PERCENTILES, values)
+  )
+
+
+def counts_lines(counts):
+  """What became of the rows."""
+  yield f'rows: {counts.rows}'
+  if counts.more:
+    yield f'examples beyond the first of a row: {counts.more}'
+  yield f'kept: {counts.kept}'
+  for name in ('bad', 'dropped', 'notes'):
+    found = getattr(counts, name)
+    title = 'of the kept' if name == 'notes' else name
+    yield f'{title}: {sum(found.values())}'
+    yield from (f'  {count}  {reason}' for reason, count in found.most_common())
+
+
+def _marked(tokenizer, ids, mask):
+  """Tokens between bars; those that a loss may touch in brackets."""
+  shown = []
+  for i, ours in zip(ids, mask):
+    # As the vocabulary writes it: bytes of a character may be several tokens.
+    token = tokenizer.id_to_token(i)
+    token = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in token)
+    shown.append(f'[{token}]' if ours else token)
+  return '|'.join(shown)
+
+
+def _encoded_lines(tokenizer, encoded):
+  yield f'{encoded.where} ({encoded.kind})'
+  prompt = _marked(tokenizer, encoded.prompt, [False] * len(encoded.prompt))
+  yield f'  prompt, {len(encoded.prompt)} tokens: {prompt}'
+  sides = zip(encoded.completions, encoded.masks, encoded.rewards)
+  for ids, mask, reward in sides:
+    shown = _marked(tokenizer, ids, mask)
+    yield (
+      f'  completion, reward {reward:g}, {len(ids)} tokens, {sum(mask)} in the '
+      f'loss: {shown}'
+    )
+
+
+def _example_lines(example):
+  yield f'{example.where} ({example.kind})'
+  yield f'  prompt: {example.prompt!r}'
+  for text, reward in zip(example.completions, example.rewards):
+    yield f'  completion, reward {reward:g}: {text!r}'
+
+
+def _size(text):
+  return len(text) if isinstance(text, str) else sum(map(_message_size, text))
+
+
+def _message_size(message):
+  return len(message['content'])
+
+
+def _texts(args, counts, which):
+  """Without a tokenizer: lengths in characters."""
+  found, prompts, sides = [], [], []
+  for example in pipeline.read_examples(
+    args.path, args.dataset, counts=counts, **which
+  ):
+    counts.kept += 1
+    prompts.append(_size(example.prompt))
+    sides += map(_size, example.completions)
+    if len(found) < SHOWN:
+      found.append('\n'.join(_example_lines(example)))
+  return found, prompts, sides, 'characters'
+
+
+def _tokens(args, counts, which):
+  vocabulary = load_tokenizer(
+    args.tokenizer,
+    bos_token=args.bos_token,
+    eos_token=args.eos_token,
+    needs_bos=False,
+  )
+  template = chat.load_template(args.template or args.tokenizer)
+  encoder = make_encoder(vocabulary, template)
+  limits = pipeline.Limits(
+    args.prompt_len, args.completion_len, args.long_prompt, args.long_completion
+  )
+  found, prompts, sides = [], [], []
+  for encoded in pipeline.read(
+    args.path, encoder, limits, args.dataset, counts=counts, **which
+  ):
+    prompts.append(len(encoded.prompt))
+    sides += map(len, encoded.completions)
+    if len(found) < SHOWN:
+      shown = _encoded_lines(vocabulary.tokenizer, encoded)
+      found.append('\n'.join(shown))
+  return found, prompts, sides, 'tokens'
+
+
+def show(args):
+  """Yields the lines for the parsed arguments."""
+  counts = Counts(args.on_bad_row, args.max_bad_share)
+  which = {
+    k: getattr(args, k) for k in ('split', 'revision', 'config', 'duplicates')
+  }
+  read = _tokens if args.tokenizer else _texts
+  found, prompts, sides, unit = read(args, counts, which)
+  dataset, kind = counts.found
+  columns = sorted(formats.FORMATS[kind][0]) if kind else []
+  yield f'{args.path}: read as {dataset}, format {kind} {columns}'
+  yield from counts_lines(counts)
+  yield lengths_line(f'{unit} of a prompt', prompts)
+  yield lengths_line(f'{unit} of a completion', sides)
+  if args.tokenizer:
+    yield 'rows as the model sees them; [in brackets]: in the loss'
+  yield from found
+
+
+def main(argv=None):
+  """Runs the command line; a mistake is one line, and exit status 1."""
+  args = make_parser().parse_args(argv)
+  try:
+    for line in show(args):
+      print(line)
+  except (ValueError, FileNotFoundError) as e:
+    sys.exit(f'error: {e}')

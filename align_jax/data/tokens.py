@@ -1,0 +1,189 @@
+"""Tokenizers, and token lists as padded arrays.
+
+Masks always come from lengths, never from token ids, so pad and EOS may share
+an id, or occur in a text.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
+
+
+class Vocabulary(NamedTuple):
+  """A tokenizer and the two special tokens that every text needs."""
+
+  tokenizer: Any  # tokenizers.Tokenizer
+  bos_id: int | None  # once, in front of a prompt; some have none
+  eos_id: int  # the last token of a completion that has ended
+
+
+def train_tokenizer(texts, vocab_size):
+  """Byte-level BPE (Radford et al. 2019): any text can be encoded.
+
+  Args:
+    texts: iterable of str.
+    vocab_size: an upper bound, reached if the texts are long enough.
+  Returns:
+    tokenizers.Tokenizer with <pad> (id 0), <s> and </s>; it adds neither by
+    itself, and reads these three in a text as plain characters.
+  Raises:
+    ValueError: `vocab_size` has no room for all bytes and special tokens.
+  """
+  import tokenizers
+
+  least = 256 + len(SPECIAL_TOKENS)
+  if vocab_size < least:
+    raise ValueError(f'vocab_size={vocab_size} is below {least}')
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(SPECIAL_TOKENS),
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.encode_special_tokens = True
+  return tokenizer
+
+
+def _config(folder):
+  """tokenizer_config.json of the folder, {} without one."""
+  path = folder / 'tokenizer_config.json'
+  try:
+    config = json.loads(path.read_text()) if path.exists() else {}
+  except ValueError as e:
+    raise ValueError(f'{path}: not JSON: {e}') from None
+  if not isinstance(config, dict):
+    raise ValueError(f'{path}: expected a JSON object')
+  return config
+
+
+def _from_transformers(folder):
+  """The tokenizer of a folder that has other files than a tokenizer.json."""
+  import transformers
+
+  try:
+    loaded = transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  except Exception as e:  # of any kind: what is missing depends on the class
+    reason = ' '.join(str(e).split())
+    raise ValueError(f'{folder}: not a tokenizer: {reason:.200}') from None
+  if not loaded.is_fast:
+    raise ValueError(f'{folder}: {type(loaded).__name__} is no fast tokenizer')
+  return loaded.backend_tokenizer
+
+
+def _open(path):
+  """-> tokenizers.Tokenizer of a tokenizer.json or of a folder."""
+  import tokenizers
+
+  file = path / 'tokenizer.json' if path.is_dir() else path
+  if (path / 'tokenizer_config.json').is_file() and not file.is_file():
+    return _from_transformers(path)
+  if not file.is_file():
+    raise FileNotFoundError(f'{file}: no such file')
+  try:
+    return tokenizers.Tokenizer.from_file(str(file))
+  except Exception as e:  # the bindings raise nothing narrower
+    raise ValueError(f'{file}: not a tokenizer: {e}') from None
+
+
+def load_tokenizer(
+  folder_or_file, *, bos_token=None, eos_token=None, needs_bos=True
+):
+  """Any fast tokenizer, with its BOS and EOS.
+
+  It is a tokenizer.json, alone or in a folder, or whatever else in a folder
+  `transformers.AutoTokenizer` makes a fast tokenizer of. Their names are
+  `bos_token` and `eos_token` of the tokenizer_config.json beside it, <s> and
+  </s> without one; both may be the same token.
+
+  Args:
+    folder_or_file: where it is.
+    bos_token, eos_token: other names than those of the configuration.
+    needs_bos: whether a configuration that says `"bos_token": null` is an
+      error; if not, bos_id is None.
+  Returns:
+    Vocabulary.
+  Raises:
+    FileNotFoundError: no tokenizer there.
+    ValueError: not a tokenizer, or one without BOS or EOS.
+  """
+  path = pathlib.Path(folder_or_file).expanduser()
+  tokenizer = _open(path)
+  tokenizer.encode_special_tokens = True
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  config = _config(path if path.is_dir() else path.parent)
+  names = dict(bos_token=bos_token, eos_token=eos_token)
+  ids = []
+  for (kind, given), usual in zip(names.items(), SPECIAL_TOKENS[1:]):
+    name = given or _token_name(config, kind)
+    stated = kind == 'bos_token' and kind in config
+    if name is None and stated and not needs_bos:
+      ids.append(None)
+      continue
+    token = tokenizer.token_to_id(name or usual)
+    if token is None:
+      raise ValueError(
+        f'{path}: no {name or usual!r} in the vocabulary; name its {kind} in a '
+        'tokenizer_config.json beside it'
+      )
+    ids.append(token)
+  return Vocabulary(tokenizer, *ids)
+
+
+def _token_name(config, kind):
+  name = config.get(kind)
+  return name.get('content') if isinstance(name, dict) else name
+
+
+def encode(tokenizer, texts):
+  """Texts -> list of id lists, without special tokens."""
+  encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+  return [encoding.ids for encoding in encodings]
+
+
+def _lengths(id_lists, size, least):
+  lengths = np.array([len(ids) for ids in id_lists], np.int64)
+  for row in np.flatnonzero((lengths > size) | (lengths < least)):
+    raise ValueError(
+      f'row {row} has {lengths[row]} tokens; {least} to {size} are allowed'
+    )
+  return lengths[:, None]
+
+
+def _fill(id_lists, valid):
+  tokens = np.zeros(valid.shape, np.int32)
+  tokens[valid] = np.concatenate([*id_lists, []]).astype(np.int32)
+  return tokens, valid
+
+
+def left_pad(id_lists, size):
+  """Prompts: their last tokens share the last slot.
+
+  Args:
+    id_lists: N lists of 1 to `size` ids.
+  Returns:
+    tokens int32 [N, size], valid bool [N, size].
+  Raises:
+    ValueError: a prompt is empty or too long; names its index and length.
+      Nothing is ever cut off.
+  """
+  lengths = _lengths(id_lists, size, least=1)
+  return _fill(id_lists, np.arange(size) >= size - lengths)
+
+
+def right_pad(id_lists, size):
+  """Completions: as `left_pad`, from the first slot on; may be empty."""
+  lengths = _lengths(id_lists, size, least=0)
+  return _fill(id_lists, np.arange(size) < lengths)

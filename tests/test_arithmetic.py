@@ -183,7 +183,9 @@ def test_every_row_of_the_real_file_is_right(tmp_path):
   assert len(rows) == len({row['prompt'] for row in rows}) == 7473
   assert all(data.correct(row['completion'], row['answer']) for row in rows)
   assert rows[0]['answer'] == '72'
-  solved = [dict(question=r['prompt'][:-1], answer=r['completion']) for r in rows]
+  solved = [
+    dict(question=r['prompt'][:-1], answer=r['completion']) for r in rows
+  ]
   sizes = dict(prompts=64, eval_prompts=32, prompt_len=993, completion_len=1229)
   path = write(tmp_path / 'some.jsonl', solved[:128])
   knobs = {**KNOBS, **sizes, 'data': path, 'workdir': tmp_path}
@@ -196,7 +198,9 @@ def test_sums_are_read_as_any_file(task, workdir):
   rows = read(workdir / 'sums.jsonl')
   assert len(rows) == len({row['prompt'] for row in rows}) == 8100
   for row in rows:
-    a, b = row['prompt'].removeprefix('What is ').removesuffix('?\n').split(' + ')
+    a, b = (
+      row['prompt'].removeprefix('What is ').removesuffix('?\n').split(' + ')
+    )
     assert row['answer'] == str(int(a) + int(b))
     assert (
       row['completion']

@@ -128,7 +128,8 @@ def _txt(file, path, bad):
   def make(numbered):
     where = f'{path} row {numbered[0]}'
     text = _decode(numbered[1], where)
-    return Row({'text': text.removesuffix('\n').removesuffix('\r')}, where)
+    text = text.removesuffix('\n').removesuffix('\r')
+    return Row({'line': numbered[0], 'text': text}, where)
 
   yield from _each(_lines(file, path), make, bad)
 
@@ -265,8 +266,8 @@ def rows(path_or_id, split='train', *, revision=None, config=None, bad=_raise):
   Args:
     path_or_id: a .jsonl (an object per line; blank lines are skipped), .json
       (one array of objects), .csv (its first line names the columns), .txt (a
-      row with `text` per line) or .parquet file, all but the last also with
-      .gz; or a hub id, such as 'stanfordnlp/imdb'.
+      row with `line` and `text` per line) or .parquet file, all but the last
+      also with .gz; or a hub id, such as 'stanfordnlp/imdb'.
     split, revision, config: of a hub data set; a local file has only itself.
     bad: what is done with the RowError of a line that is no row: raised, or
       told to this function and skipped.

@@ -62,13 +62,14 @@ class _Found:
       )
     self.dataset = dataset
     self.format = None
+    self.columns = None  # of the first row that an example was made of
 
   def examples(self, row):
     """-> list of Example or LeftOut."""
     name = self.dataset or readers.detect_reader(row)
     read = readers.DATASETS[name]([row])
     made = [self._example(x, place(row)) for x in read]
-    self.dataset = name
+    self.dataset, self.columns = name, self.columns or sorted(row)
     return made or [LeftOut('not used by the reader')]
 
   def _example(self, row, where):
@@ -130,7 +131,7 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
     if counts.rows == EARLY:
       counts.check(path)
   counts.check(path)
-  counts.found = (found.dataset, found.format)
+  counts.found = (found.dataset, found.format, found.columns)
 
 
 def _examples(found, row, counts):

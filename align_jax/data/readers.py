@@ -243,6 +243,12 @@ def questions(rows):
 # --- Plain texts -------------------------------------------------------------
 
 
+def lines(rows):
+  """The lines of a .txt file; blank ones are left out."""
+  for row in rows:
+    yield row if field(row, 'text', str).strip() else LeftOut('a blank line')
+
+
 def tldr(rows):
   """Reddit posts (Stiennon et al. 2020, arXiv 2009.01325), summarised.
 
@@ -307,11 +313,13 @@ def gsm8k(rows):
 
 
 def _transcripts(row):
-  return str(row['chosen'])[:9] == str(row['rejected'])[:9] == '\n\nHuman:'
+  sides = row['chosen'], row['rejected']
+  return all(str(side).startswith('\n\nHuman:') for side in sides)
 
 
 def _answers(row):
-  scored = 'score_chosen' in row or 'metadata.score_chosen' in row
+  metadata = row.get('metadata')
+  scored = isinstance(metadata, dict) and 'score_chosen' in metadata
   return isinstance(row['prompt'], str) and (
     scored or isinstance(row['chosen'], list)
   )
@@ -328,6 +336,7 @@ SIGNATURES = {  # the columns of those that can be told, and a further test
   'tldr': ({'prompt', 'reference', 'samples'}, None),
   'tldr_comparisons': ({'info', 'summaries', 'choice'}, None),
   'gsm8k': ({'question', 'answer'}, None),
+  'lines': ({'line', 'text'}, lambda row: len(row) == 2),
   'questions': ({'turns'}, None),
 }
 
@@ -373,5 +382,6 @@ DATASETS = {  # by the name configs use
   'tldr': tldr,
   'tldr_comparisons': tldr_comparisons,
   'gsm8k': gsm8k,
+  'lines': lines,
   'text_label': text_label,
 }

@@ -116,7 +116,7 @@ class Counts:
   notes: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )  # of kept examples, or rows
-  found: tuple = (None, None)  # names of the reader and of the format
+  found: tuple = (None, None, None)  # names of reader, format and columns
 
   def __post_init__(self):
     if self.on_bad_row not in ('error', 'skip'):

@@ -149,9 +149,10 @@ def show(args):
   }
   read = _tokens if args.tokenizer else _texts
   found, prompts, sides, unit = read(args, counts, which)
-  dataset, kind = counts.found
-  columns = sorted(formats.FORMATS[kind][0]) if kind else []
-  yield f'{args.path}: read as {dataset}, format {kind} {columns}'
+  dataset, kind, columns = counts.found
+  used = sorted(formats.FORMATS[kind][0]) if kind else []
+  yield f'{args.path}: columns {columns}'
+  yield f'read as {dataset}, which makes {kind} rows: {used}'
   yield from counts_lines(counts)
   yield lengths_line(f'{unit} of a prompt', prompts)
   yield lengths_line(f'{unit} of a completion', sides)

@@ -207,7 +207,7 @@ def sharegpt(rows):
 def _sharegpt_turn(row, name, turn):
   typed(row, f'field {name!r} turn', turn, dict)
   who, text = turn.get('from'), turn.get('value')
-  if who not in SHAREGPT:
+  if type(who) is not str or who not in SHAREGPT:
     raise row_error(
       row,
       f'field {name!r}: from {who!r}, expected one of {list(SHAREGPT)}',

@@ -1,0 +1,517 @@
+"""Row formats, readers of known data sets, and from rows to Batches."""
+
+import json
+import pathlib
+import random
+import string
+
+import numpy as np
+import pytest
+
+from align_jax import data
+from align_jax.data import chat, files, formats, pipeline, readers
+from align_jax.data.examples import (
+  ALTERED,
+  BOUNDARY,
+  encode_example,
+  make_encoder,
+)
+from align_jax.data.row import Counts
+
+SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+USER = [dict(role='user', content='q')]
+A, B = ([dict(role='assistant', content=x)] for x in 'ab')
+
+
+def example(**fields):
+  row = data.Row(fields, 'x row 1')
+  (made,) = readers.DATASETS[readers.detect_reader(row)]([row])
+  made = data.Row(made, 'x row 1')
+  return formats.FORMATS[formats.detect(made)][1](made)
+
+
+@pytest.mark.parametrize(
+  'row, prompt, completions, rewards',
+  [
+    (dict(text='a b'), '', ['a b'], [1]),
+    (dict(prompt='a', id=3), 'a', [], []),
+    (dict(prompt=USER), USER, [], []),
+    (dict(prompt='a', completion=' b'), 'a', [' b'], [1]),
+    (dict(prompt=USER, completion=A), USER, [A], [1]),
+    (dict(prompt='a', completion=' b', label=False), 'a', [' b'], [0]),
+    (dict(prompt=USER, completion=A, label=True), USER, [A], [1]),
+    (dict(messages=USER + A, label=False), USER, [A], [0]),
+    (dict(messages=USER + A + USER + B), USER, [A + USER + B], [1]),
+    (dict(prompt='a', chosen='b', rejected='c'), 'a', ['b', 'c'], [1, 0]),
+    (dict(prompt=USER, chosen=A, rejected=B), USER, [A, B], [1, 0]),
+    (dict(chosen=USER + A, rejected=USER + B), USER, [A, B], [1, 0]),
+    (dict(chosen='is 12', rejected='is 13'), 'is', [' 12', ' 13'], [1, 0]),
+    (dict(chosen='a b', rejected='a b c'), 'a', [' b', ' b c'], [1, 0]),
+    (dict(chosen='a b\nc', rejected='a b d'), 'a b', ['\nc', ' d'], [1, 0]),
+    (
+      dict(prompt='a', completions=['b', 'c', 'd'], scores=[0.5, -2, 1]),
+      'a',
+      ['b', 'c', 'd'],
+      [0.5, -2, 1],
+    ),
+  ],
+)
+def test_formats(row, prompt, completions, rewards):
+  found = example(**row)
+  assert (found.prompt, found.completions) == (prompt, completions)
+  assert found.rewards == rewards and found.where == 'x row 1'
+
+
+@pytest.mark.parametrize(
+  'row, said',
+  [
+    (dict(a=1), r"columns \['a'\] are of no known format"),
+    (dict(chosen='ab', rejected='ac'), 'share no beginning'),
+    (dict(chosen=USER + A, rejected=A), 'follows nothing'),
+    (
+      dict(chosen=USER + A, rejected=USER + A + USER + B),
+      "shared beginning ends with 'assistant'|nothing after|share no beginning",
+    ),
+    (dict(prompt='a', completion='b', label=1), "'label' is 1, expected bool"),
+    (dict(prompt='a', completions=['b'], scores=[]), 'expected as many'),
+    (dict(prompt='a', completions=['b'], scores=[None]), 'expected a finite n'),
+    (dict(prompt='a', completions=[' '], scores=[1]), 'item 1 is empty'),
+    (dict(prompt='a', completions=['b'], labels=[True]), 'stepwise superv'),
+    (dict(prompt=USER, chosen=A, rejected='b'), "'b', expected list"),
+    (dict(prompt=USER, chosen=A, rejected=A + USER), "ends with 'user'"),
+    (dict(prompt=USER, completion=USER), 'follows user, expected assistant'),
+    (dict(messages=USER + A, tools='x'), "'tools' is 'x', expected list"),
+  ],
+)
+def test_no_format(row, said):
+  with pytest.raises(data.RowError, match=f'x row 1: .*{said}'):
+    example(**row)
+
+
+HH = '\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:'
+
+
+@pytest.mark.parametrize(
+  'row, name, kind, prompt, completions',
+  [
+    (
+      dict(chosen=f'{HH} a', rejected=f'{HH} b'),
+      'hh',
+      'preference',
+      ['hi', 'hello', 'bye'],
+      ['a', 'b'],
+    ),
+    (
+      dict(prompt='q', chosen=USER + A, rejected=USER + B, score_chosen=9),
+      'ultrafeedback',
+      'preference',
+      ['q'],
+      ['a', 'b'],
+    ),
+    (
+      dict(
+        instruction='q',
+        completions=[
+          dict(response='a', overall_score=7.5),
+          dict(response='b', overall_score=1),
+        ],
+      ),
+      'ultrafeedback_scores',
+      'scored',
+      ['q'],
+      ['a', 'b'],
+    ),
+    (
+      dict(instruction='q', input='', output_1='b', output_2='a', preference=2),
+      'alpaca_pairs',
+      'preference',
+      ['q'],
+      ['a', 'b'],
+    ),
+    (
+      dict(instruction='q', input='x', output='a'),
+      'alpaca',
+      'prompt_completion',
+      ['q\n\nx'],
+      ['a'],
+    ),
+    (
+      dict(
+        conversations=[{'from': 'human', 'value': 'q'}],
+        chosen={'from': 'gpt', 'value': 'a'},
+        rejected={'from': 'gpt', 'value': 'b'},
+      ),
+      'sharegpt',
+      'preference',
+      ['q'],
+      ['a', 'b'],
+    ),
+    (dict(turns=['q', 'x']), 'questions', 'prompt', ['q'], []),
+    (
+      dict(prompt='x\nTL;DR:', reference='a', samples={}),
+      'tldr',
+      'prompt_completion',
+      'x\nTL;DR:',
+      [' a'],
+    ),
+    (
+      dict(
+        info=dict(subreddit='s', title='t', post='p'),
+        summaries=[dict(text=' b'), dict(text='a')],
+        choice=1,
+      ),
+      'tldr_comparisons',
+      'preference',
+      'SUBREDDIT: r/s\nTITLE: t\nPOST: p\nTL;DR:',
+      [' a', ' b'],
+    ),
+    (
+      dict(question='q', answer='1\n#### 1'),
+      'gsm8k',
+      'prompt_completion',
+      'q\n',
+      ['1\n#### 1'],
+    ),
+  ],
+)
+def test_readers(row, name, kind, prompt, completions):
+  assert readers.detect_reader(row) == name
+  found = example(**row)
+
+  def said(text):
+    return text if isinstance(text, str) else [m['content'] for m in text]
+
+  assert found.kind == kind and said(found.prompt) == prompt
+  got = [said(x) for x in found.completions]
+  assert got == [x if x in got else [x] for x in completions]
+
+
+def test_scores_as_rewards():
+  row = dict(prompt='a', chosen='b', rejected='c')
+  row |= dict(score_chosen=8, score_rejected=2.5)
+  (made,) = readers.DATASETS['scored_pairs']([data.Row(row, 'x')])
+  assert formats.scored(made).rewards == [8, 2.5]
+  row['score_chosen'] = float('inf')
+  with pytest.raises(data.RowError, match="x: field 'score_chosen' is inf"):
+    list(readers.DATASETS['scored_pairs']([data.Row(row, 'x')]))
+
+
+# --- Real files --------------------------------------------------------------
+
+ROWS = {  # as the README beside them has it, and how many of them are bad
+  'alpaca-eval/gpt4-judged-pairs.part-a.jsonl.gz': (3858, 1),
+  'demo/dpo-en-demo.json': (300, 0),
+  'demo/kto-en-demo.json': (300, 0),
+  'demo/toolcall-en-demo.json': (300, 0),
+  'formats/language_modeling.conversational.jsonl': (3, 0),
+  'formats/language_modeling.standard.jsonl': (4, 0),
+  'formats/preference.conversational.explicit.jsonl': (4, 0),
+  'formats/preference.conversational.implicit.jsonl': (4, 0),
+  'formats/preference.standard.explicit.jsonl': (4, 0),
+  'formats/preference.standard.implicit.jsonl': (4, 0),
+  'formats/preference.with_scores_and_extras.jsonl': (4, 0),
+  'formats/prompt_completion.conversational.jsonl': (4, 0),
+  'formats/prompt_completion.standard.jsonl': (4, 0),
+  'formats/prompt_only.conversational.jsonl': (4, 0),
+  'formats/prompt_only.standard.jsonl': (4, 0),
+  'formats/stepwise_supervision.standard.jsonl': (2, 2),
+  'formats/tool_calling.conversational.jsonl': (2, 0),
+  'formats/unpaired_preference.conversational.jsonl': (8, 0),
+  'formats/unpaired_preference.standard.jsonl': (8, 0),
+  'gsm8k/train.jsonl.gz': (7473, 0),
+  'hh-rlhf/harmless-base.part-a.jsonl.gz': (1745, 8),
+  'human-pairs/autoj-pairwise.part-a.jsonl.gz': (1089, 0),
+  'human-pairs/pandalm-testset-v1.jsonl.gz': (999, 999),
+  'human-pairs/qa-feedback-dev.part-a.jsonl.gz': (410, 410),
+  'mt-bench/mt_bench.question.jsonl': (80, 0),
+  'mt-bench/mt_bench.reference-gpt-4.jsonl': (30, 30),
+  'mt-bench/vicuna_bench.question.jsonl': (80, 0),
+  'mt-bench/vicuna_bench.reference-gpt-4.jsonl': (10, 10),
+  'polite-preference/instruction-preference.part-a.jsonl': (947, 6),
+  'sentiment/imdb-train-8k.jsonl.gz': (8000, 0),
+  'sentiment/rt-polarity.part-a.jsonl.gz': (9068, 0),
+  'sft/alpaca-en-demo.json': (999, 0),
+  'sft/alpaca-seed-tasks.jsonl': (175, 175),
+  'text/c4-demo.jsonl': (300, 0),
+  'text/tinyshakespeare.txt': (40000, 0),
+  'text/wikitext-2-valid.txt': (3760, 0),
+  'tldr/instructgpt-tldr-samples.part-a.jsonl': (81, 0),
+  'ultrafeedback/train_clean.jsonl.gz': (1000, 6),
+  'ultrafeedback/train_label_flip_20.jsonl.gz': (1000, 6),
+}
+KINDS = {  # of rows that could be taken for others
+  'hh-rlhf/harmless-base.part-a.jsonl.gz': ('hh', 'preference'),
+  'ultrafeedback/train_clean.jsonl.gz': ('ultrafeedback', 'preference'),
+  'formats/preference.with_scores_and_extras.jsonl': ('standard', 'preference'),
+  'demo/kto-en-demo.json': ('standard', 'unpaired_messages'),
+  'text/tinyshakespeare.txt': ('lines', 'text'),
+}
+
+
+@needs_shared
+@pytest.mark.parametrize('name', ROWS)
+def test_every_row_of_a_real_file_is_accounted_for(name):
+  counts = Counts('skip', 1.0)
+  for _ in pipeline.read_examples(SHARED / name, counts=counts):
+    counts.kept += 1
+  rows, bad = ROWS[name]
+  assert (counts.rows, sum(counts.bad.values())) == (rows, bad)
+  assert counts.balanced() and not counts.more
+  assert counts.found[:2] == KINDS.get(name, counts.found[:2])
+  if 'alpaca-eval' in name:
+    assert counts.dropped == {'a tie': 43}
+
+
+@needs_shared
+def test_no_real_file_is_left_out():
+  found = {str(x.relative_to(SHARED)) for x in SHARED.rglob('*') if x.is_file()}
+  other = {x for x in found if x.startswith('tokenizers')}
+  assert found - other - {'README.md', 'SHA256SUMS'} == set(ROWS)
+
+
+@needs_shared
+@pytest.mark.parametrize(
+  'name, size, bos, eos',
+  [
+    ('gpt2', 50257, '<|endoftext|>', '<|endoftext|>'),
+    ('gpt-neox-20b', 50277, '<|endoftext|>', '<|endoftext|>'),
+    ('minimind-6400', 6400, '<|im_start|>', '<|im_end|>'),
+    ('mistral-v1', 32000, '<s>', '</s>'),
+  ],
+)
+def test_real_tokenizers_keep_real_rows(name, size, bos, eos):
+  folder = SHARED / 'tokenizers' / name
+  vocabulary = data.load_tokenizer(folder)
+  tokenizer, *ids = vocabulary
+  assert [tokenizer.id_to_token(i) for i in ids] == [bos, eos]
+  assert tokenizer.get_vocab_size() == size
+  template = chat.load_template(folder) or chat.HH
+  encoder = make_encoder(vocabulary, template)
+  for file in ('tldr/instructgpt-tldr-samples.part-a.jsonl', *PAIRS):
+    counts = Counts('skip', 0.05)
+    limits = pipeline.Limits(300, 200, 'drop', 'drop')
+    path = SHARED / file
+    kept = list(pipeline.read(path, encoder, limits, counts=counts))
+    assert counts.balanced() and len(kept) == counts.kept > 0
+    assert counts.notes[ALTERED] == 0
+    for x in kept:
+      assert len(x.prompt) <= 300 and max(map(len, x.completions)) <= 200
+      assert all(ids[-1] == vocabulary.eos_id for ids in x.completions)
+      assert all(mask[-1] for mask in x.masks)
+
+
+PAIRS = ['formats/preference.conversational.explicit.jsonl']
+
+
+# --- Rows to Batches ---------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def encoder():
+  """One whose EOS is also what padding is filled with."""
+  tokenizer = data.train_tokenizer(['the capital of France is Paris'] * 3, 290)
+  return make_encoder(data.Vocabulary(tokenizer, 1, 0), chat.HH)
+
+
+def encoded(encoder, **fields):
+  return encode_example(encoder, example(**fields))
+
+
+def text_of(encoder, ids):
+  decode = encoder.vocabulary.tokenizer.decode
+  return decode(ids, skip_special_tokens=False)
+
+
+def test_a_preference_is_a_pair(encoder):
+  row = dict(prompt='the capital', chosen=' of France', rejected=' is Paris.')
+  batch = pipeline.make_batch([encoded(encoder, **row)] * 3, 20, 30)
+  assert batch.group_size == 2 and batch.num_prompts == 3
+  np.testing.assert_array_equal(batch.rewards, [1, 0] * 3)
+  np.testing.assert_array_equal(batch.mask, batch.valid)
+  lengths = np.asarray(batch.valid).sum(1)
+  for i, text in enumerate([' of France', ' is Paris.']):
+    ids = np.asarray(batch.completions[i])
+    # The EOS is in the loss, though padding has the same id.
+    assert ids[lengths[i] - 1] == 0 and batch.mask[i, lengths[i] - 1]
+    assert not np.asarray(batch.mask[i, lengths[i] :]).any()
+    assert text_of(encoder, ids[: lengths[i] - 1].tolist()) == text
+  prompt = np.asarray(batch.prompts[0])[np.asarray(batch.prompt_valid[0])]
+  assert prompt[0] == 1 and text_of(encoder, prompt[1:]) == 'the capital'
+
+
+def test_unpaired_rows_and_demonstrations_are_groups_of_one(encoder):
+  row = dict(prompt='the', completion=' capital')
+  rows = [encoded(encoder, **row, label=x) for x in (True, False)]
+  batch = pipeline.make_batch([*rows, encoded(encoder, **row)], 9, 9)
+  assert batch.group_size == 1
+  np.testing.assert_array_equal(batch.rewards, [1, 0, 1])
+
+
+def test_several_completions_with_scores(encoder):
+  row = dict(prompt='a', completions=['b', 'c', 'd'], scores=[0.5, 2, -1])
+  batch = pipeline.make_batch([encoded(encoder, **row)] * 2, 9, 9)
+  assert batch.group_size == 3
+  np.testing.assert_array_equal(batch.rewards, [0.5, 2, -1] * 2)
+
+
+def test_prompts_and_whole_texts(encoder):
+  prompts = pipeline.make_prompts([encoded(encoder, prompt='the capital')], 12)
+  assert prompts.tokens.shape == (1, 12) and prompts.valid[0, -1]
+  whole = encoded(encoder, text='the capital')
+  assert whole.prompt == [1] and text_of(encoder, whole.completions[0][:-1])
+
+
+def test_a_batch_is_of_one_kind(encoder):
+  one = encoded(encoder, prompt='a', completion='b')
+  two = encoded(encoder, prompt='a', chosen='b', rejected='c')
+  none = encoded(encoder, prompt='a')
+  for rows, said in (
+    ([one, two], '1 .x row 1., 2 .x row 1.'),
+    ([none], '0 .x'),
+    ([], 'none'),
+  ):
+    with pytest.raises(ValueError, match=f'as many completions .*{said}'):
+      pipeline.make_batch(rows, 9, 9)
+
+
+def test_a_whole_text_needs_a_bos(encoder):
+  bare = encoder._replace(vocabulary=encoder.vocabulary._replace(bos_id=None))
+  assert (
+    encoded(bare, prompt='a').prompt == encoded(encoder, prompt='a').prompt[1:]
+  )
+  with pytest.raises(data.RowError, match='x row 1: a text needs a BOS'):
+    encoded(bare, text='a')
+
+
+@pytest.mark.parametrize(
+  'limits, kept, said',
+  [
+    (dict(prompt_len=3), None, 'row 2: prompt of 7 tokens, more than prompt_l'),
+    (dict(prompt_len=3, long_prompt='drop'), [2, 4], 'prompt over 3 tokens'),
+    (dict(prompt_len=3, long_prompt='left'), [2, 3, 3], 'prompt cut to 3'),
+    (dict(completion_len=2), None, 'row 3: completion of 7 tokens, more than'),
+    (dict(completion_len=2, long_completion='drop'), [2, 7], 'completion over'),
+  ],
+)
+def test_what_is_too_long(tmp_path, limits, kept, said):
+  vocabulary = data.Vocabulary(data.train_tokenizer((), 259), 1, 2)
+  encoder = make_encoder(vocabulary)
+  rows = [('a', 'b'), ('abcdef', 'b'), ('ab', 'bcdefg')]
+  path = tmp_path / 'x.jsonl'
+  path.write_text(
+    ''.join(json.dumps(dict(prompt=p, completion=c)) + '\n' for p, c in rows)
+  )
+  counts = Counts('skip', 1.0)
+  read = pipeline.read(path, encoder, pipeline.Limits(**limits), counts=counts)
+  if kept is None:
+    with pytest.raises(ValueError, match=said):
+      list(read)
+    return
+  found = list(read)
+  lengths = [len(x.prompt) for x in found]
+  assert lengths == [k if k != 4 else 3 for k in kept]
+  assert said in str(counts.dropped + counts.notes) and counts.balanced()
+  if limits.get('long_prompt') == 'left':
+    assert text_of(encoder, found[1].prompt[1:]) == 'ef'
+    assert found[1].prompt[0] == vocabulary.bos_id
+
+
+@pytest.mark.parametrize(
+  'limits, said',
+  [
+    (dict(long_prompt='cut'), "long_prompt='cut', expected one of"),
+    (dict(long_completion='left'), "long_completion='left', expected one of"),
+    (dict(prompt_len=1), 'prompt_len=1 is below 2'),
+    (dict(completion_len=0), 'completion_len=0 is below 1'),
+  ],
+)
+def test_limits_that_cannot_be(encoder, limits, said):
+  with pytest.raises(ValueError, match=said):
+    list(pipeline.read('x.jsonl', encoder, pipeline.Limits(**limits)))
+
+
+# --- Nothing is lost ---------------------------------------------------------
+
+
+def random_text(rng):
+  alphabet = string.printable + 'üé日本\u2028\x85\U0001f600  \n\n' + '<s></s>'
+  text = ''.join(rng.choices(alphabet, k=rng.randrange(40)))
+  return text + rng.choice(['', '</s>', '<|im_end|>', '<s>', ' '])
+
+
+def random_row(rng):
+  text = lambda: random_text(rng)
+  one = lambda role: [dict(role=role, content=text())]
+  return rng.choice(
+    [
+      lambda: dict(prompt=text(), chosen=text(), rejected=text()),
+      lambda: dict(
+        prompt=one('user'), chosen=one('assistant'), rejected=one('assistant')
+      ),
+      lambda: dict(prompt=text(), chosen=text(), rejected=None),
+    ]
+  )()
+
+
+def as_text(prompt, completion):
+  """What a conversation is in the template of HH-RLHF."""
+  if isinstance(prompt, str):
+    return prompt, completion
+  said = prompt[0]['content'], completion[0]['content']
+  return f'\n\nHuman: {said[0]}\n\nAssistant:', f' {said[1]}'
+
+
+def test_rows_are_kept_or_counted_and_read_back(tmp_path):
+  rng = random.Random(0)
+  tokenizer = data.train_tokenizer(['a few words'], 270)
+  vocabulary = data.Vocabulary(tokenizer, 1, 2)
+  encoder = make_encoder(vocabulary, chat.HH)
+  rows = [random_row(rng) for _ in range(2000)]
+  path = tmp_path / 'x.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  counts = Counts('skip', 1.0)
+  limits = pipeline.Limits(60, 50, 'drop', 'drop')
+  found = list(pipeline.read(path, encoder, limits, counts=counts))
+  lost = sum(counts.bad.values()) + sum(counts.dropped.values())
+  assert counts.rows == 2000 == len(found) + lost
+  assert len(found) > 500 < lost and counts.notes[ALTERED] == 0
+  for x in found:
+    row = rows[int(x.where.rsplit(' ')[-1]) - 1]
+    sides = [row['chosen'], row['rejected']]
+    assert x.prompt[0] == 1 and 1 not in x.prompt[1:] and 2 not in x.prompt
+    for ids, side in zip(x.completions, sides):
+      assert ids[-1] == 2 and not {1, 2} & set(ids[:-1])
+      read_back = [text_of(encoder, y) for y in (x.prompt[1:], ids[:-1])]
+      assert tuple(read_back) == as_text(row['prompt'], side)
+
+
+def test_what_a_tokenizer_cannot_write_is_counted(tmp_path):
+  import tokenizers
+
+  found = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(
+      {'<s>': 0, '</s>': 1, '<unk>': 2, 'a': 3}, unk_token='<unk>'
+    )
+  )
+  found.add_special_tokens(['<s>', '</s>', '<unk>'])
+  found.encode_special_tokens = True
+  encoder = make_encoder(data.Vocabulary(found, 0, 1))
+  for text, notes in (('a', ()), ('b', (ALTERED,))):
+    assert encoded(encoder, text=text).notes[:1] == notes
+
+
+def test_the_boundary_is_noted(encoder):
+  """`France` is one token; a rollout after `Fra` begins with `nce`."""
+  whole = encoder.vocabulary.tokenizer.encode('France').ids
+  row = dict(prompt='the capital of Fra', completion='nce')
+  apart = encoded(encoder, **row)
+  assert apart.notes == (BOUNDARY,)
+  assert apart.completions[0][-2:] != [*whole, 0]
+  assert not encoded(encoder, prompt='the capital', completion=' of').notes
+
+
+def test_the_registry_names_what_it_holds():
+  assert all(name == f.__name__ for name, f in readers.DATASETS.items())
+  assert set(readers.SIGNATURES) < set(readers.DATASETS)
+  assert set(files.READERS) == {'.jsonl', '.json', '.csv', '.txt', '.parquet'}

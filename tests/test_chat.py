@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import random
 
 import pytest
 from chat_templates import CHATML, PLAIN_CHATML, STYLES
@@ -323,3 +324,37 @@ def test_our_own_templates(name, template):
   )
   assert found.decode(encoded.completions[0]).strip() == 'Mercury.'
   assert encoded.completions[0][-1] == eos and all(encoded.masks[0])
+
+
+def odd(rng, depth=0):
+  """Any JSON value."""
+  kind = rng.randrange(8 if depth < 4 else 6)
+  if kind == 6:
+    return [odd(rng, depth + 1) for _ in range(rng.randrange(3))]
+  if kind == 7:
+    names = ['type', 'function', 'name', 'arguments', 'parameters']
+    return {rng.choice(names): odd(rng, depth + 1) for _ in range(3)}
+  return rng.choice([None, True, 1.5, '', 'x', '\ud800', '<|im_end|>', 'a\0b'])
+
+
+@pytest.mark.parametrize('name', ['trained', 'minimind-6400'])
+def test_odd_messages_end_in_a_clean_error(name):
+  rng = random.Random(0)
+  found = encoder(name, 'chatml')
+  if name == 'minimind-6400':  # with tools
+    template = chat.load_template(SHARED / 'tokenizers' / name)
+    found = found._replace(template=template)
+  kept = 0
+  for _ in range(400):
+    turns = json.loads(json.dumps(CALLING))
+    for turn in rng.sample(turns, 2):
+      key = rng.choice(['role', 'content', 'tool_calls', 'name'])
+      turn[key] = odd(rng)
+    fields = dict(messages=turns, tools=rng.choice([None, TOOLS, odd(rng)]))
+    try:
+      row = data.Row(fields, 'x row 1')
+      encode_example(found, formats.conversation(row))
+      kept += 1
+    except data.RowError as e:
+      assert str(e).startswith('x row 1: ') and '\n' not in str(e)
+  assert 0 < kept < 400 or name == 'trained'

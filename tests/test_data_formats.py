@@ -220,7 +220,7 @@ ROWS = {  # as the README beside them has it, and how many of them are bad
   'formats/unpaired_preference.conversational.jsonl': (8, 0),
   'formats/unpaired_preference.standard.jsonl': (8, 0),
   'gsm8k/train.jsonl.gz': (7473, 0),
-  'hh-rlhf/harmless-base.part-a.jsonl.gz': (1745, 8),
+  'hh-rlhf/harmless-base.part-a.jsonl.gz': (1745, 11),
   'human-pairs/autoj-pairwise.part-a.jsonl.gz': (1089, 0),
   'human-pairs/pandalm-testset-v1.jsonl.gz': (999, 999),
   'human-pairs/qa-feedback-dev.part-a.jsonl.gz': (410, 410),

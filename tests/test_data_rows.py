@@ -369,7 +369,7 @@ def test_any_bytes_end_in_a_clean_error_or_a_count(tmp_path, name):
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR] * 9), path)
     good = path.read_bytes()
-  for _ in range(400):
+  for _ in range(300):
     content = damaged(rng, good)
     if name == 'x.jsonl.gz':
       content = gzip.compress(content, 1)
@@ -383,7 +383,7 @@ def test_any_bytes_end_in_a_clean_error_or_a_count(tmp_path, name):
 def test_any_values_end_in_a_clean_error_or_a_count(tmp_path):
   rng = random.Random(0)
   path, kept = tmp_path / 'x.jsonl', 0
-  for _ in range(1500):
+  for _ in range(1000):
     path.write_bytes(odd_rows(rng))
     for how in ('error', 'skip'):
       counts = outcome(path, how)

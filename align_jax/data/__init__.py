@@ -7,7 +7,16 @@ turns messages into text (`chat`) and a tokenizer texts into ids (`tokens`,
 """
 
 from align_jax.data.answers import correct, final_answer
+from align_jax.data.chat import load_template
+from align_jax.data.examples import Encoded, Encoder, make_encoder
 from align_jax.data.files import fingerprint, local_path, rows
+from align_jax.data.pipeline import (
+  Limits,
+  make_batch,
+  make_prompts,
+  read,
+  read_examples,
+)
 from align_jax.data.readers import DATASETS, gsm8k, text_label
 from align_jax.data.row import (
   Counts,
@@ -18,6 +27,7 @@ from align_jax.data.row import (
   place,
   row_error,
 )
+from align_jax.data.stream import Mixture, Stream, batches
 from align_jax.data.tokens import (
   SPECIAL_TOKENS,
   Vocabulary,
@@ -31,11 +41,17 @@ from align_jax.data.tokens import (
 __all__ = [
   'Counts',
   'DATASETS',
+  'Encoded',
+  'Encoder',
   'LeftOut',
+  'Limits',
+  'Mixture',
   'Row',
   'RowError',
   'SPECIAL_TOKENS',
+  'Stream',
   'Vocabulary',
+  'batches',
   'correct',
   'encode',
   'field',
@@ -43,9 +59,15 @@ __all__ = [
   'fingerprint',
   'gsm8k',
   'left_pad',
+  'load_template',
   'load_tokenizer',
   'local_path',
+  'make_batch',
+  'make_encoder',
+  'make_prompts',
   'place',
+  'read',
+  'read_examples',
   'right_pad',
   'row_error',
   'rows',

@@ -94,7 +94,6 @@ def _render(
   template, conversation, tools, tokens, *, generate=False, marks=False
 ):
   """-> text, spans of `generation` tags (with `marks`)."""
-  import jinja2
   from transformers.utils import chat_template_utils
 
   try:
@@ -106,8 +105,10 @@ def _render(
       add_generation_prompt=generate,
       **tokens,
     )
-  except (jinja2.TemplateError, TypeError, ValueError) as e:
-    # Its own `raise_exception`, or a field that it expects and is not there.
+    texts[0].encode()  # half a surrogate pair within a tool
+  except ImportError:
+    raise
+  except Exception as e:  # a template is a program of others
     raise ChatError(f'the chat template fails: {e}', 'template fails') from None
   return texts[0], spans[0] if marks else []
 

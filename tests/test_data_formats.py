@@ -515,3 +515,10 @@ def test_the_registry_names_what_it_holds():
   assert all(name == f.__name__ for name, f in readers.DATASETS.items())
   assert set(readers.SIGNATURES) < set(readers.DATASETS)
   assert set(files.READERS) == {'.jsonl', '.json', '.csv', '.txt', '.parquet'}
+
+
+def test_the_page_on_data_names_all_there_is():
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'data.md').read_text()
+  names = set(formats.FORMATS) - {'stepwise'} | set(files.READERS)
+  names |= set(readers.DATASETS) - {'standard'} | set(chat.TEMPLATES)
+  assert not {name for name in names if f'`{name}`' not in page}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import string
 
@@ -178,6 +179,10 @@ def broken_files(folder):
   (folder / 'folder.jsonl').mkdir()
   yield folder / 'folder.jsonl', 'is a folder, expected a file'
   yield folder, 'is a folder, expected a file'
+  (folder / 'x.tsv').touch()
+  yield folder / 'x.tsv', 'reads only .jsonl'
+  os.mkfifo(folder / 'pipe.jsonl')
+  yield folder / 'pipe.jsonl', 'is no regular file, expected a file'
 
 
 def test_a_broken_file_is_never_skipped(tmp_path):

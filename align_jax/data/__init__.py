@@ -16,6 +16,7 @@ from align_jax.data.pipeline import (
   make_prompts,
   read,
   read_examples,
+  task_rows,
 )
 from align_jax.data.readers import DATASETS, gsm8k, text_label
 from align_jax.data.row import (
@@ -71,6 +72,7 @@ __all__ = [
   'right_pad',
   'row_error',
   'rows',
+  'task_rows',
   'text_label',
   'train_tokenizer',
 ]

@@ -148,6 +148,32 @@ def _examples(found, row, counts):
       yield example
 
 
+def task_rows(path, dataset, fields):
+  """Yields the rows that a task asks for, as a reader makes them.
+
+  Args:
+    path: see `files.rows`.
+    dataset: a name in `readers.DATASETS`, the configuration's `task.dataset`.
+    fields: names that every row must have.
+  Raises:
+    RowError: a bad row.
+    ValueError: no such reader, or one of rows with other fields.
+  """
+  if dataset not in readers.DATASETS:
+    raise ValueError(
+      f'task.dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
+    )
+  for row in readers.DATASETS[dataset](files.rows(path)):
+    if isinstance(row, LeftOut):
+      continue
+    if not row.keys() >= set(fields):
+      raise ValueError(
+        f'task.dataset={dataset!r} yields {sorted(row)}, expected '
+        f'{sorted(fields)}'
+      )
+    yield row
+
+
 # --- Tokens ------------------------------------------------------------------
 
 

@@ -54,21 +54,6 @@ def generated(workdir):
   return path
 
 
-def read(data, dataset):
-  """-> the rows of a data set of questions, first to last."""
-  if dataset not in data_lib.DATASETS:
-    raise ValueError(
-      f'task.dataset={dataset!r} is none of {sorted(data_lib.DATASETS)}'
-    )
-  rows = list(data_lib.DATASETS[dataset](data_lib.rows(data)))
-  if rows and not rows[0].keys() >= set(FIELDS):
-    raise ValueError(
-      f'task.dataset={dataset!r} yields {sorted(rows[0])}, expected '
-      f'{sorted(FIELDS)}'
-    )
-  return rows
-
-
 def make_vocabulary(tokenizer, vocab_size):
   """The tokenizer at that path; '' is a token per byte, digits one by one."""
   if tokenizer:
@@ -227,7 +212,8 @@ def make_task(
     raise ValueError(f'task.wrong_share={wrong_share} is not within [0, 1]')
   config = ModelConfig(**model)
   vocabulary = make_vocabulary(tokenizer, config.vocab_size)
-  rows = read(data or generated(workdir), dataset)
+  path = data or generated(workdir)
+  rows = list(data_lib.task_rows(path, dataset, FIELDS))
   problems = encode(vocabulary, rows, prompt_len, completion_len)
   asked = texts_of(vocabulary.tokenizer, *problems.prompts[:])
   train, held_out = split(asked, prompts, eval_prompts)

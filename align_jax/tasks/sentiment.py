@@ -45,12 +45,8 @@ def read(data, dataset):
 
   Distinct, or a held-out text could be trained on under another number.
   """
-  if dataset not in data_lib.DATASETS:
-    raise ValueError(
-      f'task.dataset={dataset!r} is none of {sorted(data_lib.DATASETS)}'
-    )
   label_of = {}
-  for row in data_lib.DATASETS[dataset](data_lib.rows(data)):
+  for row in data_lib.task_rows(data, dataset, ('text', 'label')):
     label_of.setdefault(row['text'], row['label'])
   texts = list(label_of)
   order = np.random.default_rng(0).permutation(len(texts))

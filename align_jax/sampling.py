@@ -78,8 +78,9 @@ def sample(
 
   def next_logits(states):
     """[P, G, D] of each policy -> f32 [P, G, V] of the sampling policy."""
+    product = lambda s, w: jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype))
     logits = [
-      jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype)).astype(jnp.float32)
+      transformer.final_logits(product(s, w).astype(jnp.float32), config)
       for s, w in zip(states, heads)
     ]
     if len(logits) == 1:

@@ -34,9 +34,10 @@ def predicting_states(params, c, batch):
   return states.reshape(-1, *states.shape[2:])
 
 
-def _logits(states, weights):
+def _logits(states, weights, config):
   logits = jnp.einsum('nd,dv->nv', states, weights.astype(states.dtype))
-  return shard(logits.astype(jnp.float32), 'batch', 'vocab')
+  logits = shard(logits.astype(jnp.float32), 'batch', 'vocab')
+  return transformer.final_logits(logits, config)
 
 
 def _by_position(f, arrays, vocab_size):
@@ -68,7 +69,7 @@ def token_logps(params, batch, *, config, temperature=1.0):
   weights = transformer.head_weights(params, config)
 
   def f(state, token):
-    logps = jax.nn.log_softmax(_logits(state, weights) / temperature)
+    logps = jax.nn.log_softmax(_logits(state, weights, config) / temperature)
     return jnp.take_along_axis(logps, token[:, None], axis=-1)[:, 0]
 
   states = predicting_states(params, config, batch)
@@ -93,8 +94,8 @@ def compare(params, ref_params, batch, ref_batch=None, *, config):
 
   def f(state, ref_state, token):
     logits, ref_logits = (
-      _logits(state, weights),
-      _logits(ref_state, ref_weights),
+      _logits(state, weights, config),
+      _logits(ref_state, ref_weights, config),
     )
     pick = lambda l: jnp.take_along_axis(
       jax.nn.log_softmax(l), token[:, None], axis=-1

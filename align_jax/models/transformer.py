@@ -1,8 +1,9 @@
 """A decoder-only transformer in which a prompt is shared by its completions.
 
-Grouped-query attention, RoPE, RMSNorm, SwiGLU. Parameters are a dict of
-arrays, laid out by one table of `Spec` rows (`specs`); layers are stacked on
-the first axis. Three ways through the same layer:
+Grouped-query attention, RoPE, RMSNorm, SwiGLU, unless the switches of its
+ModelConfig say otherwise; models/hf.py sets them for published checkpoints.
+Parameters are a dict of arrays, laid out by one table of `Spec` rows (`specs`);
+layers are stacked on the first axis. Three ways through the same layer:
 
   hidden_states   prompts and all completion tokens at once (scoring, training)
   prefill         prompts, keeping their keys and values
@@ -12,8 +13,6 @@ Completions read the keys and values of their prompt where they are; nothing is
 ever repeated per completion.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,37 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
+from align_jax.models.config import ModelConfig
+from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
+from align_jax.models.rope import frequencies, rope
 from align_jax.sharding import shard
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  vocab_size: int
-  dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_dim: int
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-5
-  tie_embeddings: bool = True
-  head: str = 'lm'  # 'lm': logits [V] per token | 'scalar': one score
-  dtype: str = 'float32'  # of activations; parameters stay float32
-
-  def __post_init__(self):
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} is not a multiple of '
-        f'num_kv_heads={self.num_kv_heads}'
-      )
-    if self.head_dim % 2:
-      raise ValueError(f'head_dim={self.head_dim} is odd; RoPE turns pairs')
-    if self.head not in ('lm', 'scalar'):
-      raise ValueError(f"head={self.head!r} is neither 'lm' nor 'scalar'")
 
 
 class Spec(NamedTuple):
@@ -70,10 +45,35 @@ _zeros = lambda key, shape: jnp.zeros(shape)
 
 def specs(c: ModelConfig):
   """The one table of parameters: shape, logical axes, initialiser."""
-  L, D, K, H, F = c.num_layers, c.dim, c.num_kv_heads, c.head_dim, c.mlp_dim
+  L, D, V = c.num_layers, c.dim, c.vocab_size
+  norms = ['attention_norm', 'mlp_norm']
+  if c.post_norms:
+    norms += ['attention_post_norm', 'mlp_post_norm']
+  layers = {**_attention_specs(c), **_mlp_specs(c)}
+  for name in norms:
+    layers |= _norm_specs(name, (L, D), c)
+  table = {
+    'embed': Spec((V, D), ('vocab', 'embed'), _normal(0.02)),
+    'layers': layers,
+    **_norm_specs('norm', (D,), c),
+  }
+  if c.num_positions:
+    table['positions'] = Spec(
+      (c.num_positions, D), (None, 'embed'), _normal(0.02)
+    )
+  if c.head == 'scalar':
+    table['head'] = Spec((D,), ('embed',), _zeros)
+  elif not c.tie_embeddings:
+    table['head'] = Spec((D, V), ('embed', 'vocab'), _normal(0.02))
+  return table
+
+
+def _attention_specs(c):
+  L, D, K, H = c.num_layers, c.dim, c.num_kv_heads, c.head_dim
   R = c.num_heads // K
-  out = 1 / (2 * L) ** 0.5  # keeps the residual stream's size at init
-  layers = {
+  # Keeps the residual stream's size at init.
+  out = 1 / (2 * L) ** 0.5 * (K * R * H) ** -0.5
+  table = {
     # R query heads, one key head and one value head per kv head: one matmul.
     'qkv': Spec(
       (L, D, K, R + 2, H),
@@ -81,26 +81,49 @@ def specs(c: ModelConfig):
       _normal(D**-0.5),
     ),
     'o': Spec(
-      (L, K, R, H, D),
-      (None, 'heads', None, None, 'embed'),
-      _normal(out * (K * R * H) ** -0.5),
+      (L, K, R, H, D), (None, 'heads', None, None, 'embed'), _normal(out)
     ),
-    'gate_up': Spec(
-      (L, D, 2, F), (None, 'embed', None, 'mlp'), _normal(D**-0.5)
-    ),
-    'down': Spec((L, F, D), (None, 'mlp', 'embed'), _normal(out * F**-0.5)),
-    'attention_norm': Spec((L, D), (None, None), _ones),
-    'mlp_norm': Spec((L, D), (None, None), _ones),
   }
-  table = {
-    'embed': Spec((c.vocab_size, D), ('vocab', 'embed'), _normal(0.02)),
-    'layers': layers,
-    'norm': Spec((D,), (None,), _ones),
-  }
-  if c.head == 'scalar':
-    table['head'] = Spec((D,), ('embed',), _zeros)
-  elif not c.tie_embeddings:
-    table['head'] = Spec((D, c.vocab_size), ('embed', 'vocab'), _normal(0.02))
+  if c.qkv_bias:
+    axes = (None, 'heads', None, None)
+    table['qkv_bias'] = Spec((L, K, R + 2, H), axes, _zeros)
+  if c.o_bias:
+    table['o_bias'] = Spec((L, D), (None, None), _zeros)
+  if c.qk_norm:
+    scale = Spec((L, H), (None, None), _scale(c))
+    table |= {'q_norm': scale, 'k_norm': scale}
+  return table
+
+
+def _mlp_specs(c):
+  L, D, F = c.num_layers, c.dim, c.mlp_dim
+  E, experts = ((c.num_experts,), (None,)) if c.num_experts else ((), ())
+  into, out = _normal(D**-0.5), _normal(1 / (2 * L) ** 0.5 * F**-0.5)
+  table = {'down': Spec((L, *E, F, D), (None, *experts, 'mlp', 'embed'), out)}
+  if c.gated:
+    axes = (None, *experts, 'embed', None, 'mlp')
+    table['gate_up'] = Spec((L, *E, D, 2, F), axes, into)
+  else:
+    table['up'] = Spec((L, D, F), (None, 'embed', 'mlp'), into)
+  if c.num_experts:
+    table['router'] = Spec((L, D, *E), (None, 'embed', None), into)
+  if c.mlp_bias:
+    name, sizes = ('gate_up_bias', (2,)) if c.gated else ('up_bias', ())
+    axes = (None, *(None for _ in sizes), 'mlp')
+    table[name] = Spec((L, *sizes, F), axes, _zeros)
+    table['down_bias'] = Spec((L, D), (None, None), _zeros)
+  return table
+
+
+def _scale(c):
+  return _zeros if c.norm_offset else _ones
+
+
+def _norm_specs(name, shape, c):
+  axes = (None,) * len(shape)
+  table = {name: Spec(shape, axes, _scale(c))}
+  if c.norm == 'layer':
+    table[f'{name}_bias'] = Spec(shape, axes, _zeros)
   return table
 
 
@@ -120,59 +143,70 @@ def axes(c: ModelConfig):
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
 
 
-def rms_norm(x, scale, eps):
-  x32 = x.astype(jnp.float32)
-  variance = jnp.mean(jnp.square(x32), -1, keepdims=True)
-  return (x32 * jax.lax.rsqrt(variance + eps) * scale).astype(x.dtype)
+def _layers(params, c):
+  """The stacked layers, and per layer what differs without being learned."""
+  layers = params['layers']
+  if c.windows:
+    endless = jnp.iinfo(jnp.int32).max
+    windows = [w or endless for w in c.windows]
+    layers = {**layers, 'window': jnp.asarray(windows, jnp.int32)}
+  if c.local_rope_theta is not None:
+    whole = frequencies(c.turned, c.rope_theta, c.rope_scaling)
+    local = frequencies(c.turned, c.local_rope_theta)
+    chosen = [local if w else whole for w in c.windows]
+    layers = {**layers, 'rope': tuple(jnp.stack(x) for x in zip(*chosen))}
+  return layers
 
 
-def rope(x, positions, theta):
-  """Rotary embedding (Su et al. 2021), half-split as in Llama.
-
-  Args:
-    x: [..., H].
-    positions: int, broadcastable to x.shape[:-1].
-  """
-  half = x.shape[-1] // 2
-  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles = positions[..., None] * frequencies
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
-    x.dtype
-  )
-
-
-def _project(x, weights, contracted=1):
-  """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
-  inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
-  rows = x.shape[: x.ndim - contracted]
-  weights = weights.astype(x.dtype).reshape(math.prod(inputs), -1)
-  return (x.reshape(-1, len(weights)) @ weights).reshape(*rows, *outputs)
+def _turn(x, layer, positions, c):
+  """RoPE for heads [..., heads, H]; learned positions are in the embedding."""
+  if c.num_positions:
+    return x
+  if 'rope' in layer:
+    turns = layer['rope']
+  else:
+    turns = frequencies(c.turned, c.rope_theta, c.rope_scaling)
+  return rope(x, positions[..., None, None], *turns)
 
 
 def _qkv(x, layer, positions, c):
   """x [..., D] -> q [..., K, R, H], k and v [..., K, H]; q scaled."""
-  x = rms_norm(x, layer['attention_norm'], c.norm_eps)
+  x = norm(x, layer, 'attention_norm', c)
   size = c.num_heads // c.num_kv_heads
-  q, k, v = jnp.split(_project(x, layer['qkv']), (size, size + 1), axis=-2)
-  turn = lambda x: rope(x, positions[..., None, None], c.rope_theta)
-  return turn(q) * c.head_dim**-0.5, turn(k)[..., 0, :], v[..., 0, :]
+  qkv = with_bias(project(x, layer['qkv']), layer, 'qkv_bias')
+  q, k, v = jnp.split(qkv, (size, size + 1), axis=-2)
+  if c.qk_norm:
+    q, k = norm(q, layer, 'q_norm', c), norm(k, layer, 'k_norm', c)
+  turn = lambda x: _turn(x, layer, positions, c)
+  scale = c.attention_scale
+  scale = c.head_dim**-0.5 if scale is None else scale
+  return turn(q) * scale, turn(k)[..., 0, :], v[..., 0, :]
 
 
-def _attention_out(x, attended, layer):
-  return shard(x + _project(attended, layer['o'], contracted=3), 'batch')
+def _after_attention(x, attended, layer, c):
+  """The rest of a layer: heads [..., K, R, H] and its input x [..., D]."""
+  out = project(attended, layer['o'], contracted=3)
+  out = with_bias(out, layer, 'o_bias')
+  if c.post_norms:
+    out = norm(out, layer, 'attention_post_norm', c)
+  y = shard(x + out, 'batch')
+  out = mlp(norm(x if c.parallel else y, layer, 'mlp_norm', c), layer, c)
+  if c.post_norms:
+    out = norm(out, layer, 'mlp_post_norm', c)
+  return shard(y + out, 'batch')
 
 
-def _mlp(x, layer, c):
-  h = rms_norm(x, layer['mlp_norm'], c.norm_eps)
-  gate, up = jnp.split(_project(h, layer['gate_up']), 2, axis=-2)
-  h = (jax.nn.silu(gate) * up)[..., 0, :]
-  return shard(x + _project(h, layer['down']), 'batch')
+def _mask(scores, mask, c):
+  scores = soft_cap(scores.astype(jnp.float32), c.attention_softcap)
+  return jnp.where(mask, scores, MASKED)
 
 
-def _mask(scores, mask):
-  return jnp.where(mask, scores.astype(jnp.float32), MASKED)
+def _in_sight(mask, layer, queries, keys):
+  """`mask` [..., q, k] within the layer's window, by positions [..., q], k."""
+  if 'window' not in layer:
+    return mask
+  distance = queries[..., :, None] - keys[..., None, :]
+  return mask & (distance < layer['window'])
 
 
 def _prompt_layer(x, layer, positions, valid, c):
@@ -182,14 +216,15 @@ def _prompt_layer(x, layer, positions, valid, c):
   k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
+  mask = _in_sight(mask, layer, positions, positions)
   scores = jnp.einsum('pkrsh,pkth->pkrst', q, k)
-  weights = jax.nn.softmax(_mask(scores, mask[:, None, None]), -1)
+  weights = jax.nn.softmax(_mask(scores, mask[:, None, None], c), -1)
   weights = weights.astype(x.dtype)
   attended = jnp.einsum('pkrst,pkth->pskrh', weights, v)
-  return _mlp(_attention_out(x, attended, layer), layer, c), (k, v)
+  return _after_attention(x, attended, layer, c), (k, v)
 
 
-def _attend_both(q, prompt_kv, kv, prompt_mask, mask):
+def _attend_both(q, prompt_kv, kv, prompt_mask, mask, c):
   """Attention over the shared prompt and the row's own completion.
 
   Args:
@@ -203,8 +238,8 @@ def _attend_both(q, prompt_kv, kv, prompt_mask, mask):
   """
   scores = jnp.concatenate(
     [
-      _mask(jnp.einsum('pkgrth,pksh->pkgrts', q, prompt_kv[0]), prompt_mask),
-      _mask(jnp.einsum('pkgrth,pkguh->pkgrtu', q, kv[0]), mask),
+      _mask(jnp.einsum('pkgrth,pksh->pkgrts', q, prompt_kv[0]), prompt_mask, c),
+      _mask(jnp.einsum('pkgrth,pkguh->pkgrtu', q, kv[0]), mask, c),
     ],
     -1,
   )
@@ -215,30 +250,51 @@ def _attend_both(q, prompt_kv, kv, prompt_mask, mask):
   ) + jnp.einsum('pkgrtu,pkguh->pkgrth', weights[..., size:], kv[1])
 
 
-def _completion_layer(x, layer, positions, prompt_kv, prompt_valid, valid, c):
-  """x [P, G, T, D] attends to its prompt and to itself."""
+def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
+  """x [P, G, T, D] attends to its prompt (valid and positions) and itself."""
   q, k, v = _qkv(x, layer, positions, c)
   q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
   k, v = (a.transpose(0, 3, 1, 2, 4) for a in (k, v))  # [P, K, G, T, H]
   size = x.shape[2]
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
+  causal = _in_sight(causal, layer, positions, positions)
+  prompt_mask = _prompt_mask(layer, positions, *prompt)
   attended = _attend_both(
-    q,
-    prompt_kv,
-    (k, v),
-    prompt_valid[:, None, None, None, None],
-    causal[:, None, :, None],
+    q, prompt_kv, (k, v), prompt_mask, causal[:, None, :, None], c
   ).transpose(0, 2, 4, 1, 3, 5)
-  return _mlp(_attention_out(x, attended, layer), layer, c)
+  return _after_attention(x, attended, layer, c)
 
 
-def _embed(params, tokens, c):
-  return shard(params['embed'][tokens].astype(c.dtype), 'batch')
+def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
+  """What of its prompt a token at [P, G(, T)] sees: [P, 1, G, 1, T, S]."""
+  mask = prompt_valid[:, None, None, None, None]
+  if 'window' not in layer:
+    return mask
+  queries = positions.reshape(*positions.shape[:2], -1)[:, None, :, None]
+  return _in_sight(mask, layer, queries, prompt_positions[:, None, None, None])
+
+
+def _embed(params, tokens, positions, c):
+  x = params['embed'][tokens].astype(c.dtype)
+  if c.embed_scale is not None:
+    x = x * jnp.asarray(c.embed_scale, c.dtype)
+  if c.num_positions:
+    x = x + params['positions'][positions].astype(c.dtype)
+  return shard(x, 'batch')
+
+
+def _check_length(c, size):
+  """Learned positions end somewhere; indexing beyond them would be silent."""
+  if c.num_positions and size > c.num_positions:
+    raise ValueError(
+      f'{size} slots of prompt and completion, but the model has '
+      f'num_positions={c.num_positions}'
+    )
 
 
 def _over_layers(body, x, params, c):
   unroll = c.num_layers if c.num_layers <= UNROLLED else 1
-  return jax.lax.scan(body, x, params['layers'], unroll=unroll)
+  return jax.lax.scan(body, x, _layers(params, c), unroll=unroll)
 
 
 def hidden_states(params, c, prompts, prompt_valid, completions, valid):
@@ -250,22 +306,22 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   Returns:
     [P, S, D] and [P, G, T, D], after the last norm; garbage on padding.
   """
+  _check_length(c, prompts.shape[1] + completions.shape[2])
   prompt_positions = ops.positions(prompt_valid)
+  prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]
   completion_positions = offset + ops.positions(valid)
 
   def body(carry, layer):
     x, y = carry
     x, kv = _prompt_layer(x, layer, prompt_positions, prompt_valid, c)
-    y = _completion_layer(
-      y, layer, completion_positions, kv, prompt_valid, valid, c
-    )
+    y = _completion_layer(y, layer, completion_positions, prompt, kv, valid, c)
     return (x, y), None
 
-  x, y = _embed(params, prompts, c), _embed(params, completions, c)
+  x = _embed(params, prompts, prompt_positions, c)
+  y = _embed(params, completions, completion_positions, c)
   (x, y), _ = _over_layers(body, (x, y), params, c)
-  norm = lambda h: rms_norm(h, params['norm'], c.norm_eps)
-  return norm(x), norm(y)
+  return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 
 def prefill(params, c, prompts, prompt_valid):
@@ -274,10 +330,11 @@ def prefill(params, c, prompts, prompt_valid):
   Returns:
     [P, D]; keys and values [L, P, K, S, H].
   """
+  _check_length(c, prompts.shape[1])
   positions = ops.positions(prompt_valid)
   body = lambda x, layer: _prompt_layer(x, layer, positions, prompt_valid, c)
-  x, kv = _over_layers(body, _embed(params, prompts, c), params, c)
-  return rms_norm(x[:, -1], params['norm'], c.norm_eps), kv
+  x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
+  return norm(x[:, -1], params, 'norm', c), kv
 
 
 def empty_cache(c, num_prompts, group_size, size):
@@ -302,14 +359,17 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
   Returns:
     hidden states [P, G, D] that predict the next token, and the cache.
   """
-  x = _embed(params, tokens, c)
+  _check_length(c, prompt_valid.shape[1] + cache[0][0].shape[3])
   positions = jnp.broadcast_to(
     prompt_valid.sum(-1)[:, None] + index, tokens.shape
   )
-  seen = jnp.arange(cache[0][0].shape[3]) <= index
-  new_cache = []
+  x = _embed(params, tokens, positions, c)
+  prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
+  slots = jnp.arange(cache[0][0].shape[3])
+  seen = slots <= index
+  layers, new_cache = _layers(params, c), []
   for i in range(c.num_layers):
-    layer = jax.tree.map(lambda a: a[i], params['layers'])
+    layer = jax.tree.map(lambda a: a[i], layers)
     q, k, v = _qkv(x, layer, positions, c)
     own = tuple(
       jax.lax.dynamic_update_slice_in_dim(
@@ -322,14 +382,19 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
       q.swapaxes(1, 2)[:, :, :, :, None],
       (prompt_kv[0][i], prompt_kv[1][i]),
       own,
-      prompt_valid[:, None, None, None, None],
-      seen,
+      _prompt_mask(layer, positions, *prompt),
+      seen & (index - slots < layer['window']) if c.windows else seen,
+      c,
     )[:, :, :, :, 0].swapaxes(1, 2)
-    x = _mlp(_attention_out(x, attended, layer), layer, c)
-  x = rms_norm(x, params['norm'], c.norm_eps)
-  return x, tuple(new_cache)
+    x = _after_attention(x, attended, layer, c)
+  return norm(x, params, 'norm', c), tuple(new_cache)
 
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
   return params['embed'].T if c.tie_embeddings else params['head']
+
+
+def final_logits(logits, c):
+  """What the head's products become: capped, where the model caps them."""
+  return soft_cap(logits, c.logit_softcap)

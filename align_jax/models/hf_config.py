@@ -1,0 +1,408 @@
+"""config.json of published models -> ModelConfig, one function per family.
+
+What a field asks for and the model does not do is an error that names it. A
+field that nothing here reads is an error too, unless it is null, false, or says
+nothing about the forward pass (`HARMLESS`; dropout among them: no model here
+has any).
+"""
+
+from align_jax.models.config import ModelConfig
+
+ACTIVATIONS = {
+  'silu': 'silu',
+  'swish': 'silu',
+  'relu': 'relu',
+  'gelu': 'gelu',
+  'gelu_python': 'gelu',
+  'gelu_new': 'gelu_tanh',
+  'gelu_fast': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'quick_gelu': 'quick_gelu',
+}
+
+HARMLESS = frozenset(
+  """
+  _name_or_path _attn_implementation architectures attention_dropout
+  attention_probs_dropout_prob attn_pdrop auto_map bos_token_id
+  cache_implementation classifier_dropout dtype embd_pdrop eos_token_id
+  finetuning_task gradient_checkpointing hidden_dropout id2label
+  initializer_range label2id model_type num_labels output_router_logits
+  pad_token_id pretraining_tp problem_type reorder_and_upcast_attn resid_pdrop
+  router_aux_loss_coef router_jitter_noise summary_activation
+  summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+  task_specific_params torch_dtype transformers_version unsloth_fixed
+  unsloth_version use_cache
+  """.split()
+)
+
+_REQUIRED = object()
+_ROPE_KEYS = {'type', 'rope_type', 'rope_theta', 'partial_rotary_factor'}
+_ROPE_OPTIONS = {
+  'linear': ('factor',),
+  'dynamic': ('factor',),
+  'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
+  'yarn': (
+    'factor',
+    'attention_factor',
+    'mscale',
+    'mscale_all_dim',
+    'beta_fast',
+    'beta_slow',
+    'truncate',
+  ),
+  'longrope': ('factor', 'short_factor', 'long_factor', 'attention_factor'),
+}
+
+
+class Fields:
+  """The fields of a config.json, remembering which ones were read."""
+
+  def __init__(self, fields):
+    self.fields, self.seen = fields, set(HARMLESS)
+
+  def __call__(self, name, default=_REQUIRED):
+    """The value of a field, or its default where it is absent or null."""
+    self.seen.add(name)
+    value = self.fields.get(name)
+    if value is None and default is _REQUIRED:
+      raise ValueError(f'config.json: {name!r} is missing')
+    return default if value is None else value
+
+  def must(self, name, expected):
+    """Raises unless a field is absent or what the model does."""
+    value = self(name, expected)
+    if value != expected:
+      raise ValueError(
+        f'config.json: {name}={value!r} is not supported, only {expected!r}'
+      )
+
+  def unread(self):
+    """Raises on the first field that asks for something nobody read."""
+    for name, value in self.fields.items():
+      if name not in self.seen and value is not None and value is not False:
+        raise ValueError(
+          f'config.json: {name}={value!r} is not supported by this model'
+        )
+
+
+def from_hf(fields, max_length=0, **changes):
+  """The model that a config.json describes.
+
+  Args:
+    fields: the file's dict.
+    max_length: the tokens of prompt and completion that RoPE of the kinds
+      'dynamic' and 'longrope' is fixed for; up to the trained length if 0.
+    **changes: fields of ModelConfig that override the file.
+  Raises:
+    ValueError: an unknown model_type, or a field that asks for something the
+      model does not do.
+  """
+  f = Fields(fields)
+  name = f('model_type')
+  if name not in CONFIGS:
+    raise ValueError(
+      f'config.json: model_type={name!r} is none of {sorted(CONFIGS)}'
+    )
+  config = CONFIGS[name](f, max_length)
+  f.unread()
+  return ModelConfig(**{**config, **changes})
+
+
+def _activation(f, name, default=_REQUIRED):
+  value = f(name, default)
+  if value not in ACTIVATIONS:
+    raise ValueError(
+      f'config.json: {name}={value!r} is none of {sorted(ACTIVATIONS)}'
+    )
+  return ACTIVATIONS[value]
+
+
+def _scaling(f, given, max_length):
+  """A rope_scaling or rope_parameters dict -> ModelConfig.rope_scaling."""
+  kind = given.get('rope_type', given.get('type', 'default'))
+  trained = f('max_position_embeddings', 2048)
+  known = {*_ROPE_KEYS, 'original_max_position_embeddings'}
+  if kind == 'default':
+    options = ()
+  elif kind not in _ROPE_OPTIONS:
+    raise ValueError(
+      f'config.json: rope_type={kind!r} is none of {list(_ROPE_OPTIONS)}'
+    )
+  else:
+    options = _ROPE_OPTIONS[kind]
+  for name, value in given.items():
+    if name not in known | {*options} and value is not None:
+      raise ValueError(
+        f'config.json: {name}={value!r} is not an option of rope_type={kind!r}'
+      )
+  if not options:
+    return ()
+  found = {n: given[n] for n in options if given.get(n) is not None}
+  found = {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
+  if kind != 'linear':
+    length = given.get('original_max_position_embeddings')
+    length = f('original_max_position_embeddings', length)
+    length = trained if kind == 'dynamic' or length is None else length
+    found['original_length'] = length
+    if kind in ('yarn', 'longrope'):
+      found.setdefault('factor', trained / length)
+  if kind in ('dynamic', 'longrope'):
+    found['length'] = max_length
+  return kind, tuple(sorted(found.items()))
+
+
+def _rope(f, head_dim, max_length, theta=10_000.0, share=1.0, phi=False):
+  """The rotary switches of ModelConfig, in either spelling of the file."""
+  given = dict(f('rope_parameters', None) or f('rope_scaling', None) or {})
+  if phi and given.get('rope_type', given.get('type')) in ('su', 'yarn'):
+    given |= {'rope_type': 'longrope'}  # what Phi-3 called it at first
+  theta = given.get('rope_theta') or f('rope_theta', theta)
+  share = given.get('partial_rotary_factor') or f(
+    'partial_rotary_factor', share
+  )
+  size = int(head_dim * share)
+  return {
+    'rope_theta': float(theta),
+    'rope_dim': None if size == head_dim else size,
+    'rope_scaling': _scaling(f, given, max_length),
+  }
+
+
+def _windows(f, layers, size, sliding):
+  """Per layer `size` or 0; `sliding` tells which ones, unless the file does."""
+  types = f('layer_types', None)
+  if types is None:
+    types = ['sliding_attention' if s else 'full_attention' for s in sliding]
+  strange = {*types} - {'sliding_attention', 'full_attention'}
+  if strange or len(types) != layers:
+    raise ValueError(
+      f'config.json: layer_types={types} is not {layers} times '
+      f"'sliding_attention' or 'full_attention'"
+    )
+  windows = tuple(size if t == 'sliding_attention' else 0 for t in types)
+  return windows if any(windows) else ()
+
+
+def _sizes(f, head_dim=None):
+  heads, dim = f('num_attention_heads'), f('hidden_size')
+  return {
+    'vocab_size': f('vocab_size'),
+    'dim': dim,
+    'num_layers': f('num_hidden_layers'),
+    'num_heads': heads,
+    'num_kv_heads': f('num_key_value_heads', heads),
+    'head_dim': f('head_dim', head_dim or dim // heads),
+    'mlp_dim': f('intermediate_size'),
+  }
+
+
+def _llama_like(f, max_length, head_dim=None, eps=1e-6, tied=False, **rope):
+  sizes = _sizes(f, head_dim)
+  f('max_position_embeddings', 0)
+  return {
+    **sizes,
+    **_rope(f, sizes['head_dim'], max_length, **rope),
+    'norm_eps': f('rms_norm_eps', eps),
+    'tie_embeddings': f('tie_word_embeddings', tied),
+  }
+
+
+def _silu(f):
+  return {'activation': _activation(f, 'hidden_act', 'silu')}
+
+
+def _biases(f):
+  bias = f('attention_bias', False)
+  return {'qkv_bias': bias, 'o_bias': bias}
+
+
+def _one_window(f, layers, default=None):
+  size = f('sliding_window', default)
+  return {'windows': (size,) * layers if size else ()}
+
+
+def llama(f, max_length):
+  config = _llama_like(f, max_length)
+  return {**config, **_silu(f), **_biases(f), 'mlp_bias': f('mlp_bias', False)}
+
+
+def mistral(f, max_length):
+  config = _llama_like(f, max_length)
+  return {**config, **_silu(f), **_one_window(f, config['num_layers'])}
+
+
+def _qwen_windows(f, layers):
+  size, first = f('sliding_window', 4096), f('max_window_layers', 28)
+  if not f('use_sliding_window', False):
+    size = 0
+  sliding = [size and i >= first for i in range(layers)]
+  return {'windows': _windows(f, layers, size, sliding)}
+
+
+def qwen2(f, max_length):
+  config = _llama_like(f, max_length) | {'qkv_bias': True}
+  return {**config, **_silu(f), **_qwen_windows(f, config['num_layers'])}
+
+
+def qwen3(f, max_length):
+  config = _llama_like(f, max_length, head_dim=128) | {'qk_norm': True}
+  windows = _qwen_windows(f, config['num_layers'])
+  return {**config, **_silu(f), **_biases(f), **windows}
+
+
+def _experts(f, count):
+  return {
+    'num_experts': count,
+    'experts_per_token': f('num_experts_per_tok', 2),
+  }
+
+
+def qwen3_moe(f, max_length):
+  config = _llama_like(f, max_length) | {'qk_norm': True}
+  f.must('decoder_sparse_step', 1)
+  f.must('mlp_only_layers', [])
+  f('max_window_layers', None)
+  size = f('sliding_window', 4096) if f('use_sliding_window', False) else 0
+  f.fields = {k: v for k, v in f.fields.items() if k != 'sliding_window'}
+  return {
+    **config,
+    **_silu(f),
+    **_biases(f),
+    **_experts(f, f('num_experts', f('num_local_experts', None))),
+    'mlp_dim': f('moe_intermediate_size'),
+    'renormalise_experts': f('norm_topk_prob', False),
+    'windows': (size,) * config['num_layers'] if size else (),
+  }
+
+
+def mixtral(f, max_length):
+  config = _llama_like(f, max_length, eps=1e-5, theta=1e6)
+  return {
+    **config,
+    **_silu(f),
+    **_experts(f, f('num_local_experts', 8)),
+    **_one_window(f, config['num_layers']),
+  }
+
+
+def _gemma(f, config):
+  act = f('hidden_act', None), f('hidden_activation', None)
+  name = 'hidden_activation' if act[1] else 'hidden_act'
+  f.must('use_bidirectional_attention', False)
+  return {
+    **config,
+    **_biases(f),
+    'activation': _activation(f, name, 'gelu_pytorch_tanh'),
+    'norm_offset': 1.0,
+    'post_norms': True,
+    'embed_scale': config['dim'] ** 0.5,
+    'attention_scale': f('query_pre_attn_scalar', 256) ** -0.5,
+  }
+
+
+def gemma2(f, max_length):
+  config = _llama_like(f, max_length, head_dim=256, tied=True)
+  layers = config['num_layers']
+  sliding = [i % 2 == 0 for i in range(layers)]
+  return {
+    **_gemma(f, config),
+    'windows': _windows(f, layers, f('sliding_window', 4096), sliding),
+    'attention_softcap': f('attn_logit_softcapping', None),
+    'logit_softcap': f('final_logit_softcapping', None),
+  }
+
+
+def gemma3(f, max_length):
+  nested = f('rope_parameters', None) or {}
+  whole = dict(nested.get('full_attention') or f('rope_scaling', None) or {})
+  local = dict(nested.get('sliding_attention') or {})
+  if local.get('rope_type', 'default') != 'default':
+    raise ValueError(
+      f'config.json: rope_type={local["rope_type"]!r} of sliding_attention is '
+      "not supported, only 'default'"
+    )
+  f.fields = {k: v for k, v in f.fields.items() if k != 'rope_parameters'}
+  f.fields['rope_scaling'] = whole
+  config = _llama_like(f, max_length, head_dim=256, tied=True, theta=1e6)
+  layers, pattern = config['num_layers'], f('sliding_window_pattern', 6)
+  f('_sliding_window_pattern', None)
+  sliding = [(i + 1) % pattern != 0 for i in range(layers)]
+  theta = local.get('rope_theta') or f('rope_local_base_freq', 10_000.0)
+  f('rope_local_base_freq', None)
+  return {
+    **_gemma(f, config),
+    'qk_norm': True,
+    'windows': _windows(f, layers, f('sliding_window', 4096), sliding),
+    'local_rope_theta': float(theta),
+    'attention_softcap': f('attn_logit_softcapping', None),
+    'logit_softcap': f('final_logit_softcapping', None),
+  }
+
+
+def phi3(f, max_length):
+  f('original_max_position_embeddings', None)
+  config = _llama_like(f, max_length, eps=1e-5, phi=True)
+  f.must('attention_bias', False)
+  return {**config, **_silu(f), **_one_window(f, config['num_layers'])}
+
+
+def gpt2(f, max_length):
+  dim, heads = f('n_embd', 768), f('n_head', 12)
+  f.must('scale_attn_weights', True)
+  f.must('scale_attn_by_inverse_layer_idx', False)
+  f.must('add_cross_attention', False)
+  f('n_ctx', None)
+  return {
+    'vocab_size': f('vocab_size', 50257),
+    'dim': dim,
+    'num_layers': f('n_layer', 12),
+    'num_heads': heads,
+    'num_kv_heads': heads,
+    'head_dim': dim // heads,
+    'mlp_dim': f('n_inner', 4 * dim),
+    'num_positions': f('n_positions', 1024),
+    'norm_eps': f('layer_norm_epsilon', 1e-5),
+    'activation': _activation(f, 'activation_function', 'gelu_new'),
+    'tie_embeddings': f('tie_word_embeddings', True),
+    'norm': 'layer',
+    'gated': False,
+    'qkv_bias': True,
+    'o_bias': True,
+    'mlp_bias': True,
+  }
+
+
+def gpt_neox(f, max_length):
+  sizes = _sizes(f)
+  theta, share = f('rotary_emb_base', 10_000.0), f('rotary_pct', 0.25)
+  f('max_position_embeddings', 2048)
+  f('is_decoder', None)
+  bias = f('attention_bias', True)
+  return {
+    **sizes,
+    **_rope(f, sizes['head_dim'], max_length, theta, share),
+    'norm_eps': f('layer_norm_eps', 1e-5),
+    'activation': _activation(f, 'hidden_act', 'gelu'),
+    'tie_embeddings': f('tie_word_embeddings', False),
+    'parallel': f('use_parallel_residual', True),
+    'norm': 'layer',
+    'gated': False,
+    'qkv_bias': bias,
+    'o_bias': bias,
+    'mlp_bias': True,
+  }
+
+
+CONFIGS = {
+  'llama': llama,
+  'mistral': mistral,
+  'mixtral': mixtral,
+  'qwen2': qwen2,
+  'qwen3': qwen3,
+  'qwen3_moe': qwen3_moe,
+  'gemma2': gemma2,
+  'gemma3_text': gemma3,
+  'phi3': phi3,
+  'gpt2': gpt2,
+  'gpt_neox': gpt_neox,
+}

@@ -1,0 +1,86 @@
+"""What layers are made of: projections, norms, MLPs."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def project(x, weights, contracted=1):
+  """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
+  inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
+  rows = x.shape[: x.ndim - contracted]
+  weights = weights.astype(x.dtype).reshape(math.prod(inputs), -1)
+  return (x.reshape(-1, len(weights)) @ weights).reshape(*rows, *outputs)
+
+
+def with_bias(x, tree, name):
+  """x plus the tree's bias of that name, where there is one."""
+  return x + tree[name].astype(x.dtype) if name in tree else x
+
+
+def rms_norm(x, scale, eps):
+  x32 = x.astype(jnp.float32)
+  variance = jnp.mean(jnp.square(x32), -1, keepdims=True)
+  return (x32 * jax.lax.rsqrt(variance + eps) * scale).astype(x.dtype)
+
+
+def layer_norm(x, scale, bias, eps):
+  x32 = x.astype(jnp.float32)
+  x32 = x32 - jnp.mean(x32, -1, keepdims=True)
+  variance = jnp.mean(jnp.square(x32), -1, keepdims=True)
+  return (x32 * jax.lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+
+
+def norm(x, tree, name, c):
+  """x normed over its last dimension by the tree's parameters of that name."""
+  scale = tree[name]
+  if c.norm_offset:
+    scale = scale.astype(jnp.float32) + c.norm_offset
+  if f'{name}_bias' in tree:
+    return layer_norm(x, scale, tree[f'{name}_bias'], c.norm_eps)
+  return rms_norm(x, scale, c.norm_eps)
+
+
+def soft_cap(x, cap):
+  """Smoothly within (-cap, cap); as it is where there is no cap."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def mlp(h, layer, c):
+  """[..., D] -> [..., D]: gated or not, of one expert or of several."""
+  activation = ACTIVATIONS[c.activation]
+  if c.num_experts:
+    return _experts(h, layer, c, activation)
+  if not c.gated:
+    h = activation(with_bias(project(h, layer['up']), layer, 'up_bias'))
+  else:
+    both = with_bias(project(h, layer['gate_up']), layer, 'gate_up_bias')
+    gate, up = jnp.split(both, 2, axis=-2)
+    h = (activation(gate) * up)[..., 0, :]
+  return with_bias(project(h, layer['down']), layer, 'down_bias')
+
+
+def _experts(h, layer, c, activation):
+  """Every expert sees every token; the router's weights keep a few of them."""
+  probs = jax.nn.softmax(project(h, layer['router']).astype(jnp.float32))
+  best, chosen = jax.lax.top_k(probs, c.experts_per_token)
+  if c.renormalise_experts:
+    best = best / best.sum(-1, keepdims=True)
+  share = jax.nn.one_hot(chosen, c.num_experts) * best[..., None]
+  share = share.sum(-2).astype(h.dtype)  # [..., E]
+  weights = lambda name: layer[name].astype(h.dtype)
+  gate_up = jnp.einsum('...d,edzf->...ezf', h, weights('gate_up'))
+  hidden = activation(gate_up[..., 0, :]) * gate_up[..., 1, :]
+  return jnp.einsum(
+    '...ef,efd->...d', hidden * share[..., None], weights('down')
+  )
+
+
+ACTIVATIONS = {
+  'silu': jax.nn.silu,
+  'relu': jax.nn.relu,
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
+}

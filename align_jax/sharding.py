@@ -61,6 +61,17 @@ def shard(x, *axes):
   return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
+def check(shape, axes, mesh, label):
+  """Raises ValueError unless each dimension divides by its mesh axes."""
+  for size, name in zip(shape, axes):
+    ways = math.prod(mesh.shape[axis] for axis in RULES.get(name, ()))
+    if size % ways:
+      raise ValueError(
+        f'{label}: dimension {name!r} of size {size} does not divide over '
+        f'{ways} devices ({RULES[name]})'
+      )
+
+
 def place(tree, axes, mesh):
   """Puts each array of `tree` on `mesh` by its tuple of logical axes.
 
@@ -72,15 +83,7 @@ def place(tree, axes, mesh):
   """
 
   def put(path, x, names):
-    for size, name in zip(x.shape, names):
-      ways = 1
-      for axis in RULES.get(name, ()):
-        ways *= mesh.shape[axis]
-      if size % ways:
-        raise ValueError(
-          f'{jax.tree_util.keystr(path)}: dimension {name!r} of size {size} '
-          f'does not divide over {ways} devices ({RULES[name]})'
-        )
+    check(x.shape, names, mesh, jax.tree_util.keystr(path))
     return jax.device_put(x, NamedSharding(mesh, spec(names)))
 
   return jax.tree_util.tree_map_with_path(put, tree, axes)

@@ -183,21 +183,23 @@ def _windows(f, layers, size, sliding):
   return windows if any(windows) else ()
 
 
-def _sizes(f, head_dim=None):
+def _sizes(f):
   heads, dim = f('num_attention_heads'), f('hidden_size')
   return {
     'vocab_size': f('vocab_size'),
     'dim': dim,
     'num_layers': f('num_hidden_layers'),
     'num_heads': heads,
-    'num_kv_heads': f('num_key_value_heads', heads),
-    'head_dim': f('head_dim', head_dim or dim // heads),
+    'num_kv_heads': heads,
+    'head_dim': dim // heads,
     'mlp_dim': f('intermediate_size'),
   }
 
 
 def _llama_like(f, max_length, head_dim=None, eps=1e-6, tied=False, **rope):
-  sizes = _sizes(f, head_dim)
+  sizes = _sizes(f)
+  sizes['num_kv_heads'] = f('num_key_value_heads', sizes['num_heads'])
+  sizes['head_dim'] = f('head_dim', head_dim or sizes['head_dim'])
   f('max_position_embeddings', 0)
   return {
     **sizes,

@@ -33,6 +33,7 @@ SIZES = dict(
   pad_token_id=0,
 )
 NO_HEAD_DIM = {k: v for k, v in SIZES.items() if k != 'head_dim'}
+NEOX = {k: v for k, v in NO_HEAD_DIM.items() if k != 'num_key_value_heads'}
 ROPE = dict(rope_theta=500.0)
 LLAMA3 = dict(
   rope_type='llama3',
@@ -93,7 +94,7 @@ CASES = {
     SIZES
     | WINDOW
     | dict(query_pre_attn_scalar=13)
-    | dict(final_logit_softcapping=3.0, attn_logit_softcapping=1.5),
+    | dict(final_logit_softcapping=8.0, attn_logit_softcapping=1.5),
   ),
   'gemma3': (
     'gemma3_text',
@@ -118,13 +119,13 @@ CASES = {
   ),
   'gpt_neox': (
     'gpt_neox',
-    NO_HEAD_DIM
+    NEOX
     | dict(hidden_size=32)
     | dict(rope_parameters=dict(rope_theta=100.0) | HALF),
   ),
   'gpt_neox_sequential': (
     'gpt_neox',
-    NO_HEAD_DIM
+    NEOX
     | dict(hidden_size=32, use_parallel_residual=False)
     | dict(tie_word_embeddings=True, hidden_act='gelu_new')
     | dict(rope_parameters=dict(rope_theta=100.0, partial_rotary_factor=1.0)),
@@ -142,14 +143,16 @@ SHARDED = {'llama': '20KB', 'mixtral': '40KB'}
 def randomise(model, seed):
   """Random values that float16 holds exactly; norms about what they were."""
   generator = torch.Generator().manual_seed(seed)
+  # A tied model with large embeddings says the same word for ever.
+  embedding = 0.5 if model.config.tie_word_embeddings else 2.0
   with torch.no_grad():
     for name, x in model.named_parameters():
       noise = torch.randn(x.shape, generator=generator)
       if x.ndim == 1:
         x.add_(0.3 * noise)
       else:
-        fan_in = x.shape[0] if 'embed' in name else x.shape[-1]
-        x.copy_((2.0 if 'embed' in name else 1.5 * fan_in**-0.5) * noise)
+        is_table = any(n in name for n in ('embed', 'wte', 'wpe'))
+        x.copy_((embedding if is_table else 1.5 * x.shape[-1] ** -0.5) * noise)
       x.copy_(x.half().float())
 
 
@@ -217,7 +220,7 @@ def make(name):
     golden['logits'] = forward(model, tokens, mask)
     left = torch.tensor(prompts), torch.tensor(valid.astype(np.int64))
     golden['greedy'], gap = continuations(model, *left)
-    if gap > 1e-3 and len(np.unique(golden['greedy'])) > 8:
+    if gap > 1e-3 and len(np.unique(golden['greedy'])) > 3:
       break
   else:
     raise ValueError(f'{name}: no seed whose greedy tokens are sure')

@@ -1,0 +1,376 @@
+"""Published checkpoints in and out: folders of safetensors and a config.json.
+
+Tensors go one at a time from the file into the (sharded) parameters, and one
+file at a time back: the host never holds the model. No pickle is read and no
+code that came with a checkpoint is run.
+"""
+
+import functools
+import json
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import NamedSharding
+
+from align_jax import sharding
+from align_jax.models import hf_config, hf_tensors, transformer
+
+NAMED = 8  # tensors in a message; the others are counted
+INDEX = 'model.safetensors.index.json'
+FLOATS = ('F64', 'F32', 'F16', 'BF16')
+# Buffers of old checkpoints, computed here.
+BUFFERS = ('rotary_emb.inv_freq', '.attn.bias', '.masked_bias')
+BUFFERS += ('.attention.bias',)
+COPIED = """
+added_tokens.json chat_template.jinja chat_template.json generation_config.json
+merges.txt special_tokens_map.json spiece.model tokenizer.json tokenizer.model
+tokenizer_config.json vocab.json
+""".split()
+CLASSES = {
+  'llama': 'Llama',
+  'mistral': 'Mistral',
+  'mixtral': 'Mixtral',
+  'qwen2': 'Qwen2',
+  'qwen3': 'Qwen3',
+  'qwen3_moe': 'Qwen3Moe',
+  'gemma2': 'Gemma2',
+  'gemma3_text': 'Gemma3',
+  'phi3': 'Phi3',
+  'gpt2': 'GPT2',
+  'gpt_neox': 'GPTNeoX',
+}
+
+
+class Model(NamedTuple):
+  params: dict
+  config: transformer.ModelConfig
+  hf_config: dict  # the config.json it came with
+
+
+def load(
+  name,
+  *,
+  dtype='float32',
+  head=None,
+  mesh=None,
+  max_length=0,
+  revision=None,
+  **changes,
+):
+  """Reads a checkpoint.
+
+  Args:
+    name: a local folder, or the id of a model on the hub.
+    dtype: of the parameters.
+    head: 'lm' or 'scalar'; None: what the checkpoint has. A 'scalar' head on a
+      language model is new, zeros.
+    mesh: where the parameters go; None: the mesh in force, or one device.
+    max_length: see `hf_config.from_hf`.
+    revision: of the model on the hub.
+    **changes: fields of ModelConfig, such as the `dtype` of activations under
+      the name `activations`.
+  Raises:
+    ValueError: a config.json or tensors that are not those of a known model;
+      names the field, the tensors or the file.
+  """
+  folder = _folder(name, revision)
+  fields = _read_json(folder / 'config.json')
+  has = 'lm'
+  if any('SequenceClass' in x for x in fields.get('architectures') or ()):
+    has = 'scalar'
+  head = has if head is None else head
+  if 'activations' in changes:
+    changes['dtype'] = changes.pop('activations')
+  config = hf_config.from_hf(fields, max_length, head=head, **changes)
+  with_new_head = (head, has) == ('scalar', 'lm')
+  rows = hf_tensors.tensors(config, fields['model_type'])
+  if with_new_head:
+    rows = [r for r in rows if r.path != ('head',)]
+  stored = _open(folder)
+  names = _match(rows, stored, config, fields['model_type'], folder)
+  mesh = sharding.current_mesh() if mesh is None else mesh
+  return Model(_fill(rows, names, stored, config, dtype, mesh), config, fields)
+
+
+def _folder(name, revision):
+  folder = pathlib.Path(name)
+  if folder.is_dir():
+    return folder
+  import huggingface_hub
+
+  patterns = ['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']
+  return pathlib.Path(
+    huggingface_hub.snapshot_download(
+      str(name), revision=revision, allow_patterns=patterns
+    )
+  )
+
+
+def _read_json(path):
+  if not path.is_file():
+    raise ValueError(f'{path}: no such file')
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}: not JSON ({error})') from error
+
+
+def _open(folder):
+  """Tensor names -> the open file that holds them."""
+  if (folder / INDEX).is_file():
+    files = {*_read_json(folder / INDEX).get('weight_map', {}).values()}
+  else:
+    files = {'model.safetensors'}
+  stored = {}
+  for name in sorted(files):
+    path = folder / name
+    if not path.is_file():
+      raise ValueError(f'{path}: no such file; weights are safetensors only')
+    try:
+      file = safetensors.safe_open(path, framework='numpy')
+    except safetensors.SafetensorError as error:
+      raise ValueError(
+        f'{path}: not a whole safetensors file ({error})'
+      ) from error
+    stored |= dict.fromkeys(file.keys(), file)
+  return stored
+
+
+def _match(rows, stored, config, family, folder):
+  """The stored name of each row's tensor; all that is wrong in one error."""
+  prefix = hf_tensors.base_prefix(config, family)
+  bare = not any(n.startswith(prefix) for n in stored)
+  names = {r: r.name.removeprefix(prefix) if bare else r.name for r in rows}
+  head = hf_tensors.head_name(config, family)
+  wanted, problems = {n: r for r, n in names.items()}, []
+  missing = [n for n in wanted if n not in stored]
+  extra = [
+    n
+    for n in stored
+    if n not in wanted and n != head and not n.endswith(BUFFERS)
+  ]
+  wrong = []
+  for name in wanted.keys() & stored.keys():
+    piece = stored[name].get_slice(name)
+    shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
+    if shape != wanted[name].shape or dtype not in FLOATS:
+      expected = f'{wanted[name].shape} of {"/".join(FLOATS)}'
+      wrong.append(f'{name} is {shape} of {dtype}, expected {expected}')
+  for title, found in (
+    ('missing', missing),
+    ('not expected', extra),
+    ('wrong', wrong),
+  ):
+    if found:
+      found = sorted(found)
+      more = f' and {len(found) - NAMED} more' if len(found) > NAMED else ''
+      problems.append(f'{title}: {", ".join(found[:NAMED])}{more}')
+  if problems:
+    raise ValueError(f'{folder}: tensors {"; ".join(problems)}')
+  _check_tied(config, head, names, stored, folder)
+  return names
+
+
+def _check_tied(config, head, names, stored, folder):
+  """A tied head that is stored as well has to be the embedding."""
+  if config.head != 'lm' or not config.tie_embeddings or head not in stored:
+    return
+  embed = next(n for r, n in names.items() if r.path == ('embed',))
+  get = lambda name: stored[name].get_tensor(name)
+  if not np.array_equal(get(head), get(embed)):
+    raise ValueError(
+      f'{folder}: tensor {head} differs from {embed}, expected the same since '
+      'tie_word_embeddings is true'
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(whole, part, start):
+  return jax.lax.dynamic_update_slice(whole, part, start)
+
+
+def _put(x, axes, mesh):
+  """A host array on the mesh, each device taking its own part."""
+  if mesh is None:
+    return jnp.asarray(x)
+  place = NamedSharding(mesh, sharding.spec(axes))
+  return jax.make_array_from_callback(x.shape, place, lambda i: x[i])
+
+
+def _blank(path, spec, dtype, mesh):
+  """Zeros where the parameter will be."""
+  if mesh is None:
+    return jnp.zeros(spec.shape, dtype)
+  sharding.check(spec.shape, spec.axes, mesh, jax.tree_util.keystr(path))
+  place = NamedSharding(mesh, sharding.spec(spec.axes))
+  zeros = functools.partial(jnp.zeros, spec.shape, dtype)
+  return jax.jit(zeros, out_shardings=place)()
+
+
+def _fill(rows, names, stored, config, dtype, mesh):
+  specs = transformer.specs(config)
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, s: _blank(path, s, dtype, mesh),
+    specs,
+    is_leaf=lambda x: isinstance(x, transformer.Spec),
+  )
+  for row in rows:
+    *above, leaf = row.path
+    tree, spec = params, specs
+    for key in above:
+      tree, spec = tree[key], spec[key]
+    x = stored[names[row]].get_tensor(names[row])
+    x = row.form.ours(x, row.part).reshape(row.size).astype(jnp.dtype(dtype))
+    x = _put(x, spec[leaf].axes, mesh)
+    start = np.asarray(row.start, np.int32)
+    tree[leaf] = _write(tree[leaf], x, start) if row.start else x
+  return params
+
+
+def export(
+  folder, params, config, fields=None, *, source=None, shard_bytes=2**31
+):
+  """Writes a folder that `load` and transformers read.
+
+  The parameters keep their dtype. A head 'scalar' becomes a model for
+  AutoModelForSequenceClassification with one label.
+
+  Args:
+    folder: made if need be.
+    params, config: of a transformer.
+    fields: the config.json that it came with; None: one of the family 'llama'.
+    source: a folder whose tokenizer files and generation_config.json are
+      copied.
+    shard_bytes: the largest size of a file.
+  Raises:
+    ValueError: `fields` do not describe `config`; names what differs.
+  """
+  folder = pathlib.Path(folder)
+  fields = _describe(params, config, fields or llama_fields(config))
+  plan = _plan(hf_tensors.tensors(config, fields['model_type']), params)
+  files = _split(plan, shard_bytes)
+  folder.mkdir(parents=True, exist_ok=True)
+  for old in [*folder.glob('model*.safetensors'), folder / INDEX]:
+    old.unlink(missing_ok=True)
+  for name, rows in files.items():
+    arrays = {row.name: _their_array(row, params) for row, _ in rows}
+    if jax.process_index() == 0:
+      safetensors.numpy.save_file(arrays, folder / name, {'format': 'pt'})
+  if jax.process_index() == 0:
+    _write_rest(folder, files, fields, source)
+
+
+def _describe(params, config, fields):
+  """The config.json of this model, checked to say what the model is."""
+  family = fields['model_type']
+  dtype = str(jax.tree.leaves(params)[0].dtype)
+  scalar = config.head == 'scalar'
+  name, kind = CLASSES[family], 'ForCausalLM'
+  if scalar:
+    name += 'Text' if family == 'gemma3_text' else ''
+    kind = 'ForSequenceClassification'
+    if fields.get('pad_token_id') is None:
+      raise ValueError("config.json: a scalar head needs a 'pad_token_id'")
+  dropped = ('torch_dtype', 'dtype', 'id2label', 'label2id', 'num_labels')
+  fields = {k: v for k, v in fields.items() if k not in dropped}
+  fields |= {'architectures': [name + kind], 'dtype': dtype}
+  if scalar:
+    fields |= {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
+  length = dict(config.rope_scaling[1] if config.rope_scaling else ())
+  said = hf_config.from_hf(
+    fields, length.get('length', 0), head=config.head, dtype=config.dtype
+  )
+  for key, value in vars(said).items():
+    if value != getattr(config, key):
+      raise ValueError(
+        f'config.json: says {key}={value!r}, the model has '
+        f'{getattr(config, key)!r}'
+      )
+  return fields
+
+
+def llama_fields(config):
+  """A config.json of the family 'llama' for a model that came without one."""
+  return {
+    'model_type': 'llama',
+    'vocab_size': config.vocab_size,
+    'hidden_size': config.dim,
+    'intermediate_size': config.mlp_dim,
+    'num_hidden_layers': config.num_layers,
+    'num_attention_heads': config.num_heads,
+    'num_key_value_heads': config.num_kv_heads,
+    'head_dim': config.head_dim,
+    'hidden_act': config.activation,
+    'rms_norm_eps': config.norm_eps,
+    'rope_theta': config.rope_theta,
+    'tie_word_embeddings': config.tie_embeddings,
+    'attention_bias': config.o_bias,
+    'mlp_bias': config.mlp_bias,
+    'max_position_embeddings': 2048,
+    'bos_token_id': None,
+    'eos_token_id': None,
+    'pad_token_id': 0,
+  }
+
+
+def _leaf(row, params):
+  return functools.reduce(lambda tree, key: tree[key], row.path, params)
+
+
+def _plan(rows, params):
+  """Each tensor and its size in bytes."""
+  for row in rows:
+    size = np.prod(row.shape, dtype=np.int64)
+    yield row, int(size) * _leaf(row, params).dtype.itemsize
+
+
+def _split(plan, shard_bytes):
+  """File names -> the (tensor, bytes) they hold."""
+  shards, room = [], 0
+  for row, size in plan:
+    if size > room or not shards:
+      shards.append([])
+      room = shard_bytes
+    shards[-1].append((row, size))
+    room -= size
+  if len(shards) == 1:
+    return {'model.safetensors': shards[0]}
+  name = 'model-{:05}-of-{:05}.safetensors'
+  return {name.format(i + 1, len(shards)): s for i, s in enumerate(shards)}
+
+
+def _their_array(row, params):
+  x = _leaf(row, params)
+  if row.start:
+    x = jax.lax.dynamic_slice(x, row.start, row.size)
+  if not x.is_fully_addressable:
+    from jax.experimental import multihost_utils
+
+    x = multihost_utils.process_allgather(x, tiled=True)
+  x = row.form.theirs(np.asarray(x).reshape(row.part))
+  return np.ascontiguousarray(x)
+
+
+def _write_rest(folder, files, fields, source):
+  write = lambda name, x: (folder / name).write_text(
+    json.dumps(x, indent=2, sort_keys=True) + '\n'
+  )
+  if len(files) > 1:
+    where = {row.name: name for name, rows in files.items() for row, _ in rows}
+    total = sum(size for rows in files.values() for _, size in rows)
+    metadata = {'total_size': total}
+    write(INDEX, {'metadata': metadata, 'weight_map': where})
+  write('config.json', fields)
+  ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+  ids = {k: fields[k] for k in ids if fields.get(k) is not None}
+  write('generation_config.json', {'_from_model_config': True, **ids})
+  for name in COPIED if source is not None else ():
+    path = pathlib.Path(source) / name
+    if path.is_file() and path.resolve() != (folder / name).resolve():
+      shutil.copyfile(path, folder / name)

@@ -1,0 +1,332 @@
+"""Published families: what transformers says of tiny random checkpoints.
+
+tests/golden/make_hf.py wrote the checkpoints and the goldens with transformers;
+nothing here needs torch, and what can use it is skipped without.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from align_jax import scoring
+from align_jax.models import hf, hf_config, transformer
+from align_jax.types import Batch
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
+NAMES = sorted(p.parent.name for p in GOLDEN.glob('*/golden.npz'))
+SCORES = [n for n in NAMES if n.endswith('_scores')]
+NAMES = [n for n in NAMES if n not in SCORES]
+NEW = 32
+LENGTH = 7 + NEW  # what length-dependent RoPE was fixed for in the goldens
+TORCH = importlib.util.find_spec('torch') is not None
+needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
+
+
+def golden(name):
+  return dict(np.load(GOLDEN / name / 'golden.npz'))
+
+
+@functools.cache
+def load(name):
+  return hf.load(GOLDEN / name, max_length=LENGTH)
+
+
+def logits_of(params, states, c):
+  states = jnp.einsum(
+    '...d,dv->...v', states, transformer.head_weights(params, c)
+  )
+  return transformer.final_logits(states, c)
+
+
+def greedy(params, c, prompts, valid):
+  """[P, NEW] tokens and the logits they were chosen from, with the cache."""
+  state, kv = transformer.prefill(params, c, prompts, valid)
+  first = logits_of(params, state[:, None], c)
+  cache = transformer.empty_cache(c, len(prompts), 1, NEW)
+
+  def step(carry, index):
+    logits, cache = carry
+    token = logits.argmax(-1)
+    states, cache = transformer.decode_step(
+      params, c, token, index, kv, valid, cache
+    )
+    return (logits_of(params, states, c), cache), (token[:, 0], logits[:, 0])
+
+  _, (tokens, logits) = jax.lax.scan(step, (first, cache), jnp.arange(NEW))
+  return tokens.T, logits.swapaxes(0, 1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def everything(params, c, prompts, valid, completions):
+  """Greedy decoding; one full forward over it and the given completions."""
+  tokens, decoded = greedy(params, c, prompts, valid)
+  size = completions.shape[-1]
+  padded = jnp.pad(completions, ((0, 0), (0, 0), (0, NEW - size)))
+  own = jnp.concatenate([padded, tokens[:, None]], 1)
+  lengths = jnp.array([size] * completions.shape[1] + [NEW])
+  own_valid = jnp.arange(NEW) < lengths[None, :, None]
+  own_valid = jnp.broadcast_to(own_valid, own.shape)
+  states = transformer.hidden_states(params, c, prompts, valid, own, own_valid)
+  prompt, own = (logits_of(params, h, c) for h in states)
+  again = jnp.concatenate([prompt[:, -1:], own[:, -1, :-1]], 1)
+  return prompt, own[:, :-1, :size], tokens, decoded, again
+
+
+def close(x, y, tolerance=1e-4):
+  """Relative to the largest of the numbers compared."""
+  np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_logits_and_greedy_tokens_are_those_of_transformers(name):
+  g, model = golden(name), load(name)
+  arrays = g['prompts'], g['valid'], g['completions']
+  assert not g['valid'].all() and g['valid'].any(1).all()
+  prompt, own, tokens, decoded, again = everything(*model[:2], *arrays)
+  P, G, T = g['completions'].shape
+  want = g['logits'].reshape(P, G, -1, g['logits'].shape[-1])
+  size = want.shape[2] - T
+  close(own, want[:, :, size:])
+  close(prompt[g['valid']], want[:, 0, :size][g['valid']])
+  np.testing.assert_array_equal(tokens, g['greedy'])
+  close(decoded, again, 1e-5)
+
+
+@pytest.mark.parametrize('name', SCORES)
+def test_scores_are_those_of_transformers(name):
+  g, model = golden(name), load(name)
+  assert model.config.head == 'scalar'
+  close(scores_of(model, g), g['scores'])
+
+
+def scores_of(model, g):
+  completions = g['completions'].reshape(-1, g['completions'].shape[-1])
+  valid = np.ones(completions.shape, bool)
+  batch = Batch(
+    prompts=g['prompts'],
+    prompt_valid=g['valid'],
+    completions=completions,
+    valid=valid,
+    mask=valid,
+    rewards=np.zeros(len(completions)),
+    group_size=g['completions'].shape[1],
+  )
+  score = jax.jit(functools.partial(scoring.scores, config=model.config))
+  return score(model.params, batch)
+
+
+def bits(tree):
+  return {
+    jax.tree_util.keystr(path): (str(x.dtype), np.asarray(x).tobytes())
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('name', NAMES + SCORES)
+def test_export_loads_back_to_the_bit(name, dtype, tmp_path):
+  model = hf.load(GOLDEN / name, dtype=dtype)
+  key = jax.random.key(0)
+  noise = lambda x: x + jax.random.normal(key, x.shape, x.dtype)
+  params = jax.tree.map(noise, model.params)  # float16 could not hold these
+  size = 20_000 if dtype == 'float32' else 2**31
+  source = GOLDEN / name
+  hf.export(tmp_path, params, *model[1:], source=source, shard_bytes=size)
+  assert (tmp_path / hf.INDEX).exists() == (dtype == 'float32')
+  again = hf.load(tmp_path, dtype=dtype)
+  assert bits(again.params) == bits(params)
+  assert again.config == model.config
+  assert str(again.hf_config['dtype']) == dtype
+  assert (tmp_path / 'generation_config.json').exists()
+
+
+def test_a_toy_is_exported_as_llama(config, params, tmp_path):
+  hf.export(tmp_path, params, config)
+  again = hf.load(tmp_path)
+  assert bits(again.params) == bits(params) and again.config == config
+  strange = dataclasses.replace(config, activation='relu', norm_offset=1.0)
+  with pytest.raises(ValueError, match='norm_offset=0.0, the model has 1.0'):
+    hf.export(tmp_path / 'strange', params, strange)
+
+
+def test_a_language_model_gets_a_scalar_head(tmp_path):
+  model = hf.load(GOLDEN / 'llama', head='scalar')
+  assert model.config.head == 'scalar' and (model.params['head'] == 0).all()
+  assert bits(model.params['layers']) == bits(load('llama').params['layers'])
+  no_pad = {**model.hf_config, 'pad_token_id': None}
+  with pytest.raises(ValueError, match='pad_token_id'):
+    hf.export(tmp_path, *model[:2], no_pad)
+
+
+def test_names_without_a_prefix(tmp_path):
+  """As the first published GPT-2 has them, with its buffers."""
+  shutil.copytree(GOLDEN / 'gpt2', tmp_path, dirs_exist_ok=True)
+  edit(tmp_path, lambda t: {bare(k): v for k, v in t.items()} | BUFFER)
+  assert bits(hf.load(tmp_path).params) == bits(load('gpt2').params)
+
+
+BUFFER = {'h.0.attn.bias': np.zeros((1, 1, 4, 4), np.float32)}
+bare = lambda name: name.removeprefix('transformer.')
+
+
+def edit(folder, change):
+  path = folder / 'model.safetensors'
+  tensors = change(safetensors.numpy.load_file(path))
+  safetensors.numpy.save_file(tensors, path)
+
+
+def without(name):
+  return lambda t: {k: v for k, v in t.items() if k != name}
+
+
+NORM = 'model.layers.1.input_layernorm.weight'
+HALF = np.zeros(12, np.float16)
+WHOLE = np.zeros(24, np.int32)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (without(NORM), f'missing: {NORM}'),
+    (lambda t: t | {'model.more': HALF}, 'not expected: model.more'),
+    (lambda t: t | {NORM: HALF}, rf'{NORM} is \(12,\) of F16, expected \(24,'),
+    (lambda t: t | {NORM: WHOLE}, f'{NORM} is .* of I32, expected'),
+    (lambda t: {'x': HALF}, 'missing: .* and [0-9]+ more; not expected: x'),
+    (
+      lambda t: t | {'lm_head.weight': 0 * t['model.embed_tokens.weight']},
+      'lm_head.weight differs from model.embed_tokens.weight',
+    ),
+  ],
+)
+def test_wrong_tensors_are_named(tmp_path, change, message):
+  shutil.copytree(GOLDEN / 'qwen3', tmp_path, dirs_exist_ok=True)
+  edit(tmp_path, change)
+  with pytest.raises(ValueError, match=message) as error:
+    hf.load(tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def test_broken_folders_are_named(tmp_path):
+  shutil.copytree(GOLDEN / 'qwen3', tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes(path.read_bytes()[:-1000])
+  with pytest.raises(ValueError, match='model.safetensors: not a whole'):
+    hf.load(tmp_path)
+  path.unlink()
+  with pytest.raises(ValueError, match='no such file; .* safetensors only'):
+    hf.load(tmp_path)
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match='config.json: not JSON'):
+    hf.load(tmp_path)
+
+
+def fields(name, **changes):
+  return json.loads((GOLDEN / name / 'config.json').read_text()) | changes
+
+
+@pytest.mark.parametrize(
+  'name, changes, message',
+  [
+    ('llama', {'model_type': 'mamba'}, "model_type='mamba' is none of"),
+    ('llama', {'quantization_config': {'bits': 4}}, 'quantization_config='),
+    ('llama', {'no_rope_layers': [1]}, r'no_rope_layers=\[1\] is not'),
+    ('llama', {'hidden_act': 'mish'}, "hidden_act='mish' is none of"),
+    ('llama', {'vocab_size': None}, "'vocab_size' is missing"),
+    (
+      'llama',
+      {'rope_scaling': {'type': 'axial'}, 'rope_parameters': None},
+      "rope_type='axial' is none of",
+    ),
+    (
+      'llama',
+      {'rope_parameters': {'rope_type': 'linear', 'factor': 2, 'speed': 3}},
+      "speed=3 is not an option of rope_type='linear'",
+    ),
+    ('gemma2', {'layer_types': ['chunked_attention'] * 3}, 'layer_types='),
+    ('gemma2', {'use_bidirectional_attention': True}, 'use_bidirectional'),
+    ('gpt2', {'scale_attn_weights': False}, 'scale_attn_weights=False'),
+    ('qwen3_moe', {'decoder_sparse_step': 2}, 'decoder_sparse_step=2'),
+    ('qwen3_moe', {'mlp_only_layers': [0]}, r'mlp_only_layers=\[0\]'),
+    ('phi3', {'attention_bias': True}, 'attention_bias=True'),
+  ],
+)
+def test_what_the_model_does_not_do_is_named(name, changes, message):
+  hf_config.from_hf(fields(name))
+  with pytest.raises(ValueError, match=message) as error:
+    hf_config.from_hf(fields(name, **changes))
+  assert '\n' not in str(error.value)
+
+
+def test_either_spelling_of_rope():
+  """The hub's older files keep it in other fields than transformers 5."""
+  for name, old in (
+    ('llama_yarn', {'rope_theta': 500.0, 'rope_scaling': 'rope_parameters'}),
+    ('gemma3', {'rope_theta': 1e4, 'rope_local_base_freq': 100.0}),
+    ('gpt_neox', {'rotary_emb_base': 100, 'rotary_pct': 0.5}),
+  ):
+    new = fields(name)
+    rope = new['rope_parameters']
+    if 'rope_scaling' in old:
+      keep = {k: v for k, v in rope.items() if k not in ('rope_theta',)}
+      old['rope_scaling'] = {'type': keep.pop('rope_type'), **keep}
+    if name == 'gemma3':
+      old['rope_scaling'] = {'rope_type': 'linear', 'factor': 4.0}
+    legacy = {k: v for k, v in new.items() if k != 'rope_parameters'} | old
+    assert hf_config.from_hf(legacy) == hf_config.from_hf(new)
+
+
+def test_learned_positions_end():
+  c = load('gpt2').config
+  prompts = jnp.zeros((1, c.num_positions + 1), jnp.int32)
+  with pytest.raises(ValueError, match='65 slots .* num_positions=64'):
+    transformer.prefill(load('gpt2').params, c, prompts, prompts == 0)
+
+
+@needs_torch
+@pytest.mark.parametrize('name', NAMES + SCORES)
+def test_transformers_loads_the_export(name, tmp_path):
+  import torch
+  import transformers
+
+  torch.set_num_threads(1)
+  model, g = load(name), golden(name)
+  hf.export(tmp_path, *model, shard_bytes=20_000)
+  auto = transformers.AutoModelForCausalLM
+  if model.config.head == 'scalar':
+    auto = transformers.AutoModelForSequenceClassification
+  theirs, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+  for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
+    assert not info[kind], (kind, info[kind])
+  P, G, T = g['completions'].shape
+  repeat = lambda x: np.repeat(x, G, 0)
+  rows = g['completions'].reshape(P * G, T)
+  tokens = np.concatenate([repeat(g['prompts']), rows], 1)
+  valid = np.concatenate([repeat(g['valid']), np.ones_like(rows)], 1)
+  positions = np.maximum(valid.cumsum(1) - 1, 0)
+  if model.config.head == 'lm':
+    # Length-dependent RoPE: one more position than the goldens' last.
+    more = np.zeros((P * G, LENGTH - tokens.shape[1]), int)
+    tokens, valid = np.hstack([tokens, more]), np.hstack([valid, more + 1])
+    positions = np.maximum(valid.cumsum(1) - 1, 0)
+  with torch.no_grad():
+    out = theirs.eval()(
+      torch.tensor(tokens, dtype=torch.int64),
+      attention_mask=torch.tensor(valid.astype(np.int64)),
+      position_ids=torch.tensor(positions),
+    ).logits.numpy()
+  if model.config.head == 'scalar':
+    close(out[:, 0], g['scores'])
+  else:
+    keep = repeat(g['valid'])
+    size = keep.shape[1]
+    close(out[:, size : size + T], g['logits'][:, size:])
+    close(out[:, :size][keep], g['logits'][:, :size][keep])

@@ -18,13 +18,16 @@ import pytest
 import safetensors.numpy
 
 from align_jax import scoring
-from align_jax.models import hf, hf_config, transformer
+from align_jax.models import check, hf, hf_config, transformer
 from align_jax.types import Batch
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
 NAMES = sorted(p.parent.name for p in GOLDEN.glob('*/golden.npz'))
 SCORES = [n for n in NAMES if n.endswith('_scores')]
 NAMES = [n for n in NAMES if n not in SCORES]
+# One for each way that tensors are laid out.
+LAYOUTS = ['llama_linear_biases', 'qwen3', 'qwen3_moe', 'mixtral', 'gemma2']
+LAYOUTS += ['phi3', 'gpt2', 'gpt_neox', *SCORES]
 NEW = 32
 LENGTH = 7 + NEW  # what length-dependent RoPE was fixed for in the goldens
 TORCH = importlib.util.find_spec('torch') is not None
@@ -131,13 +134,16 @@ def bits(tree):
   }
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('name', NAMES + SCORES)
+@pytest.mark.parametrize(
+  'name, dtype',
+  [(n, 'float32') for n in LAYOUTS] + [(n, 'bfloat16') for n in LAYOUTS[-2:]],
+)
 def test_export_loads_back_to_the_bit(name, dtype, tmp_path):
   model = hf.load(GOLDEN / name, dtype=dtype)
-  key = jax.random.key(0)
-  noise = lambda x: x + jax.random.normal(key, x.shape, x.dtype)
-  params = jax.tree.map(noise, model.params)  # float16 could not hold these
+  noise = np.random.default_rng(0).normal
+  # Numbers that float16 does not hold.
+  shift = lambda x: jnp.asarray(x + noise(size=x.shape), x.dtype)
+  params = jax.tree.map(shift, jax.tree.map(np.asarray, model.params))
   size = 20_000 if dtype == 'float32' else 2**31
   source = GOLDEN / name
   hf.export(tmp_path, params, *model[1:], source=source, shard_bytes=size)
@@ -284,6 +290,15 @@ def test_either_spelling_of_rope():
     assert hf_config.from_hf(legacy) == hf_config.from_hf(new)
 
 
+def test_check_says_pass_or_fail(capsys, tmp_path):
+  assert check.main([str(GOLDEN / 'qwen3'), '--tokens=6']) == 0
+  out = capsys.readouterr().out
+  assert 'pass  cached decoding' in out and out.endswith('pass\n')
+  assert ('KL per token' in out) == TORCH
+  with pytest.raises(SystemExit, match='FAIL  .*config.json: no such file'):
+    check.main([str(tmp_path)])
+
+
 def test_learned_positions_end():
   c = load('gpt2').config
   prompts = jnp.zeros((1, c.num_positions + 1), jnp.int32)
@@ -292,7 +307,7 @@ def test_learned_positions_end():
 
 
 @needs_torch
-@pytest.mark.parametrize('name', NAMES + SCORES)
+@pytest.mark.parametrize('name', LAYOUTS)
 def test_transformers_loads_the_export(name, tmp_path):
   import torch
   import transformers

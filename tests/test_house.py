@@ -17,13 +17,8 @@ MAY |= dict.fromkeys(['rewards', 'batches', 'step'], 'types ops')
 MAY |= dict(losses='types ops losses', sources='types ops batches')
 MAY |= dict(budget='types', data='types data')
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
-LAZY = {
-  'datasets',
-  'jinja2',
-  'pyarrow',
-  'transformers',
-  'tokenizers',
-}  # inside functions only
+HUGE = 'datasets huggingface_hub jinja2 pyarrow tokenizers torch transformers'
+LAZY = set(HUGE.split())  # inside functions only
 
 
 def imports(nodes):

@@ -79,7 +79,7 @@ def load(
     ValueError: a config.json or tensors that are not those of a known model;
       names the field, the tensors or the file.
   """
-  folder = _folder(name, revision)
+  folder = fetch(name, revision)
   fields = _read_json(folder / 'config.json')
   has = 'lm'
   if any('SequenceClass' in x for x in fields.get('architectures') or ()):
@@ -98,7 +98,8 @@ def load(
   return Model(_fill(rows, names, stored, config, dtype, mesh), config, fields)
 
 
-def _folder(name, revision):
+def fetch(name, revision=None):
+  """The local folder of a checkpoint, downloaded if need be."""
   folder = pathlib.Path(name)
   if folder.is_dir():
     return folder

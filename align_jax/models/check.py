@@ -1,0 +1,162 @@
+"""Does a checkpoint come out as transformers has it?
+
+  python -m align_jax.models.check FOLDER
+
+Loads a folder or hub id; compares the full forward with cached decoding, and,
+where torch is installed, logits, exact KL per token and greedy tokens with
+transformers in float32. Prints a line per check; exits 1 if one fails.
+"""
+
+import argparse
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax import ops
+from align_jax.models import hf, transformer
+
+PROMPTS, SIZE = 2, 12  # random tokens, the second prompt left-padded
+LOGITS = 1e-4  # largest difference, relative to the largest logit
+KL = 1e-6  # nats per token
+
+
+def head_outputs(params, c, states):
+  """Logits [..., V] in float32, or scores [...] of a scalar head."""
+  states = states.astype(jnp.float32)
+  if c.head == 'scalar':
+    return states @ params['head'].astype(jnp.float32)
+  weights = transformer.head_weights(params, c).astype(jnp.float32)
+  return transformer.final_logits(states @ weights, c)
+
+
+def full(params, c, prompts, valid, completions):
+  """What the head says after each token: [P, S + T, ...]."""
+  states = transformer.hidden_states(
+    params, c, prompts, valid, completions[:, None], completions[:, None] >= 0
+  )
+  states = jnp.concatenate([states[0], states[1][:, 0]], 1)
+  return head_outputs(params, c, states)
+
+
+def greedy(params, c, prompts, valid, size):
+  """Tokens [P, size] and their logits [P, size, V], one at a time, cached."""
+  state, kv = transformer.prefill(params, c, prompts, valid)
+  first = head_outputs(params, c, state[:, None])
+  cache = transformer.empty_cache(c, len(prompts), 1, size)
+
+  def step(carry, index):
+    logits, cache = carry
+    token = logits.argmax(-1)
+    state, cache = transformer.decode_step(
+      params, c, token, index, kv, valid, cache
+    )
+    return (head_outputs(params, c, state), cache), (token[:, 0], logits[:, 0])
+
+  _, (tokens, logits) = jax.lax.scan(step, (first, cache), jnp.arange(size))
+  return tokens.T, logits.swapaxes(0, 1)
+
+
+def relative(x, y):
+  return float(np.abs(x - y).max() / np.abs(y).max())
+
+
+class Report:
+  """Prints a line per figure and remembers whether all are in bounds."""
+
+  ok = True
+
+  def __call__(self, what, value, bound):
+    passed = bool(value <= bound)  # not a number fails
+    self.ok &= passed
+    word = 'pass' if passed else 'FAIL'
+    print(f'{word}  {what}: {value:.2e} (at most {bound:.0e})')
+
+
+def check_decoding(report, model, prompts, valid, size):
+  """-> greedy tokens [P, size]; cached logits against the full forward's."""
+  c, start = model.config, prompts.shape[1] - 1
+  decode = jax.jit(greedy, static_argnums=(1, 4))
+  tokens, logits = decode(model.params, c, prompts, valid, size)
+  whole = jax.jit(full, static_argnums=1)(
+    model.params, c, prompts, valid, tokens
+  )
+  whole = whole[:, start : start + size]
+  report('cached decoding, logits', relative(logits, whole), LOGITS)
+  return np.asarray(tokens)
+
+
+def theirs(folder, scalar):
+  """The same model in transformers, float32, no code of the checkpoint run."""
+  import transformers
+
+  auto = transformers.AutoModelForCausalLM
+  if scalar:
+    auto = transformers.AutoModelForSequenceClassification
+  return auto.from_pretrained(folder, dtype='float32').eval()
+
+
+def check_transformers(report, name, model, prompts, valid, completions):
+  import torch
+
+  c = model.config
+  tokens = np.concatenate([prompts, completions], 1).astype(np.int64)
+  mask = np.concatenate([valid, np.ones(completions.shape, bool)], 1)
+  positions = np.maximum(mask.cumsum(1) - 1, 0)
+  other = theirs(name, c.head == 'scalar')
+  with torch.no_grad():
+    want = other(
+      torch.tensor(tokens),
+      attention_mask=torch.tensor(mask.astype(np.int64)),
+      position_ids=torch.tensor(positions),
+      use_cache=False,
+    ).logits.numpy()
+  got = jax.jit(full, static_argnums=1)(
+    model.params, c, prompts, valid, completions
+  )
+  got = np.asarray(got)
+  if c.head == 'scalar':
+    return report('scores', relative(got[:, -1], want[:, 0]), LOGITS)
+  report('logits', relative(got[mask], want[mask]), LOGITS)
+  kls = np.asarray(ops.token_kl(got, want))[mask]
+  report('KL per token, nats', float(np.abs(kls).max()), KL)
+  size = prompts.shape[1] - 1
+  ours, their = (x[:, size:-1].argmax(-1) for x in (got, want))
+  report('greedy tokens that differ', float((ours != their).sum()), 0)
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('folder', help='a local folder or a hub id')
+  parser.add_argument('--tokens', type=int, default=32, help='decoded')
+  args = parser.parse_args(argv)
+  length = SIZE + args.tokens
+  try:
+    folder = hf.fetch(args.folder)
+    model = hf.load(folder, max_length=length)
+  except ValueError as error:
+    sys.exit(f'FAIL  {error}')
+  c, report = model.config, Report()
+  count = sum(x.size for x in jax.tree.leaves(model.params))
+  print(f'{model.hf_config["model_type"]}, {count:,} parameters')
+  rng = np.random.default_rng(0)
+  low = min(3, c.vocab_size - 1)
+  valid = np.arange(SIZE) >= np.array([[0], [SIZE // 3]])[:PROMPTS]
+  prompts = rng.integers(low, c.vocab_size, valid.shape, np.int32)
+  random = lambda: rng.integers(low, c.vocab_size, (PROMPTS, args.tokens))
+  completions = random().astype(np.int32)
+  if c.head == 'lm':
+    completions = check_decoding(report, model, prompts, valid, args.tokens)
+  try:
+    import torch  # noqa: F401
+  except ImportError:
+    print('skip  torch is not installed: not compared with transformers')
+  else:
+    check_transformers(report, folder, model, prompts, valid, completions)
+  print('pass' if report.ok else 'FAIL')
+  return 0 if report.ok else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())

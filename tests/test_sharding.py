@@ -15,12 +15,12 @@ import pytest
 from align_jax import sharding
 
 EIGHT = """
-import functools, json
+import functools, json, tempfile
 import jax, jax.numpy as jnp, numpy as np
 from conftest import init
 from align_jax import scoring, sharding, step
 from align_jax.losses import LOSSES
-from align_jax.models import transformer
+from align_jax.models import hf, transformer
 from align_jax.types import Batch
 
 config = transformer.ModelConfig(
@@ -87,6 +87,9 @@ with jax.set_mesh(mesh):
     lambda state: sharding.on_mesh(state, mesh),
     lambda batch: sharding.place_batch(batch, mesh),
   )
+folder = tempfile.mkdtemp()
+hf.export(folder, many[0].params, config)
+loaded = hf.load(folder, mesh=mesh).params
 odd = {**params, 'embed': params['embed'][:11]}
 print(json.dumps({
   'distance': distance(one[0], many[0]),
@@ -97,6 +100,8 @@ print(json.dumps({
   'mu': parts(many[0].opt_state[1].mu),
   'nu': parts(many[0].opt_state[1].nu),
   'anchor': parts(many[0].anchors['ref']),
+  'lost': distance(loaded, many[0].params),
+  'loaded': parts(loaded),
   'batch': parts(sharding.place_batch(batch, mesh)),
   'odd': message(sharding.place, odd, transformer.axes(config), mesh),
   'three': message(
@@ -139,6 +144,10 @@ def test_state_is_sharded(eight):
   for name, parts in eight['params'].items():
     assert parts == (1 if 'norm' in name else 4), name
   assert eight['params'] == eight['mu'] == eight['nu'] == eight['anchor']
+
+
+def test_export_and_load_keep_the_shards(eight):
+  assert eight['lost'] == 0 and eight['loaded'] == eight['params']
 
 
 def test_batch_is_split(eight):

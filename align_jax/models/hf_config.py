@@ -22,7 +22,13 @@ ACTIVATIONS = {
 
 HARMLESS = frozenset(
   """
-  _name_or_path _attn_implementation architectures attention_dropout
+  _attn_implementation _attn_implementation_autoset _name_or_path architectures
+  attention_dropout bad_words_ids chunk_size_feed_forward
+  decoder_start_token_id diversity_penalty do_sample early_stopping
+  encoder_no_repeat_ngram_size length_penalty max_length min_length
+  no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+  pruned_heads repetition_penalty return_dict sep_token_id temperature top_k
+  top_p typical_p
   attention_probs_dropout_prob attn_pdrop auto_map bos_token_id
   cache_implementation classifier_dropout dtype embd_pdrop eos_token_id
   finetuning_task gradient_checkpointing hidden_dropout id2label
@@ -67,6 +73,11 @@ class Fields:
     if value is None and default is _REQUIRED:
       raise ValueError(f'config.json: {name!r} is missing')
     return default if value is None else value
+
+  def given(self, name, default):
+    """The value of a field, null too, or its default where it is absent."""
+    self.seen.add(name)
+    return self.fields.get(name, default)
 
   def must(self, name, expected):
     """Raises unless a field is absent or what the model does."""
@@ -219,7 +230,7 @@ def _biases(f):
 
 
 def _one_window(f, layers, default=None):
-  size = f('sliding_window', default)
+  size = f.given('sliding_window', default)
   return {'windows': (size,) * layers if size else ()}
 
 
@@ -230,7 +241,7 @@ def llama(f, max_length):
 
 def mistral(f, max_length):
   config = _llama_like(f, max_length)
-  return {**config, **_silu(f), **_one_window(f, config['num_layers'])}
+  return {**config, **_silu(f), **_one_window(f, config['num_layers'], 4096)}
 
 
 def _qwen_windows(f, layers):
@@ -264,8 +275,8 @@ def qwen3_moe(f, max_length):
   f.must('decoder_sparse_step', 1)
   f.must('mlp_only_layers', [])
   f('max_window_layers', None)
-  size = f('sliding_window', 4096) if f('use_sliding_window', False) else 0
-  f.fields = {k: v for k, v in f.fields.items() if k != 'sliding_window'}
+  size = f('sliding_window', 4096)
+  size = size if f('use_sliding_window', False) else 0
   return {
     **config,
     **_silu(f),
@@ -309,8 +320,8 @@ def gemma2(f, max_length):
   return {
     **_gemma(f, config),
     'windows': _windows(f, layers, f('sliding_window', 4096), sliding),
-    'attention_softcap': f('attn_logit_softcapping', None),
-    'logit_softcap': f('final_logit_softcapping', None),
+    'attention_softcap': f.given('attn_logit_softcapping', 50.0),
+    'logit_softcap': f.given('final_logit_softcapping', 30.0),
   }
 
 
@@ -344,7 +355,10 @@ def gemma3(f, max_length):
 def phi3(f, max_length):
   f('original_max_position_embeddings', None)
   config = _llama_like(f, max_length, eps=1e-5, phi=True)
-  f.must('attention_bias', False)
+  for name in ('attention_bias', 'mlp_bias', 'lm_head_bias'):
+    f.must(name, False)
+  for name in ('full_attn_mod', 'interpolate_factor'):
+    f.must(name, 1)
   return {**config, **_silu(f), **_one_window(f, config['num_layers'])}
 
 

@@ -39,7 +39,7 @@ class Budget:
   measure: Callable
   tolerance: float = 0.01
   rise: float = 1.0
-  fall: float = 0.2
+  fall: float = 1.0
 
 
 def due(budget, step, num_steps):
@@ -61,8 +61,8 @@ def between(inside, outside, share):
 def back_inside(budget, inside, outside):
   """The policy on the line from `inside` whose KL is the budget's.
 
-  Bisection; the KL is continuous along the line, and beyond the budget at its
-  end.
+  Bisection; the KL is continuous along the line. If it is not beyond the budget
+  at the end of the line, that end.
   """
   low, high, params = 0.0, 1.0, inside
   for _ in range(MAX_BISECTIONS):
@@ -112,6 +112,8 @@ def keep(budget, state: TrainState, left=0):
     stats['beta'] = jnp.float32(beta)
   if kl > budget.nats * (1 + budget.tolerance):
     params = back_inside(budget, inside, params)
+  elif not (reached or left or budget.stop):  # it ends a little short
+    params = back_inside(budget, params, inside)
   anchors = {**state.anchors, INSIDE: jax.tree.map(jnp.copy, params)}
   state = state.replace(params=params, stats=stats, anchors=anchors)
   return state, budget.stop and reached

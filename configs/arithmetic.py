@@ -37,7 +37,7 @@ def get_config():
     head_dim=16,
     mlp_dim=256,
   )
-  c.sft.update(steps=850, batch_size=32, learning_rate=2e-3, warmup_steps=50)
+  c.sft.update(steps=2500, batch_size=32, learning_rate=2e-3, warmup_steps=50)
   c.golden.pairs = 256
   c.proxy.update(steps=60, batch_size=32)
   c.arm.update(

@@ -56,6 +56,21 @@ def test_stopping_ends_the_run_at_its_budget():
   assert not keep(fake(stop=True), state_at(0.1, 0.2))[1]
 
 
+def test_a_run_that_ends_a_little_short_goes_back_to_where_it_was_there():
+  state = state_at(0.83, 0.6)
+  assert (
+    kl_of(state.params) < 0.6 * NATS < NATS < kl_of(state.anchors['inside'])
+  )
+  kept, _ = keep(fake(), state)
+  assert abs(kl_of(kept.params) / NATS - 1) <= 0.01
+  kept, _ = keep(fake(), state, left=3)  # not before its end
+  assert kl_of(kept.params) == kl_of(state.params)
+  short = state_at(0.7, 0.6)
+  assert kl_of(keep(fake(), short)[0].params) > 0.99 * kl_of(
+    {'w': jnp.full(3, 0.7)}
+  )
+
+
 def test_beta_rises_with_an_overshoot():
   beta = [adapted(fake(), 0.1, x * NATS, NATS, 5) for x in (1.02, 1.5, 9, 99)]
   assert 0.1 < beta[0] < beta[1] < beta[2] == beta[3]

@@ -231,7 +231,7 @@ def start_of(seed, run):
   if run['teacher_of']:
     anchors['teacher'] = teacher_params(seed, run['teacher_of'])
   if run['kl_budget']:
-    anchors[budget.INSIDE] = params
+    anchors |= {budget.INSIDE: params, budget.HELD: params}
   return start_state(params, run, axes, anchors, stats_of(run))
 
 

@@ -5,7 +5,8 @@ goes back along the straight line to the parameters of the last measurement, as
 a trust-region method's line search does, so that no measured policy exceeds the
 budget by more than the tolerance, whatever its loss. In between, `beta` adapts
 where the loss has one: it rises with an overshoot, and falls where the run, at
-its present pace, would not get to its budget in time.
+its present pace, would not get to its budget in time. A run that has drifted
+back by its end gives the policy that was last at its budget.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from align_jax.types import TrainState
 
 INSIDE = 'inside'  # the anchor with the parameters of the last measurement
+HELD = 'held'  # the anchor with those that were last at the budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,8 @@ def between(inside, outside, share):
 def back_inside(budget, inside, outside):
   """The policy on the line from `inside` whose KL is the budget's.
 
-  Bisection; the KL is continuous along the line. If it is not beyond the budget
-  at the end of the line, that end.
+  Bisection; the KL is continuous along the line, and beyond the budget at its
+  end.
   """
   low, high, params = 0.0, 1.0, inside
   for _ in range(MAX_BISECTIONS):
@@ -103,6 +105,7 @@ def keep(budget, state: TrainState, left=0):
   Returns:
     state, and whether the budget was reached and the run shall stop.
   """
+  copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the state is donated
   kl, inside = budget.measure(state.params), state.anchors[INSIDE]
   params, stats = state.params, dict(state.stats)
   reached = kl > budget.nats * (1 - budget.tolerance)
@@ -112,8 +115,12 @@ def keep(budget, state: TrainState, left=0):
     stats['beta'] = jnp.float32(beta)
   if kl > budget.nats * (1 + budget.tolerance):
     params = back_inside(budget, inside, params)
-  elif not (reached or left or budget.stop):  # it ends a little short
-    params = back_inside(budget, params, inside)
-  anchors = {**state.anchors, INSIDE: jax.tree.map(jnp.copy, params)}
+  elif not (reached or left or budget.stop):  # it ends short
+    held = state.anchors[HELD]
+    arrived = budget.measure(held) >= budget.nats * (1 - budget.tolerance)
+    params = copy(held) if arrived else params
+  anchors = {**state.anchors, INSIDE: copy(params)}
+  if reached:
+    anchors[HELD] = copy(params)
   state = state.replace(params=params, stats=stats, anchors=anchors)
   return state, budget.stop and reached

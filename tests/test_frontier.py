@@ -175,3 +175,26 @@ def test_a_sign_turns_only_where_both_signs_are_sure():
   turns = frontier.crossings([down, unsure, nothing, up, up], (1, 2, 3, 4, 5))
   assert turns == [(1, 4)]
   assert frontier.crossings([unsure, up], (1, 2)) == []
+
+
+def test_seeds_may_end_at_different_checkpoints():
+  """As reweighed samples do; the peak is among those that all have."""
+  points = make('a', lambda k: k) + make(
+    'a', lambda k: k, seed=1, kls=(0, 1, 2)
+  )
+  comparison = compare(points)
+  score, kl, fall = comparison.peaks()['a']
+  assert (score.value, kl.value, fall.value) == (2.0, 2.0, 0.0)
+  assert comparison.table['a'][1].value == 2.0
+  assert not comparison.table['a'][2]  # one seed never got there
+
+
+def test_ranks_order_the_arms_and_ties_share_their_places():
+  points = make('low', lambda k: 0.0) + make('high', lambda k: k)
+  points += make('same', lambda k: k)
+  points += make('short', lambda k: 9 * k, kls=(0, 1))
+  comparison = compare(points)
+  ranks = comparison.ranks(['low', 'high', 'same', 'short'])
+  assert [ranks[n][0].value for n in ranks] == [4.0, 2.5, 2.5, 1.0]
+  assert [ranks[n][1].value for n in ('low', 'high', 'same')] == [3.0, 1.5, 1.5]
+  assert not ranks['short'][1]

@@ -38,16 +38,12 @@ def _uniform_prompts(seed, run):
 
 def sampler_of(seed, run, group_size=None):
   """(params, prompts, valid, key) -> Batch, as a run samples."""
-  task = seed.task
-  size = group_size or run['group_size']
-  return sampler(task.model, size, task.max_new_tokens, task.eos_id)
+  return sampler(seed.task, group_size or run['group_size'])
 
 
 def _mixture_sampler_of(seed, run, group_size=None):
   """The same of ((policy, reference), ...), from their geometric mixture."""
-  task = seed.task
-  size = group_size or run['group_size']
-  sample = mixture_sampler(task.model, size, task.max_new_tokens, task.eos_id)
+  sample = mixture_sampler(seed.task, group_size or run['group_size'])
   return functools.partial(sample, share=run['mixture'])
 
 
@@ -160,9 +156,7 @@ SOURCES = {
   'sampler': _sampling(sources.anchor('sampler')),
   'teacher': teacher,
   'mixture': mixture,
-  'policy_and_mixture': _duel(
-    lambda seed, run: _mixture_sampler_of(seed, run, 1)
-  ),
+  'policy_and_mixture': _duel(_mixture_opponent),
   'policy_and_reference': _duel(_reference_opponent),
   'mixed': mixed,
   'hybrid': hybrid,

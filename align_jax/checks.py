@@ -1,7 +1,7 @@
 """What is wrong with a config, said before hours of compute."""
 
 from align_jax import rewards, reweigh
-from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, has_kl_term, stats_of
+from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from align_jax.losses.preference import LOGP_REDUCTIONS
@@ -40,11 +40,10 @@ def check_run(run, proxy=None):
   _check_hparams(run)
   if loss == 'ppo' and run['critic_init'] == 'reward_model' and proxy:
     _check_critic(run, proxy)
-  if run['kl_budget'] and run['kl_mode'] == 'hold' and has_kl_term(run):
-    if not stats_of(run)['beta'] > 0:
-      raise ValueError(
-        f"{name}: kl_mode='hold' adapts loss_kwargs.beta, which must be > 0"
-      )
+  if not stats_of(run).get('beta', 1) > 0:
+    raise ValueError(
+      f"{name}: kl_mode='hold' adapts loss_kwargs.beta, which must be > 0"
+    )
 
 
 def _check_shapes(run):

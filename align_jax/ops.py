@@ -14,6 +14,11 @@ def masked_mean(x, mask, axis=-1):
   return masked_sum(x, mask, axis) / jnp.maximum(mask.sum(axis), 1)
 
 
+def token_mean(x, mask):
+  """Mean of `x` over all of `mask`, whatever row it is in; 0 if it is empty."""
+  return masked_sum(x, mask).sum() / jnp.maximum(mask.sum(), 1)
+
+
 def weighted_mean(x, weight):
   """Sum of `weight * x` over the sum of `weight`; 0 if no weight is left."""
   return (x * weight).sum() / jnp.where(weight.sum() > 0, weight.sum(), 1)

@@ -20,9 +20,13 @@ def policy_programs(config):
   return logps, kls, step.make_annotate(logps)
 
 
+def sampler(task, group_size):
+  """Jitted (params, prompts, valid, key) -> Batch, as the task ends rows."""
+  return _sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
+
+
 @functools.cache
-def sampler(config, group_size, max_new_tokens, eos_id):
-  """Jitted (params, prompts, valid, key) -> Batch."""
+def _sampler(config, group_size, max_new_tokens, eos_id):
   return jax.jit(
     functools.partial(
       sampling.sample,
@@ -34,10 +38,9 @@ def sampler(config, group_size, max_new_tokens, eos_id):
   )
 
 
-@functools.cache
-def mixture_sampler(config, group_size, max_new_tokens, eos_id):
+def mixture_sampler(task, group_size):
   """Jitted ((params, other_params), prompts, valid, key, share) -> Batch."""
-  plain = sampler(config, group_size, max_new_tokens, eos_id)
+  plain = sampler(task, group_size)
 
   def sample(policies, prompts, valid, key, share):
     params, other = policies

@@ -49,9 +49,7 @@ def make_judge(cfg, seed):
   task = seed.task
   logps, kls, _ = policy_programs(task.model)
   return Judge(
-    sample=sampler(
-      task.model, cfg['eval']['samples'], task.max_new_tokens, task.eos_id
-    ),
+    sample=sampler(task, cfg['eval']['samples']),
     kls=kls,
     logps=logps,
     gold=task.gold,
@@ -116,7 +114,7 @@ def reweigh_arm(seed, run, directory):
 def draw_pool(seed, reward, size, group_size):
   """`size` samples of the reference per eval prompt, scored: a Pool."""
   task = seed.task
-  draw = sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
+  draw = sampler(task, group_size)
   parts = []
   for start in range(0, size, group_size):
     key = jax.random.fold_in(stream(seed.number, POOL), start)

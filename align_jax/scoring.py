@@ -127,12 +127,7 @@ def token_kls(params, ref_params, batch, *, config):
 
 
 def values(states, head):
-  """A critic's value of the state before each token: f32 [B, T].
-
-  Args:
-    states: [B, T, D], from `predicting_states`.
-    head: f32 [D].
-  """
+  """What a scalar head, f32 [D], makes of states [..., D]: f32 [...]."""
   return states.astype(jnp.float32) @ head
 
 
@@ -152,8 +147,7 @@ def _completion_states(params, config, batch):
 
 def token_scores(params, batch, *, config):
   """Scalar-head score after each completion token: f32 [B, T]."""
-  states = _completion_states(params, config, batch)
-  return states.astype(jnp.float32) @ params['head']
+  return values(_completion_states(params, config, batch), params['head'])
 
 
 def scores(params, batch, *, config):
@@ -163,4 +157,4 @@ def scores(params, batch, *, config):
   slots = jnp.arange(batch.valid.shape[1])
   last = jnp.where(batch.valid, slots, 0).max(1)
   state = jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
-  return state.astype(jnp.float32) @ params['head']
+  return values(state, params['head'])

@@ -101,7 +101,7 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
     ties, annotated with the policy as the reference.
   """
   _, _, annotate = policy_programs(task.model)
-  draw = sampler(task.model, 2, task.max_new_tokens, task.eos_id)
+  draw = sampler(task, 2)
   index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
   key = stream(seed, which)
   parts = []

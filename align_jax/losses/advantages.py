@@ -50,14 +50,13 @@ def group_normalised(rewards, group_size, ddof=1):
   return (centred / jnp.sqrt(jnp.where(variance > 0, variance, 1))).reshape(-1)
 
 
-def whiten(x, mask, shift=True):
+def whiten(x, mask):
   """Divided by the deviation over `mask`, after taking the mean away.
 
   Args:
     x: f32 [B, T]; mask: bool [B, T].
-    shift: False keeps the mean.
   Returns:
-    f32 [B, T], 0 outside the mask; all zero where all are equal, if shifted.
+    f32 [B, T], 0 outside the mask; all zero where all are equal.
   """
   count = jnp.maximum(mask.sum(), 1)
   first = jnp.take(jnp.where(mask, x, 0).reshape(-1), mask.argmax())
@@ -65,8 +64,7 @@ def whiten(x, mask, shift=True):
   mean = relative.sum() / count
   centred = jnp.where(mask, relative - mean, 0)
   variance = jnp.square(centred).sum() / count
-  scale = jax.lax.rsqrt(jnp.where(variance > 0, variance, 1))
-  return (centred if shift else jnp.where(mask, x, 0)) * scale
+  return centred * jax.lax.rsqrt(jnp.where(variance > 0, variance, 1))
 
 
 def at_last_token(rewards, mask):

@@ -35,12 +35,33 @@ def _in_loss(x):
   return Penalty(jnp.zeros_like(x), x)
 
 
+def _masked_difference(logps, others, batch):
+  """log of a probability ratio inside the mask, else 0: f32 [B, T].
+
+  Outside anything may stand, infinities included, and a gradient would meet
+  them were they left out of what is made of the ratio only.
+  """
+  return jnp.where(batch.mask, logps.astype(jnp.float32) - others, 0)
+
+
+def log_weights(logps, batch):
+  """log pi(y_t) - log sampler(y_t) inside the mask, else 0: f32 [B, T]."""
+  if batch.sampler_logps is None:
+    raise ValueError(
+      'an importance weight needs a batch with `sampler_logps`, the log-probs '
+      'under the policy that wrote the rows'
+    )
+  return _masked_difference(logps, batch.sampler_logps, batch)
+
+
+def _log_ratios(outputs, batch):
+  """log pi(y_t) - log ref(y_t) inside the mask, else 0: f32 [B, T]."""
+  return _masked_difference(outputs.logps, batch.ref_logps, batch)
+
+
 def _estimated(place, estimator):
   def term(outputs, batch):
-    log_ratio = outputs.logps.astype(jnp.float32) - batch.ref_logps
-    # Outside the mask anything may stand, infinities included, and a gradient
-    # would meet them were they left out of the estimates only.
-    return place(estimator(jnp.where(batch.mask, log_ratio, 0), 0.0))
+    return place(estimator(_log_ratios(outputs, batch), 0.0))
 
   return term
 
@@ -72,20 +93,15 @@ def exact(outputs, batch):
 
 def loss_k2_sequence(outputs, batch):
   """k2 of the whole completion: every token answers for all log-ratios."""
-  k1 = jnp.where(batch.mask, outputs.logps - batch.ref_logps, 0)
+  k1 = _log_ratios(outputs, batch)
   total = jax.lax.stop_gradient(k1.sum(1, keepdims=True))
   return _in_loss(total * k1)
 
 
 def loss_k3_weighted(outputs, batch):
   """k3 times the importance weight of the token (DeepSeek-V3.2, eq. 7)."""
-  if batch.sampler_logps is None:
-    raise ValueError('an importance weight needs a batch with `sampler_logps`')
-  logps = outputs.logps.astype(jnp.float32)
-  # Inside the mask only: what lies outside may overflow, and 0 * inf is nan.
-  log_weight = jnp.where(batch.mask, logps - batch.sampler_logps, 0)
-  log_ratio = jnp.where(batch.mask, logps - batch.ref_logps, 0)
-  return _in_loss(jnp.exp(log_weight) * ops.k3(log_ratio, 0.0))
+  weight = jnp.exp(log_weights(outputs.logps, batch))
+  return _in_loss(weight * ops.k3(_log_ratios(outputs, batch), 0.0))
 
 
 def none(outputs, batch):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses import advantages as adv
-from align_jax.losses.kl import KL_TERMS, as_outputs
+from align_jax.losses.kl import KL_TERMS, as_outputs, log_weights
 from align_jax.losses.preference import log_ratios
 
 # --- Reductions of token losses: (x [B, T], batch) -> scalar, weight ----------
@@ -30,40 +30,20 @@ def per_sequence_mean(x, batch):
 
 def per_token(x, batch):
   """Mean over all tokens of the batch: every token weighs the same."""
-  weight = batch.mask.sum()
-  total = ops.masked_sum(x, batch.mask).sum()
-  return total / jnp.maximum(weight, 1), weight.astype(jnp.float32)
-
-
-# --- Surrogates: (logps, advantages [B, T] or [B, 1], batch) -> f32 [B, T] ----
-
-
-def score_function(logps, advantages, batch):
-  """-A log pi(y_t): unbiased on samples of the current policy."""
-  return -advantages * logps
-
-
-def log_weights(logps, batch):
-  """log pi(y_t) - log sampler(y_t) inside the mask, else 0: f32 [B, T]."""
-  if batch.sampler_logps is None:
-    raise ValueError(
-      'a clipped loss needs a batch with `sampler_logps`, the log-probs under '
-      'the policy that wrote the rows'
-    )
-  return jnp.where(batch.mask, logps - batch.sampler_logps, 0)
+  weight = batch.mask.sum().astype(jnp.float32)
+  return ops.token_mean(x, batch.mask), weight
 
 
 def clipped(log_weight, advantages, clip_low, clip_high):
-  """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7)."""
-  weight = jnp.exp(log_weight)
-  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high)
-  return -jnp.minimum(weight * advantages, limited * advantages)
+  """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
-
-def _is_clipped(log_weight, advantages, clip_low, clip_high):
+  Returns:
+    the losses, and 1 where the clipped side is the lower one, else 0.
+  """
   weight = jnp.exp(log_weight)
-  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high)
-  return (limited * advantages < weight * advantages).astype(jnp.float32)
+  gain = weight * advantages
+  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high) * advantages
+  return -jnp.minimum(gain, limited), (limited < gain).astype(jnp.float32)
 
 
 def _metrics(weight, out, batch, **more):
@@ -87,7 +67,7 @@ def _rewards(out, batch, beta, kl):
 
 def _reinforce(out, batch, advantages, penalty):
   advantages = jax.lax.stop_gradient(advantages)[:, None]
-  losses = score_function(out.logps, advantages, batch) + penalty
+  losses = penalty - advantages * out.logps
   loss, weight = per_sequence_sum(losses, batch)
   return loss, _metrics(weight, out, batch)
 
@@ -175,12 +155,10 @@ def rloo(logps, batch, *, beta=0.05, kl='reward_k1'):
 
 def _clipped_loss(out, batch, advantages, penalty, low, high, reduce):
   advantages = jax.lax.stop_gradient(advantages)
-  log_weight = log_weights(out.logps.astype(jnp.float32), batch)
-  losses = clipped(log_weight, advantages, low, high) + penalty
-  loss, weight = reduce(losses, batch)
+  losses, active = clipped(log_weights(out.logps, batch), advantages, low, high)
+  loss, weight = reduce(losses + penalty, batch)
   # A mean over what the loss is a mean over, as its weight is that of both.
   share = per_token if reduce is per_token else per_sequence_mean
-  active = _is_clipped(log_weight, advantages, low, high)
   return loss, _metrics(weight, out, batch, clipped=share(active, batch)[0])
 
 
@@ -238,10 +216,7 @@ def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
     batch: as prepared by `baseline_advantages`; group_size >= 2; the rest as in
       `reinforce_pp`.
   """
-  out = as_outputs(logps)
-  penalty = beta * KL_TERMS[kl](out, batch).loss
-  advantages = batch.prepared['advantages']
-  return _clipped_loss(out, batch, advantages, penalty, clip, clip, per_token)
+  return reinforce_pp(logps, batch, beta=beta, kl=kl, clip=clip)
 
 
 def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
@@ -326,14 +301,11 @@ def gspo(
   out = as_outputs(logps)
   rewards, penalty = _rewards(out, batch, beta, kl)
   advantages = adv.group_normalised(rewards, batch.group_size)
-  log_weight = ops.masked_mean(
-    log_weights(out.logps.astype(jnp.float32), batch), batch.mask
-  )
-  losses = clipped(log_weight, advantages, clip_low, clip_high)
+  log_weight = ops.masked_mean(log_weights(out.logps, batch), batch.mask)
+  losses, active = clipped(log_weight, advantages, clip_low, clip_high)
   losses = losses + ops.masked_mean(penalty, batch.mask)
-  share = _is_clipped(log_weight, advantages, clip_low, clip_high).mean()
   rows = jnp.float32(losses.size)
-  return losses.mean(), _metrics(rows, out, batch, clipped=share)
+  return losses.mean(), _metrics(rows, out, batch, clipped=active.mean())
 
 
 # --- With a critic ------------------------------------------------------------

@@ -18,9 +18,7 @@ def sft(logps, batch):
   Returns:
     scalar, {weight: number of tokens}.
   """
-  weight = batch.mask.sum()
-  loss = -ops.masked_sum(logps, batch.mask).sum() / jnp.maximum(weight, 1)
-  return loss, {'weight': weight}
+  return -ops.token_mean(logps, batch.mask), {'weight': batch.mask.sum()}
 
 
 def forward_kl(kls, batch):
@@ -35,9 +33,7 @@ def forward_kl(kls, batch):
   Returns:
     scalar (nats per token), {weight: number of tokens}.
   """
-  weight = batch.mask.sum()
-  loss = ops.masked_sum(kls, batch.mask).sum() / jnp.maximum(weight, 1)
-  return loss, {'weight': weight}
+  return ops.token_mean(kls, batch.mask), {'weight': batch.mask.sum()}
 
 
 def reverse_kl(kls, batch):
@@ -83,11 +79,11 @@ def verifier(scores, batch):
   """
   labels = batch.rewards[:, None]
   scores = jnp.where(batch.mask, scores, 0)
-  weight = batch.mask.sum()
-  mean = lambda x: ops.masked_sum(x, batch.mask).sum() / jnp.maximum(weight, 1)
-  return mean(jax.nn.softplus(scores) - labels * scores), {
-    'weight': weight,
-    'accuracy': mean(((scores > 0) == (labels > 0.5)).astype(jnp.float32)),
+  losses = jax.nn.softplus(scores) - labels * scores
+  correct = ((scores > 0) == (labels > 0.5)).astype(jnp.float32)
+  return ops.token_mean(losses, batch.mask), {
+    'weight': batch.mask.sum(),
+    'accuracy': ops.token_mean(correct, batch.mask),
   }
 
 

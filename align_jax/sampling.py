@@ -133,13 +133,13 @@ class _Sampler:
 
   def start(self, prompts, valid, uniforms):
     """Prompts [P, S], uniforms [P, G] -> the first tokens, as `draw` returns
-    them, and keys and values by policy and layer [P, K, S, H]."""
+    them, and keys and values by policy."""
     shape = uniforms.shape
     states, kvs = [], []
     for params in self.policies:
       state, kv = transformer.prefill(params, self.config, prompts, valid)
       states.append(jnp.broadcast_to(state[:, None], (*shape, state.shape[-1])))
-      kvs.append(tuple(tuple(x) for x in kv))
+      kvs.append(kv)
     return self.draw(states, uniforms, jnp.ones(shape, bool)), tuple(kvs)
 
   def empty_caches(self, num_prompts, group_size, size):

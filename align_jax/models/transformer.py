@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
+from align_jax.models import cache
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
@@ -324,38 +325,33 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 
-def prefill(params, c, prompts, prompt_valid):
+def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   """Hidden state after each prompt, and the prompts' keys and values.
 
+  Args:
+    cache_dtype: a name in `cache.STORES`; None: that of the activations.
   Returns:
-    [P, D]; keys and values [L, P, K, S, H].
+    [P, D]; keys and values by layer, see `cache.store_prompt`.
   """
   _check_length(c, prompts.shape[1])
   positions = ops.positions(prompt_valid)
   body = lambda x, layer: _prompt_layer(x, layer, positions, prompt_valid, c)
   x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
-  return norm(x[:, -1], params, 'norm', c), kv
+  kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
+  layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
+  return norm(x[:, -1], params, 'norm', c), tuple(layers)
 
 
-def empty_cache(c, num_prompts, group_size, size):
-  """Per layer, keys and values [P, K, G, size, H] of the completions."""
-  shape = (num_prompts, c.num_kv_heads, group_size, size, c.head_dim)
-  return tuple(
-    (jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
-    for _ in range(c.num_layers)
-  )
+def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
+  """Per layer, room for `size` keys and values of every completion."""
+  shape = (num_prompts, c.num_kv_heads * group_size, size, c.head_dim)
+  zeros = lambda: cache.empty(shape, cache_dtype or c.dtype)
+  return tuple((zeros(), zeros()) for _ in range(c.num_layers))
 
 
-def _put(cache, new, index):
-  """Writes `new` [P, K, G, H] as token `index` of `cache` [P, K, G, T, H]."""
-  if jnp.ndim(index):
-    return cache.at[jnp.arange(len(cache)), :, :, index].set(new)
-  return jax.lax.dynamic_update_slice_in_dim(
-    cache, new[:, :, :, None], index, axis=3
-  )
-
-
-def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
+def decode_step(
+  params, c, tokens, index, prompt_kv, prompt_valid, caches, cache_dtype=None
+):
   """Feeds completion token number `index` of every row.
 
   Layers are unrolled: a scan would copy the cache once per token.
@@ -363,38 +359,42 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
   Args:
     tokens: int32 [P, G].
     index: int [], the same for all rows; or int [P], one for each prompt's.
-    prompt_kv: by layer, as `prefill` returns them.
-    cache: as `empty_cache` returns it; what lies beyond `index` is not read.
+    prompt_kv: as `prefill` returns them.
+    caches: as `empty_cache` returns them; nothing beyond `index` is read.
   Returns:
-    hidden states [P, G, D] that predict the next token, and the cache.
+    hidden states [P, G, D] that predict the next token, and the caches.
   """
-  _check_length(c, prompt_valid.shape[1] + cache[0][0].shape[3])
+  size = caches[0][0].numbers.shape[2]
+  _check_length(c, prompt_valid.shape[1] + size)
   positions = jnp.broadcast_to(
     (prompt_valid.sum(-1) + index)[:, None], tokens.shape
   )
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  slots = jnp.arange(cache[0][0].shape[3])
-  last = jnp.reshape(index, (-1, 1, 1, 1, 1, 1))
-  seen = slots <= last
-  layers, new_cache = _layers(params, c), []
+  slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))
+  layers, new_caches = _layers(params, c), []
   for i in range(c.num_layers):
     layer = jax.tree.map(lambda a: a[i], layers)
     q, k, v = _qkv(x, layer, positions, c)
+    by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
     own = tuple(
-      _put(old, new.swapaxes(1, 2), index) for old, new in zip(cache[i], (k, v))
+      cache.put(old, cache.store(by_row(new), cache_dtype or c.dtype), index)
+      for old, new in zip(caches[i], (k, v))
     )
-    new_cache.append(own)
-    attended = _attend_both(
-      q.swapaxes(1, 2)[:, :, :, :, None],
-      (prompt_kv[0][i], prompt_kv[1][i]),
+    new_caches.append(own)
+    seen = slots <= last
+    if c.windows:
+      seen &= last - slots < layer['window']
+    prompt_mask = _prompt_mask(layer, positions, *prompt)[..., 0, :]
+    attended = cache.attend(
+      q.swapaxes(1, 2),
+      prompt_kv[i],
       own,
-      _prompt_mask(layer, positions, *prompt),
-      seen & (last - slots < layer['window']) if c.windows else seen,
-      c,
-    )[:, :, :, :, 0].swapaxes(1, 2)
-    x = _after_attention(x, attended, layer, c)
-  return norm(x, params, 'norm', c), tuple(new_cache)
+      lambda scores: _mask(scores, prompt_mask, c),
+      lambda scores: _mask(scores, seen, c),
+    )
+    x = _after_attention(x, attended.swapaxes(1, 2), layer, c)
+  return norm(x, params, 'norm', c), tuple(new_caches)
 
 
 def head_weights(params, c):

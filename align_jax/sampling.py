@@ -5,13 +5,17 @@ given as arrays: a change of them compiles nothing.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from align_jax.models import transformer
+from align_jax.models import cache, transformer
 from align_jax.types import Batch
+
+BLOCK = 64  # tokens of a vocabulary that are searched together
+SEGMENT = 32  # tokens; a cache grows by no less
 
 
 class Truncation(NamedTuple):
@@ -68,24 +72,53 @@ def truncate(logits, truncation):
   return jnp.where(kept, logits, -jnp.inf)
 
 
+def _first_beyond(shares, masses):
+  """Where the running sum first exceeds a share of the whole.
+
+  Args:
+    shares: f32 [...] in [0, 1).
+    masses: f32 [..., N], not negative.
+  Returns:
+    a place int32 [...] of positive mass, and how much of that mass, in [0, 1),
+    lies below the share.
+  """
+  # A parallel cumsum is not quite monotone: places without mass are struck out,
+  # and the first place beyond is taken, not the number of places before it.
+  cdf = jnp.where(masses > 0, jnp.cumsum(masses, axis=-1), 0)
+  wanted = shares * cdf.max(-1)
+  place = (cdf > wanted[..., None]).argmax(-1).astype(jnp.int32)
+  mass, end = _pick(masses, place), _pick(cdf, place)
+  return place, jnp.clip(1 - (end - wanted) / mass, 0, 1 - 2.0**-24)
+
+
+def _pick(x, place):
+  return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
+
+
 def inverse_cdf(uniforms, logits):
   """One token per row from one uniform number per row.
 
-  Exact up to float32: a token of probability below about 1e-7 may be lost in
-  the running sum. Never returns a token of probability zero.
+  Exact up to float32. Never returns a token of probability zero. A large
+  vocabulary is searched by blocks, then within one: a running sum over all of
+  it costs more than the sums of blocks.
 
   Args:
     uniforms: f32 [...] in [0, 1).
     logits: f32 [..., V].
   Returns:
-    int32 [...].
+    int32 [...], and their log-probs f32 [...].
   """
-  probs = jax.nn.softmax(logits)
-  # A parallel cumsum is not quite monotone: impossible tokens are struck out,
-  # and the first slot beyond is taken, not the number of slots before it.
-  cdf = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
-  beyond = cdf > uniforms[..., None] * cdf.max(-1, keepdims=True)
-  return beyond.argmax(-1).astype(jnp.int32)
+  best = logits.max(-1, keepdims=True)
+  masses = jnp.exp(logits - best)
+  size = logits.shape[-1]
+  width = size if size <= 4 * BLOCK else BLOCK
+  pad = [(0, 0)] * uniforms.ndim + [(0, -size % width)]
+  blocks = jnp.pad(masses, pad).reshape(*uniforms.shape, -1, width)
+  sums = blocks.sum(-1)
+  block, within = _first_beyond(uniforms, sums)
+  chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)
+  tokens = block * width + _first_beyond(within, chosen[..., 0, :])[0]
+  return tokens, _pick(logits - best, tokens) - jnp.log(sums.sum(-1))
 
 
 def row_uniforms(key, prompt_ids, group_size, length):
@@ -116,14 +149,16 @@ def geometric_mixture(logits, shares):
   return jax.nn.log_softmax(mixed)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Sampler:
   """A policy or the mixture of two, and how its tokens are drawn.
 
-  What it keeps per policy is a tuple of as many: states, keys and values.
+  What it keeps per policy is a tuple of as many: states, keys and values. What
+  is made of the parameters here is made once, not once a token.
   """
 
   config: transformer.ModelConfig
+  cache_dtype: str | None
   policies: tuple
   shares: tuple
   temperature: Any
@@ -131,39 +166,51 @@ class _Sampler:
   eos_id: int | None
   stop_tokens: jax.Array | None
 
+  @functools.cached_property
+  def layers(self):
+    return [transformer.split_layers(p, self.config) for p in self.policies]
+
+  @functools.cached_property
+  def heads(self):
+    """[D, V] each: the transpose of a tied one is slower to multiply by."""
+    heads = [transformer.head_weights(p, self.config) for p in self.policies]
+    return jax.lax.optimization_barrier(heads)
+
   def start(self, prompts, valid, uniforms):
     """Prompts [P, S], uniforms [P, G] -> the first tokens, as `draw` returns
     them, and keys and values by policy."""
     shape = uniforms.shape
     states, kvs = [], []
     for params in self.policies:
-      state, kv = transformer.prefill(params, self.config, prompts, valid)
+      state, kv = transformer.prefill(
+        params, self.config, prompts, valid, self.cache_dtype
+      )
       states.append(jnp.broadcast_to(state[:, None], (*shape, state.shape[-1])))
       kvs.append(kv)
     return self.draw(states, uniforms, jnp.ones(shape, bool)), tuple(kvs)
 
-  def empty_caches(self, num_prompts, group_size, size):
+  def empty_caches(self, *sizes):
+    """See `transformer.empty_cache`."""
     return tuple(
-      transformer.empty_cache(self.config, num_prompts, group_size, size)
+      transformer.empty_cache(self.config, *sizes, self.cache_dtype)
       for _ in self.policies
     )
 
   def decode(self, tokens, index, kvs, valid, caches):
     """See `transformer.decode_step`; -> states and caches."""
     step = lambda params, kv, cache: transformer.decode_step(
-      params, self.config, tokens, index, kv, valid, cache
+      params, self.config, tokens, index, kv, valid, cache, self.cache_dtype
     )
-    return tuple(zip(*map(step, self.policies, kvs, caches)))
+    return tuple(zip(*map(step, self.layers, kvs, caches)))
 
   def logits(self, states):
     """[..., D] of each policy -> f32 [..., V] at temperature 1."""
-    heads = [transformer.head_weights(p, self.config) for p in self.policies]
     logits = [
       transformer.final_logits(
         jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype)).astype(jnp.float32),
         self.config,
       )
-      for s, w in zip(states, heads)
+      for s, w in zip(states, self.heads)
     ]
     if len(logits) == 1:
       return logits[0]
@@ -182,13 +229,11 @@ class _Sampler:
       sampled = sampled / self.temperature
     if self.truncation is not None:
       sampled = truncate(sampled, self.truncation)
-    tokens = inverse_cdf(uniforms, sampled)
-    pick = lambda x: jnp.take_along_axis(
-      jax.nn.log_softmax(x), tokens[..., None], axis=-1
-    )[..., 0]
-    new = {'completions': tokens, 'valid': live, 'sampler_logps': pick(sampled)}
+    tokens, logps = inverse_cdf(uniforms, sampled)
+    new = {'completions': tokens, 'valid': live, 'sampler_logps': logps}
     if sampled is not plain:
-      new['policy_logps'] = pick(plain)
+      logps = _pick(plain, tokens) - jax.nn.logsumexp(plain, axis=-1)
+      new['policy_logps'] = logps
     return {k: jnp.where(live, x, jnp.zeros_like(x)) for k, x in new.items()}
 
   def ends(self, tokens):
@@ -217,14 +262,24 @@ def _request(
   group_size,
   max_new_tokens,
   eos_id=None,
+  cache_dtype=None,
 ):
   """-> _Sampler, uniforms f32 [P, G, T] and limits int32 [P, G]."""
   policies, shares = (params,), (1.0,)
   if other_params is not None:
     policies, shares = (params, other_params), (1 - share, share)
   sampler = _Sampler(
-    config, policies, shares, temperature, truncation, eos_id, stop_tokens
+    config,
+    cache_dtype,
+    policies,
+    shares,
+    temperature,
+    truncation,
+    eos_id,
+    stop_tokens,
   )
+  # Before any loop is traced, so that they lie outside of all.
+  sampler.layers, sampler.heads
   num_prompts = prompts.shape[0]
   if prompt_ids is None:
     prompt_ids = jnp.arange(num_prompts)
@@ -246,6 +301,12 @@ def _batch(prompts, prompt_valid, rows, group_size):
     group_size=group_size,
     **rows,
   )
+
+
+def _segments(length):
+  """Lengths of the cache in turn: what is not there yet is not read."""
+  step = max(SEGMENT, -(-length // 4))
+  return [*range(step, length, step), length]
 
 
 def sample(params, prompts, prompt_valid, key, *args, **kwargs):
@@ -272,6 +333,9 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
     max_new_tokens: T; a completion that has not ended by then is cut off.
     eos_id: ends a completion and is part of it; None: nothing but `stop_tokens`
       does.
+    cache_dtype: how keys and values are kept, a name in `cache.STORES`; None:
+      as the activations are. Anything coarser samples a policy a little off
+      the one that is scored, see `align_jax.models.cache_cost`.
   Returns:
     Batch of B = P * G rows with zero `rewards` and with the `sampler_logps` of
     the distribution drawn from. With a temperature, 1 or not, or a truncation
@@ -292,10 +356,6 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
     )
     return jax.tree.map(put, rows, new)
 
-  def more(carry):
-    index, done = carry[0], carry[2]
-    return (index < length) & ~done.all()
-
   def body(carry):
     index, tokens, done, rows, caches = carry
     states, caches = sampler.decode(
@@ -312,9 +372,17 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
     new['completions'],
     ended(new, 0),
     write(rows, new, 0),
-    sampler.empty_caches(num_prompts, group_size, length),
+    sampler.empty_caches(num_prompts, group_size, 0),
   )
-  rows = jax.lax.while_loop(more, body, carry)[3]
+  for size in _segments(length):
+
+    def more(carry, size=size):
+      index, done = carry[0], carry[2]
+      return (index <= size) & (index < length) & ~done.all()
+
+    carry = (*carry[:-1], cache.grow(carry[-1], size))
+    carry = jax.lax.while_loop(more, body, carry)
+  rows = carry[3]
   return _batch(prompts, prompt_valid, rows, group_size)
 
 

@@ -54,13 +54,14 @@ def greedy(params, c, prompts, valid):
   """[P, NEW] tokens and the logits they were chosen from, with the cache."""
   state, kv = transformer.prefill(params, c, prompts, valid)
   first = logits_of(params, state[:, None], c)
+  layers = transformer.split_layers(params, c)
   cache = transformer.empty_cache(c, len(prompts), 1, NEW)
 
   def step(carry, index):
     logits, cache = carry
     token = logits.argmax(-1)
     states, cache = transformer.decode_step(
-      params, c, token, index, kv, valid, cache
+      layers, c, token, index, kv, valid, cache
     )
     return (logits_of(params, states, c), cache), (token[:, 0], logits[:, 0])
 

@@ -349,6 +349,18 @@ def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
   return tuple((zeros(), zeros()) for _ in range(c.num_layers))
 
 
+def split_layers(params, c):
+  """The parameters as `decode_step` wants them: a tuple of layers.
+
+  Outside of the loop over tokens, which would take them apart in every step.
+  """
+  layers = _layers(params, c)
+  split = tuple(
+    jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)
+  )
+  return {**params, 'layers': jax.lax.optimization_barrier(split)}
+
+
 def decode_step(
   params, c, tokens, index, prompt_kv, prompt_valid, caches, cache_dtype=None
 ):
@@ -357,6 +369,7 @@ def decode_step(
   Layers are unrolled: a scan would copy the cache once per token.
 
   Args:
+    params: as `split_layers` returns them.
     tokens: int32 [P, G].
     index: int [], the same for all rows; or int [P], one for each prompt's.
     prompt_kv: as `prefill` returns them.
@@ -372,9 +385,8 @@ def decode_step(
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
   slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))
-  layers, new_caches = _layers(params, c), []
-  for i in range(c.num_layers):
-    layer = jax.tree.map(lambda a: a[i], layers)
+  new_caches = []
+  for i, layer in enumerate(params['layers']):
     q, k, v = _qkv(x, layer, positions, c)
     by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
     own = tuple(

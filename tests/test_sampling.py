@@ -16,9 +16,16 @@ from conftest import EOS_ID, init
 from enumerable import Language, total_variation
 from scipy import stats
 
-from align_jax import batches, protocol, rewards, sampling, scoring
+from align_jax import (
+  batches,
+  cache_cost,
+  protocol,
+  rewards,
+  sampling,
+  scoring,
+)
 from align_jax.evaluate import evaluate
-from align_jax.models import transformer
+from align_jax.models import cache, transformer
 from align_jax.sampling import Truncation
 
 V = T = 4
@@ -345,3 +352,101 @@ def test_tempered_samples_stay_known_as_such(config, params, batch, tempered):
   for both in ((batch, tempered), (tempered, batch)):
     with REFUSED:
       scoring.token_kls(params, params, batches.join(*both), config=config)
+
+
+# Groups, sizes and slots: one completion, whatever the shape of the products.
+
+
+@pytest.fixture(scope='module')
+def wide():
+  """Of a size at which products are blocked and the vocabulary is too."""
+  config = transformer.ModelConfig(
+    vocab_size=4096,
+    dim=192,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=32,
+    mlp_dim=768,
+  )
+  return init(0, config), config
+
+
+@pytest.mark.parametrize('group_size', [1, 4])
+def test_refill_gives_every_row_its_tokens(wide, group_size):
+  params, config = wide
+  prompts = np.random.default_rng(0).integers(0, 4096, (24 // group_size, 16))
+  valid = np.arange(16) >= np.arange(len(prompts))[:, None] % 5
+  limits = np.random.default_rng(1).geometric(1 / 12, (len(prompts), 1))
+  limits = np.minimum(limits * np.arange(1, group_size + 1), 40)
+  static = dict(config=config, group_size=group_size, max_new_tokens=40)
+  at_once = functools.partial(sampling.sample, **static)
+  refill = functools.partial(sampling.sample_many, slots=8, **static)
+  batch, other = (
+    jax.jit(f)(params, prompts, valid, jax.random.key(0), limits=limits)
+    for f in (at_once, refill)
+  )
+  assert len(set(np.asarray(batch.valid.sum(1)).tolist())) > 5
+  same(batch, other)
+
+
+def test_blocks_draw_what_one_running_sum_draws():
+  """Over a vocabulary that no block divides, against float64."""
+  rng = np.random.default_rng(0)
+  logits = (3 * rng.normal(size=(2000, 1001))).astype(np.float32)
+  logits[:, rng.random(1001) < 0.3] = -np.inf
+  uniforms = rng.random(2000).astype(np.float32)
+  tokens, logps = jax.jit(sampling.inverse_cdf)(uniforms, logits)
+  probs = np.exp(logits.astype(np.float64))
+  probs /= probs.sum(1, keepdims=True)
+  rows, tokens = np.arange(2000), np.asarray(tokens)
+  end = np.cumsum(probs, 1)[rows, tokens]
+  assert (uniforms < end + 1e-6).all()
+  assert (uniforms > end - probs[rows, tokens] - 1e-6).all()
+  np.testing.assert_allclose(logps, np.log(probs[rows, tokens]), atol=1e-5)
+
+
+# Coarser caches.
+
+
+@pytest.mark.parametrize(
+  'name, bound', [('bfloat16', 1e-4), ('int8', 1e-3), ('float32', 1e-6)]
+)
+def test_a_coarse_cache_costs_little_and_says_its_own_logps(
+  name, bound, config, params, prompts
+):
+  kls, batch = jax.jit(
+    functools.partial(cache_cost.cost, config=config, cache_dtype=name)
+  )(params, *prompts, jax.random.key(0))
+  mean = float(kls.mean())
+  assert mean < bound and (name == 'float32' or mean > 1e-7)
+  logits = jax.jit(
+    functools.partial(cache_cost.cached_logits, config=config, cache_dtype=name)
+  )(params, batch)
+  said = jnp.take_along_axis(
+    jax.nn.log_softmax(logits), batch.completions[..., None], axis=-1
+  )
+  np.testing.assert_allclose(batch.sampler_logps, said[..., 0], atol=1e-5)
+
+
+def test_an_unknown_cache_is_refused(config, params, prompts):
+  with pytest.raises(ValueError, match="cache_dtype='int4' is none of"):
+    sampling.sample(
+      params,
+      *prompts,
+      jax.random.key(0),
+      config=config,
+      group_size=1,
+      max_new_tokens=2,
+      cache_dtype='int4',
+    )
+
+
+def test_eight_bits_round_by_token_and_head():
+  x = np.random.default_rng(0).normal(size=(3, 2, 5, 8)).astype(np.float32)
+  x[0, 0, 0] = 0
+  x[1, 1] *= 1e3
+  kept = cache.store(x, 'int8')
+  assert kept.numbers.dtype == jnp.int8 and kept.scales.shape == x.shape[:-1]
+  error = np.abs(kept.numbers * kept.scales[..., None] - x)
+  assert (error <= 0.5001 / 127 * np.abs(x).max(-1, keepdims=True)).all()

@@ -420,13 +420,26 @@ def test_a_coarse_cache_costs_little_and_says_its_own_logps(
   )(params, *prompts, jax.random.key(0))
   mean = float(kls.mean())
   assert mean < bound and (name == 'float32' or mean > 1e-7)
-  logits = jax.jit(
-    functools.partial(cache_cost.cached_logits, config=config, cache_dtype=name)
-  )(params, batch)
-  said = jnp.take_along_axis(
-    jax.nn.log_softmax(logits), batch.completions[..., None], axis=-1
+  logits = [
+    jax.jit(functools.partial(f, config=config))(params, batch)
+    for f in (
+      functools.partial(cache_cost.cached_logits, cache_dtype=name),
+      cache_cost.exact_logits,
+    )
+  ]
+  away, off = (
+    jnp.abs(
+      jnp.take_along_axis(
+        jax.nn.log_softmax(x), batch.completions[..., None], axis=-1
+      )[..., 0]
+      - batch.sampler_logps
+    )
+    for x in logits
   )
-  np.testing.assert_allclose(batch.sampler_logps, said[..., 0], atol=1e-5)
+  if name == 'float32':
+    assert max(away.max(), off.max()) < 1e-5
+  else:  # where the last bit rounds one of 127 steps the other way, a little
+    assert off.mean() > 1e-4 and away.mean() < 0.1 * off.mean()
 
 
 def test_an_unknown_cache_is_refused(config, params, prompts):

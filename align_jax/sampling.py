@@ -335,7 +335,7 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
       does.
     cache_dtype: how keys and values are kept, a name in `cache.STORES`; None:
       as the activations are. Anything coarser samples a policy a little off
-      the one that is scored, see `align_jax.models.cache_cost`.
+      the one that is scored, see `align_jax.cache_cost`.
   Returns:
     Batch of B = P * G rows with zero `rewards` and with the `sampler_logps` of
     the distribution drawn from. With a temperature, 1 or not, or a truncation

@@ -23,6 +23,7 @@ from align_jax.programs import (
 )
 from align_jax.rewards import REWARDS
 from align_jax.seeds import ARM, on_mesh, start_state
+from align_jax.step import PREVIOUS
 from align_jax.train import read_log
 
 
@@ -154,6 +155,7 @@ SOURCES = {
   'policy': _sampling(policy),
   'reference': _sampling(sources.anchor('ref')),
   'sampler': _sampling(sources.anchor('sampler')),
+  'one_step_stale': _sampling(sources.anchor(PREVIOUS)),
   'teacher': teacher,
   'mixture': mixture,
   'policy_and_mixture': _duel(_mixture_opponent),
@@ -222,6 +224,8 @@ def start_of(seed, run):
   # 'sampler' lags behind; 'ref' may be moved too, the KL is always measured
   # from the original.
   anchors = dict.fromkeys(['ref', *run['refresh_every']], seed.reference)
+  if 'one_step_stale' in (run['source'], *run['parts']):
+    anchors[PREVIOUS] = seed.reference
   if run['teacher_of']:
     anchors['teacher'] = teacher_params(seed, run['teacher_of'])
   if run['kl_budget']:

@@ -49,7 +49,7 @@ def check_run(run, proxy=None):
 def _check_shapes(run):
   """Sizes of groups and batches against the loss and the source."""
   name, loss, size = run['name'], run['loss'], run['group_size']
-  if run['source'] in ('policy', 'reference', 'sampler', 'mixture', 'teacher'):
+  if run['source'] in SAMPLED:
     if size < 2 and loss not in ALONE:
       raise ValueError(
         f'{name}: group_size={size}, but loss {loss!r} compares completions of '
@@ -165,6 +165,14 @@ def notes(run):
   return []
 
 
+SAMPLED = (  # groups of one policy's samples
+  'policy',
+  'reference',
+  'sampler',
+  'one_step_stale',
+  'mixture',
+  'teacher',
+)
 CHOICES = {'kl': KL_TERMS, 'logp_reduction': LOGP_REDUCTIONS}
 DISTILLATION = ('forward_kl', 'reverse_kl')
 # Judge every completion by itself, so that one of each prompt is enough.

@@ -57,6 +57,22 @@ def refresh(state, step, every, view=lambda params: params):
   return state.replace(anchors={**state.anchors, **fresh})
 
 
+PREVIOUS = 'previous'  # the anchor of the params before the newest update
+
+
+def remember(state, view=lambda params: params):
+  """Copies the params into the anchor PREVIOUS, if the state has it.
+
+  To be called when a step's batch is there and its update is not: the next
+  step's sampling depends on nothing that the update computes, so the two run
+  side by side where the device lets them.
+  """
+  if PREVIOUS not in state.anchors:
+    return state
+  fresh = jax.tree.map(jnp.copy, view(state.params))
+  return state.replace(anchors={**state.anchors, PREVIOUS: fresh})
+
+
 def make_annotate(forward):
   """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
 
@@ -172,9 +188,10 @@ def make_train_step(
     state: a placed state, whose shardings the returned state keeps.
   Returns:
     train_step(state, batch, hparams) -> (state, metrics), around a jitted
-    `program`; donates the state, but not its anchors. `hparams` are traced numbers: a sweep over them
-    compiles once. The state's `stats` override them, and take the metrics of
-    their names after the step. Metrics are means over the updates.
+    `program`; donates the state, but not its anchors. `hparams` are traced
+    numbers: a sweep over them compiles once. The state's `stats` override them,
+    and take the metrics of their names after the step. Metrics are means over
+    the updates.
   """
   grad = value_and_grad(forward, loss, num_microbatches)
   num_updates = num_epochs * num_minibatches

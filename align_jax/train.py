@@ -74,6 +74,7 @@ def train(
       for step in range(start, num_steps):
         state = steps.refresh(state, step, refresh_every or {}, view)
         batch = source(state, jax.random.fold_in(key, step), step)
+        state = steps.remember(state, view)
         state, metrics = train_step(state, batch, hparams)
         done = step + 1
         stop = False

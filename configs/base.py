@@ -69,8 +69,9 @@ def get_config():
   # What every arm is unless it says otherwise.
   c.arm = ml_collections.ConfigDict(
     dict(
-      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' | 'teacher'
-      # | 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
+      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' |
+      # 'one_step_stale' (samples while the step before trains) | 'teacher' |
+      # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
       # | 'hybrid', see align_jax.arms.SOURCES
       source='policy',
       labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
@@ -122,6 +123,8 @@ def get_config():
   # The same for experiments.method_zoo, by method.
   c.methods = ml_collections.ConfigDict()
   c.families = ml_collections.ConfigDict()  # {title: names}, for its figures
+
+  c.ages = (8, 64)  # steps between refreshes, for experiments.staleness
 
   # Points: measured on held-out prompts after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(

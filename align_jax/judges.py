@@ -231,21 +231,35 @@ class Pairwise:
   label_logps: Callable[[Any, Any, Any], np.ndarray]
   __name__: str = 'llm_judge'
 
+  def asked(self, prompts, firsts, seconds):
+    """Log-probs of the labels in either order: f32 [B, 2, L]."""
+    return np.stack(
+      [
+        self.label_logps(prompts, firsts, seconds),
+        self.label_logps(prompts, seconds, firsts),
+      ],
+      1,
+    )
+
   def orders(self, prompts, firsts, seconds):
     """Probability that the first is better, asked in either order: f32 [B, 2].
 
-    Column 0 shows it as A, column 1 as B. The labels share one; a tie counts
-    half.
+    Column 0 shows it as A, column 1 as B.
     """
-    shown_first = self.label_logps(prompts, firsts, seconds)
-    shown_second = self.label_logps(prompts, seconds, firsts)
-    chances = lambda logps: np.asarray(jax.nn.softmax(logps, -1))
-    one, other = chances(shown_first), chances(shown_second)
-    tie = lambda x: 0.5 * x[:, 2:].sum(1)
-    return np.stack([one[:, 0] + tie(one), other[:, 1] + tie(other)], 1)
+    return chances(self.asked(prompts, firsts, seconds))
 
   def __call__(self, prompts, firsts, seconds):
     return self.orders(prompts, firsts, seconds).mean(1)
+
+
+def chances(asked):
+  """Log-probs of labels [B, 2, L] -> that the first is better: f32 [B, 2].
+
+  The labels share one; a tie counts half.
+  """
+  shares = np.asarray(jax.nn.softmax(asked, -1))
+  ties = 0.5 * shares[:, :, 2:].sum(2)
+  return np.stack([shares[:, 0, 0], shares[:, 1, 1]], 1) + ties
 
 
 def position_bias(orders):

@@ -52,6 +52,12 @@ def test_what_is_counted():
   assert got == pytest.approx(want)
 
 
+def test_the_page_on_judges_names_every_figure():
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'judges.md').read_text()
+  names = agreement.figures(rows([1.0]), np.array([[0.9, 0.9]]))
+  assert not {name for name in names if f'| {name} |' not in page}
+
+
 def test_a_judge_without_an_opinion_is_half_right():
   judged = rows([1.0], [1.0], [0.0])
   got = agreement.figures(judged, np.full((3, 2), 0.5))

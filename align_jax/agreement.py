@@ -149,18 +149,14 @@ def figures(rows, orders):
   likes_longer = lambda x: np.where(x == 0.5, 0.5, (x > 0.5) == (longer > 0))
   among = np.array([_among(row['votes']) for row in rows])
   every = np.ones(len(rows), bool)
-  flips = np.diff(np.sign(orders - 0.5), axis=1)[:, 0] != 0
   table = {
     'agrees, where people prefer one': (right, decided),
     'agrees, ties too': (said == people, every),
     'agrees with one annotator, ties too': (_with_each(rows, said), every),
     'two annotators agree, ties too': (np.nan_to_num(among), among == among),
     'calls a tie (the orders differ)': (said == 0.5, every),
-    'verdict flips with the order': (flips, every),
-    'probability of what is shown first': (
-      (orders[:, 0] + 1 - orders[:, 1]) / 2,
-      every,
-    ),
+    'verdict flips with the order': (judges.flips(orders), every),
+    'probability of what is shown first': (judges.first_shown(orders), every),
     'judge prefers the longer one': (likes_longer(chance), unequal),
     'people prefer the longer one': (likes_longer(people), unequal),
   }

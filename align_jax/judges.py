@@ -262,21 +262,22 @@ def chances(asked):
   return np.stack([shares[:, 0, 0], shares[:, 1, 1]], 1) + ties
 
 
-def position_bias(orders):
-  """What the order of a pair does to the verdict.
+def flips(orders):
+  """Where the verdict is another in the other order: bool [B].
 
   Args:
     orders: f32 [B, 2], as `Pairwise.orders` has them.
-  Returns:
-    dict: `flips`, the share of pairs whose verdict is another in the other
-    order; `first_shown`, the mean probability given to what is shown first,
-    0.5 without bias.
   """
   verdicts = np.sign(orders - 0.5)
-  return dict(
-    flips=float((verdicts[:, 0] != verdicts[:, 1]).mean()),
-    first_shown=float((orders[:, 0] + 1 - orders[:, 1]).mean() / 2),
-  )
+  return verdicts[:, 0] != verdicts[:, 1]
+
+
+def first_shown(orders):
+  """Mean probability given to what is shown first, 0.5 without bias: f32 [B].
+
+  Args: as in `flips`.
+  """
+  return (orders[:, 0] + 1 - orders[:, 1]) / 2
 
 
 def check_template(template, labels):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -177,17 +178,17 @@ def biased(folder, like, bias):
 def test_both_orders_remove_a_planted_bias(tmp_path, causal):
   judge = judges.llm_judge(biased(tmp_path, causal, 6.0))
   orders = judge.orders(*PAIRS)
-  figures = judges.position_bias(orders)
-  assert figures['flips'] == 1 and figures['first_shown'] > 0.9
+  assert judges.flips(orders).all()
+  assert judges.first_shown(orders).min() > 0.9
   assert (orders[:, 0] > 0.9).all() and (orders[:, 1] < 0.1).all()
   np.testing.assert_allclose(judge(*PAIRS), 0.5, atol=0.1)
 
 
 def test_position_bias_counts():
   orders = np.array([[0.9, 0.8], [0.9, 0.2], [0.5, 0.5], [0.4, 0.3]])
-  got = judges.position_bias(orders)
-  assert got['flips'] == 0.25
-  assert np.isclose(got['first_shown'], (2.7 + 4 - 1.8) / 8)
+  assert judges.flips(orders).tolist() == [False, True, False, False]
+  want = [0.55, 0.85, 0.5, 0.55]
+  np.testing.assert_allclose(judges.first_shown(orders), want)
 
 
 def test_a_tie_counts_half(causal):
@@ -397,6 +398,20 @@ def test_arms_that_judges_label(causal, scalar, tmp_path):
   np.testing.assert_allclose(
     arms.reward_of(seed, runs[1])(seed.pairs), want, rtol=1e-4, atol=1e-5
   )
+
+
+def test_the_arms_of_the_page_are_sound(causal, scalar):
+  """docs/judges.md, with folders that exist."""
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'judges.md').read_text()
+  (block,) = re.findall(r'```python\n(c\.arms.*?)```', page, re.DOTALL)
+  block = block.replace('models/judge', str(causal))
+  block = block.replace('models/reward', str(scalar))
+  c = base.smoke(arithmetic.get_config())
+  exec(block, {'c': c})
+  runs = common.sweep(common.as_dict(c))
+  assert {run['judge']['kind'] for run in runs} == set(judges.JUDGES)
+  for run in runs:
+    checks.check_run(run)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def get_config():
   # Devices: data * fsdp * tensor of them.
   c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
   c.workers = 0  # processes; 0: one per core on a CPU, else 1
+  c.together = False  # runs that differ in numbers alone as one program; for
+  # accelerators, which one small run leaves idle
   return c
 
 

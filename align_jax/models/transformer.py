@@ -13,11 +13,13 @@ Completions read the keys and values of their prompt where they are; nothing is
 ever repeated per completion.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from align_jax import ops
 from align_jax.models.config import ModelConfig
@@ -32,15 +34,14 @@ UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
 class Spec(NamedTuple):
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]  # logical names, see sharding.RULES
-  init: Callable  # (key, shape) -> array
+  init: Callable  # standard normal noise of that shape -> array
 
 
 def _normal(scale):
-  return lambda key, shape: scale * jax.random.normal(key, shape)
+  return lambda noise: scale * noise
 
 
-_ones = lambda key, shape: jnp.ones(shape)
-_zeros = lambda key, shape: jnp.zeros(shape)
+_ones, _zeros = jnp.ones_like, jnp.zeros_like
 
 
 def specs(c: ModelConfig):
@@ -134,8 +135,13 @@ def _is_spec(x):
 def init(key, c: ModelConfig):
   """Parameters float32, drawn from `specs`."""
   table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  keys = jax.random.split(key, len(table))
-  return treedef.unflatten(s.init(k, s.shape) for s, k in zip(table, keys))
+  # One draw for all: XLA needs a second to compile one, for each shape.
+  sizes = [math.prod(s.shape) for s in table]
+  noise = jax.random.normal(key, (sum(sizes),))
+  parts = jnp.split(noise, np.cumsum(sizes)[:-1])
+  return treedef.unflatten(
+    s.init(part.reshape(s.shape)) for s, part in zip(table, parts)
+  )
 
 
 def axes(c: ModelConfig):

@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import budget, ops, rewards, sources
+from align_jax import budget, judges, ops, rewards, sources
 from align_jax.checkpoint import final_params
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.preference import REFERENCE_FREE
@@ -198,6 +198,8 @@ def reward_of(seed, run):
   labels = run['labels']
   if labels in REWARDS:
     reward = rewards.from_text(REWARDS[labels], seed.task.decode)
+  elif labels == 'judge':
+    reward = judges.as_reward(judges.make(run['judge']), seed.task.decode)
   else:
     reward = {'proxy': seed.proxy, 'gold': seed.task.gold}[labels]
   return REWARD_SCALES[run['reward_scale']](seed, reward)

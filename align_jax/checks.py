@@ -1,6 +1,6 @@
 """What is wrong with a config, said before hours of compute."""
 
-from align_jax import rewards, reweigh
+from align_jax import judges, rewards, reweigh
 from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
@@ -35,7 +35,9 @@ def check_run(run, proxy=None):
   for part in run['parts']:
     one_of('parts', set(SOURCES) - {'mixed', 'hybrid'}, part)
   if run['source'] not in FIXED:
-    one_of('labels', {'proxy', 'gold', *REWARDS})
+    one_of('labels', {'proxy', 'gold', 'judge', *REWARDS})
+    if run['labels'] == 'judge':
+      _check_judge(run)
   _check_shapes(run)
   _check_hparams(run)
   if loss == 'ppo' and run['critic_init'] == 'reward_model' and proxy:
@@ -100,6 +102,19 @@ def _check_hparams(run):
         f'{run["name"]}: loss_kwargs.{field}={value!r} is none of '
         f'{sorted(choices)}'
       )
+
+
+def _check_judge(run):
+  try:
+    judges.check_settings(run['judge'], run['group_size'])
+  except ValueError as error:
+    raise ValueError(f'{run["name"]}: {error}') from None
+  pairwise = run['judge']['kind'] == 'llm_judge'
+  if pairwise and run['reward_scale'] == 'preference':
+    raise ValueError(
+      f"{run['name']}: judge.kind='llm_judge' gives chances to win already, "
+      "expected reward_scale='none' or 'reference'"
+    )
 
 
 def _check_critic(run, proxy):

@@ -33,7 +33,9 @@ def kind(run):
   Rewards of texts are computed on the host, a run that keeps its log writes it
   alone, and a budget is held by each run at its own pace.
   """
-  if run['labels'] in REWARDS or run['keep_log'] or run['kl_budget']:
+  if run['labels'] in ('judge', *REWARDS):
+    return None
+  if run['keep_log'] or run['kl_budget']:
     return None
   if run['reweigh']:
     return None

@@ -74,7 +74,17 @@ def get_config():
       # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
       # | 'hybrid', see align_jax.arms.SOURCES
       source='policy',
-      labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
+      labels='proxy',  # 'proxy' | 'gold' | 'judge' | a rule in
+      # align_jax.rewards.REWARDS
+      # labels='judge': a published checkpoint, and further knobs of
+      # align_jax.judges.JUDGES[kind]; an arm that names it names all of it
+      judge=dict(
+        kind='reward_model',  # 'reward_model' | 'llm_judge'
+        checkpoint='',  # a folder, or the id of a model on the hub
+        dtype='float32',  # of its parameters and activations
+        max_length=2048,  # tokens of a row
+        batch_size=8,  # rows at a time
+      ),
       reward_scale='none',  # 'none' | 'reference' (it scores 0, deviation 1) |
       # 'preference' (chance to win against the group's others)
       truncated='keep',  # 'keep' | 'mask' | 'penalise' what has no EOS

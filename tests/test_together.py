@@ -88,11 +88,13 @@ def test_only_numbers_may_differ():
     {**run, 'keep_log': True},
     {**run, 'keep_log': True},
     {**run, 'labels': 'brevity'},
+    {**run, 'labels': 'judge'},
+    {**run, 'labels': 'judge'},
     {**run, 'kl_budget': 2.0},
     {**run, 'reweigh': 'optimum'},
   ]
   sizes = [len(group) for group in together.groups(kinds)]
-  assert sizes == [3] + [1] * 9
+  assert sizes == [3] + [1] * 11
 
 
 def test_a_job_for_each_group_awaits_what_it_reads(tmp_path):

@@ -1,5 +1,7 @@
 """One protocol for every arm: the seed's shared parts, then the arm itself."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -37,7 +39,7 @@ def budget_of(seed, run):
   key = stream(seed.number, BUDGET)
 
   def measure(params):
-    params = policy_of(params)
+    params = policy_of(params, seed.reference)
     batch = draw(params, *task.eval_prompts[:], key)
     return float(kls(params, seed.reference, batch)[0].sum(1).mean())
 
@@ -76,6 +78,7 @@ def run_arm(cfg, run, workdir, report=silent):
   forward, reads_anchors = forward_of(seed.task.model, run)
   train_step, hparams = train_program(forward, run, state, reads_anchors)
   judge = make_judge(cfg, seed)
+  view = functools.partial(policy_of, base=seed.reference)
   train(
     directory,
     state=state,
@@ -91,11 +94,9 @@ def run_arm(cfg, run, workdir, report=silent):
       run['steps'],
       run['points'] or cfg['eval']['points'],
     ),
-    evaluate=lambda state: evaluate(
-      judge, policy_of(state.params), seed.reference
-    ),
+    evaluate=lambda state: evaluate(judge, view(state.params), seed.reference),
     refresh_every=run['refresh_every'],
-    view=policy_of,
+    view=view,
     budget=budget_of(seed, run),
     keep_log=run['keep_log'],
     report=report,

@@ -171,6 +171,7 @@ def test_errors_name_the_class_and_the_key(prompts):
 def smoke(adapter, **model):
   c = base.smoke(toy.get_config())
   c.seeds = 1
+  c.task.completion_len = 4
   c.model = dict(adapter=adapter, vocab_size=32, **model)
   return c
 
@@ -196,7 +197,7 @@ def test_the_whole_protocol_trains_it(
 ):
   """SFT, pairs, a proxy, an online arm, points."""
   c = smoke(adapter, **fields)
-  c.sft.update(steps=40, learning_rate=1e-2)
+  c.sft.update(steps=120, batch_size=32, learning_rate=1e-2)
   c.proxy.verifier = verifier
   cfg, run = run_of(c, 'online')
   common.check(cfg, [run])
@@ -204,6 +205,7 @@ def test_the_whole_protocol_trains_it(
   rows = points(tmp_path, run)
   assert abs(rows[0]['kl_seq_nats']) < 1e-4 < rows[-1]['kl_seq_nats']
   sft = read_jsonl(tmp_path / 'seed0' / 'sft' / 'metrics.jsonl')
-  assert sft[-1]['loss'] < sft[0]['loss'] - 0.1
+  losses = np.array([row['loss'] for row in sft])
+  assert losses[-4:].mean() < losses[0] - 0.05
   final = checkpoint.final_params(tmp_path / 'seed0' / run['name'])
   assert final.keys() == {'module'}

@@ -57,7 +57,7 @@ class Adapter:
 
 def init(key, c):
   """Parameters; the scalar head starts at zero."""
-  params = {'module': c.init(key)}
+  params = {'module': jax.jit(c.init)(key)}
   if c.head == 'scalar':
     params['head'] = jnp.zeros(width(c))
   return params

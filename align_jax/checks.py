@@ -5,16 +5,17 @@ from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from align_jax.losses.preference import LOGP_REDUCTIONS
+from align_jax.models import interface, lora
 from align_jax.rewards import REWARDS
 from align_jax.seeds import PROXIES, VERIFIERS
 
 
-def check_run(run, proxy=None):
+def check_run(run, proxy=None, model=None):
   """Raises ValueError for what would fail only after hours of compute.
 
   Args:
     run: the fields of `configs.base`'s `arm`, with `name`.
-    proxy: the config's `proxy`, for what depends on it.
+    proxy, model: the config's, for what depends on them.
   """
   name, loss = run['name'], run['loss']
 
@@ -40,6 +41,7 @@ def check_run(run, proxy=None):
       _check_judge(run)
   _check_shapes(run)
   _check_hparams(run)
+  _check_lora(run, model)
   if loss == 'ppo' and run['critic_init'] == 'reward_model' and proxy:
     _check_critic(run, proxy)
   if not stats_of(run).get('beta', 1) > 0:
@@ -115,6 +117,15 @@ def _check_judge(run):
       f"{run['name']}: judge.kind='llm_judge' gives chances to win already, "
       "expected reward_scale='none' or 'reference'"
     )
+
+
+def _check_lora(run, model):
+  try:
+    settings = lora.Lora(**run['lora'])
+    if model and settings.rank:
+      lora.axes(interface.from_fields(**model), settings)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{run["name"]}: {error}') from error
 
 
 def _check_critic(run, proxy):

@@ -1,5 +1,7 @@
 """One protocol for every arm: the seed's shared parts, then the arm itself."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -38,7 +40,7 @@ def budget_of(seed, run):
   key = stream(seed.number, BUDGET)
 
   def measure(params):
-    params = policy_of(params)
+    params = view_of(seed)(params)
     batch = draw(params, *task.eval_prompts[:], key)
     return float(kls(params, seed.reference, batch)[0].sum(1).mean())
 
@@ -91,8 +93,13 @@ def run_arm(cfg, run, workdir, report=silent):
   )
 
 
+def view_of(seed):
+  """params -> the policy's own, adapters merged into the reference."""
+  return functools.partial(policy_of, base=seed.reference)
+
+
 def judged(judge, params, seed):
-  return evaluate(judge, policy_of(params), seed.reference)
+  return evaluate(judge, view_of(seed)(params), seed.reference)
 
 
 def _schedule(cfg, seed, run):
@@ -108,7 +115,7 @@ def _schedule(cfg, seed, run):
       run['points'] or cfg['eval']['points'],
     ),
     refresh_every=run['refresh_every'],
-    view=policy_of,
+    view=view_of(seed),
   )
 
 

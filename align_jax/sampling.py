@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from align_jax.models import transformer
+from align_jax.models.interface import of
 from align_jax.types import Batch
 
 
@@ -57,7 +57,7 @@ def sample(
   """Samples `group_size` completions per prompt, untruncated support.
 
   Args:
-    params: of a transformer with an 'lm' head.
+    params: of a model with an 'lm' head.
     prompts, prompt_valid: [P, S], left-padded.
     key: the only source of randomness.
     temperature: of the sampling distribution; > 0, traced.
@@ -74,15 +74,11 @@ def sample(
   policies, shares = [params], [1.0]
   if other_params is not None:
     policies, shares = [params, other_params], [1 - share, share]
-  heads = [transformer.head_weights(p, config) for p in policies]
+  heads = [of(config).head_weights(p, config) for p in policies]
 
   def next_logits(states):
     """[P, G, D] of each policy -> f32 [P, G, V] of the sampling policy."""
-    product = lambda s, w: jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype))
-    logits = [
-      transformer.final_logits(product(s, w).astype(jnp.float32), config)
-      for s, w in zip(states, heads)
-    ]
+    logits = [of(config).logits(s, w, config) for s, w in zip(states, heads)]
     if len(logits) == 1:
       return logits[0] / temperature
     return geometric_mixture(logits, shares) / temperature
@@ -110,7 +106,7 @@ def sample(
   def decode(tokens, index, caches):
     return zip(
       *(
-        transformer.decode_step(
+        of(config).decode_step(
           p, config, tokens, index, kv, prompt_valid, cache
         )
         for p, kv, cache in zip(policies, prompt_kvs, caches)
@@ -133,13 +129,13 @@ def sample(
     )
 
   states, prompt_kvs = zip(
-    *(transformer.prefill(p, config, prompts, prompt_valid) for p in policies)
+    *(of(config).prefill(p, config, prompts, prompt_valid) for p in policies)
   )
   states = [jnp.broadcast_to(s[:, None], (*shape, s.shape[-1])) for s in states]
   none = jnp.zeros(shape, bool)
   tokens, logp, done = draw(states, 0, none)
   blank = jnp.zeros((*shape, max_new_tokens))
-  cache = lambda: transformer.empty_cache(
+  cache = lambda: of(config).empty_cache(
     config, num_prompts, group_size, max_new_tokens
   )
   carry = (

@@ -10,7 +10,9 @@ def get_config():
   # fields are that module's knobs.
   c.task = ml_collections.ConfigDict({'name': ''})
 
-  # The policy, fields of align_jax.models.transformer.ModelConfig.
+  # The policy, fields of align_jax.models.transformer.ModelConfig; or a model
+  # of your own, dict(adapter='package.module:Class', **its fields), see
+  # docs/models.md.
   c.model = ml_collections.ConfigDict(
     dict(
       vocab_size=0,
@@ -116,6 +118,9 @@ def get_config():
       kl_mode='hold',  # 'hold' the run at its budget | 'stop' it there
       kl_every=20,  # steps between measurements of the budget
       kl_samples=8,  # completions per eval prompt of such a measurement
+      # Low-rank adapters instead of all parameters, see align_jax.models.lora;
+      # rank 0: none. targets: the matrices, by the ends of their paths.
+      lora=dict(rank=0, alpha=16.0, targets=('qkv', 'o', 'gate_up', 'down')),
       reweigh='',  # 'best_of_n' | 'optimum': the reference's samples weighed
       # anew instead of training
       pool=1024,  # such samples per eval prompt

@@ -155,7 +155,7 @@ def check(cfg, runs):
   """Raises ValueError for what would fail only after hours of compute."""
   names = {run['name'] for run in runs}
   for run in runs:
-    checks.check_run(run, cfg['proxy'])
+    checks.check_run(run, cfg['proxy'], cfg['model'])
     if run['source'] == 'log' and run['log_of'] not in names:
       raise ValueError(
         f'{run["name"]}: log_of={run["log_of"]!r} is none of the runs '
@@ -166,11 +166,22 @@ def check(cfg, runs):
         f'{run["name"]}: teacher_of={run["teacher_of"]!r} is none of the runs '
         f'{", ".join(sorted(names))}'
       )
+    check_teacher(run, runs)
   checks.check_proxy(cfg['proxy'], cfg['golden'])
   if cfg['together'] and math.prod(cfg['mesh'].values()) > 1:
     raise ValueError('together=True stacks runs on one device, mesh has more')
   for note in dict.fromkeys(note for run in runs for note in checks.notes(run)):
     print(f'note: {note}', file=sys.stderr)
+
+
+def check_teacher(run, runs):
+  """A teacher's checkpoint has to hold all of its parameters."""
+  for other in runs:
+    if other['name'] == run['teacher_of'] and other['lora'].get('rank'):
+      raise ValueError(
+        f'{run["name"]}: teacher_of={other["name"]!r} trains adapters '
+        '(lora.rank > 0), expected a run of all parameters'
+      )
 
 
 def train_runs(cfg, runs, workdir, report):

@@ -2,6 +2,7 @@
 
 import copy
 
+import jax
 import numpy as np
 import pytest
 from test_train import directory, final_state
@@ -10,6 +11,8 @@ from align_jax import protocol, together
 from align_jax.metrics import read_jsonl
 from configs import base, toy
 from experiments import common
+
+ADAPTED = {'lora': {'rank': 2}}
 
 
 def settings(arm, **fields):
@@ -35,10 +38,12 @@ def assert_same(first, second):
           np.testing.assert_allclose(row[key], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('arm', ['offline', 'online'])
-def test_together_as_alone(workdir, arm):
-  cfg, runs = settings(arm)
-  alone = workdir / 'alone'
+@pytest.mark.parametrize(
+  'arm, fields', [('offline', {}), ('online', {}), ('online', ADAPTED)]
+)
+def test_together_as_alone(tmp_path, arm, fields):
+  cfg, runs = settings(arm, **fields)
+  workdir, alone = tmp_path, tmp_path / 'alone'
   protocol.run_together(cfg, runs, workdir)
   points = []
   for run in runs:
@@ -47,8 +52,8 @@ def test_together_as_alone(workdir, arm):
     points.append((directory(alone, run) / 'points.jsonl').read_text())
     state = final_state(directory(workdir, run))
     same = final_state(directory(alone, run))
-    embed = state['params']['embed'], same['params']['embed']
-    np.testing.assert_allclose(*embed, rtol=1e-3, atol=1e-5)
+    for x, y in zip(*(jax.tree.leaves(s['params']) for s in (state, same))):
+      np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
   assert len(set(points)) == len(runs) == 3  # they do differ
 
 

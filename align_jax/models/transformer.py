@@ -149,6 +149,31 @@ def axes(c: ModelConfig):
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
 
 
+def width(c):
+  """D: the size of a hidden state."""
+  return c.dim
+
+
+def matrix_dims(path, shape, c):
+  """(stacked, input) dimensions of the matrix at `path`, for LoRA.
+
+  Raises:
+    ValueError: not a matrix.
+  """
+  name = path.split('.')[-1]
+  if name not in INPUTS:
+    raise ValueError(f'{path} is none of the matrices {sorted(INPUTS)}')
+  stacked = 1 if path.startswith('layers.') else 0
+  if c.num_experts and name in ('gate_up', 'down'):
+    stacked += 1
+  return stacked, INPUTS[name]
+
+
+# Input dimensions of a layer's matrices, and of the head's.
+INPUTS = {'qkv': 1, 'o': 3, 'gate_up': 1, 'up': 1, 'down': 1, 'router': 1}
+INPUTS |= {'head': 1}
+
+
 def _layers(params, c):
   """The stacked layers, and per layer what differs without being learned."""
   layers = params['layers']
@@ -399,6 +424,12 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
   return params['embed'].T if c.tie_embeddings else params['head']
+
+
+def logits(states, weights, c):
+  """Float32 logits [..., V] of states [..., D]."""
+  product = states @ weights.astype(states.dtype)
+  return final_logits(product.astype(jnp.float32), c)
 
 
 def final_logits(logits, c):

@@ -8,7 +8,7 @@ import jax
 from align_jax import losses, ops, sampling, scoring, step
 from align_jax.losses import LOSSES
 from align_jax.losses.kl import EXACT
-from align_jax.models import bow
+from align_jax.models import bow, lora
 from align_jax.types import Outputs
 
 
@@ -77,9 +77,31 @@ def token_scorer(config):
 CRITICS = ('critic', 'value_head')  # keys that are no part of the policy
 
 
-def policy_of(params):
-  """The policy's own parameters: without the critic that PPO trains."""
+_merge = jax.jit(lora.merge)
+
+
+def policy_of(params, base=None):
+  """The policy's own parameters: without the critic that PPO trains.
+
+  Args:
+    params: a run's; under LoRA its adapters, which are merged into `base`.
+  """
+  if lora.KEY in params:
+    return _merge(base, params[lora.KEY])
   return {k: v for k, v in params.items() if k not in CRITICS}
+
+
+@functools.cache
+def with_lora(forward, reads_anchors, settings):
+  """The forward of a full policy as one of adapters, a program per settings."""
+  del settings
+
+  def adapted(params, batch, anchors):
+    critics = {k: v for k, v in params.items() if k in CRITICS}
+    full = {**policy_of(params, lora.base_of(anchors)), **critics}
+    return forward(full, batch, *([anchors] if reads_anchors else []))
+
+  return adapted
 
 
 @functools.cache
@@ -153,6 +175,14 @@ def forward_of(config, run):
   Args:
     run: the fields of `configs.base`'s `arm`.
   """
+  forward, reads_anchors = _full_forward_of(config, run)
+  settings = lora.Lora(**run['lora'])
+  if settings.rank:
+    return with_lora(forward, reads_anchors, settings), True
+  return forward, reads_anchors
+
+
+def _full_forward_of(config, run):
   kl = losses.hparams_of(LOSSES[run['loss']]).get('kl')
   exact = run['loss_kwargs'].get('kl', kl) in EXACT
   if run['loss'] == 'ppo':

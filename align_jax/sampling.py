@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from align_jax.models import cache, transformer
+from align_jax.models import cache
+from align_jax.models.interface import of
 from align_jax.types import Batch
 
 BLOCK = 64  # tokens of a vocabulary that are searched together
@@ -157,7 +158,7 @@ class _Sampler:
   is made of the parameters here is made once, not once a token.
   """
 
-  config: transformer.ModelConfig
+  config: Any
   cache_dtype: str | None
   policies: tuple
   shares: tuple
@@ -168,12 +169,14 @@ class _Sampler:
 
   @functools.cached_property
   def layers(self):
-    return [transformer.split_layers(p, self.config) for p in self.policies]
+    return [of(self.config).split_layers(p, self.config) for p in self.policies]
 
   @functools.cached_property
   def heads(self):
     """[D, V] each: the transpose of a tied one is slower to multiply by."""
-    heads = [transformer.head_weights(p, self.config) for p in self.policies]
+    heads = [
+      of(self.config).head_weights(p, self.config) for p in self.policies
+    ]
     return jax.lax.optimization_barrier(heads)
 
   def start(self, prompts, valid, uniforms):
@@ -182,7 +185,7 @@ class _Sampler:
     shape = uniforms.shape
     states, kvs = [], []
     for params in self.policies:
-      state, kv = transformer.prefill(
+      state, kv = of(self.config).prefill(
         params, self.config, prompts, valid, self.cache_dtype
       )
       states.append(jnp.broadcast_to(state[:, None], (*shape, state.shape[-1])))
@@ -192,13 +195,13 @@ class _Sampler:
   def empty_caches(self, *sizes):
     """See `transformer.empty_cache`."""
     return tuple(
-      transformer.empty_cache(self.config, *sizes, self.cache_dtype)
+      of(self.config).empty_cache(self.config, *sizes, self.cache_dtype)
       for _ in self.policies
     )
 
   def decode(self, tokens, index, kvs, valid, caches):
     """See `transformer.decode_step`; -> states and caches."""
-    step = lambda params, kv, cache: transformer.decode_step(
+    step = lambda params, kv, cache: of(self.config).decode_step(
       params, self.config, tokens, index, kv, valid, cache, self.cache_dtype
     )
     return tuple(zip(*map(step, self.layers, kvs, caches)))
@@ -206,10 +209,7 @@ class _Sampler:
   def logits(self, states):
     """[..., D] of each policy -> f32 [..., V] at temperature 1."""
     logits = [
-      transformer.final_logits(
-        jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype)).astype(jnp.float32),
-        self.config,
-      )
+      of(self.config).logits(s, w, self.config)
       for s, w in zip(states, self.heads)
     ]
     if len(logits) == 1:
@@ -313,7 +313,7 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
   """Samples `group_size` completions per prompt.
 
   Args:
-    params: of a transformer with an 'lm' head.
+    params: of a model with an 'lm' head.
     prompts, prompt_valid: [P, S], left-padded.
     key: the only source of randomness.
     temperature: of the sampling distribution; > 0, traced. None is 1.
@@ -328,7 +328,7 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
     prompt_ids: int32 [P], what a prompt's rows take their randomness from,
       with the key; None counts them. A row is the same in whatever batch its
       prompt has the same id, but for the rounding of sums.
-    config: a `transformer.ModelConfig`.
+    config: what `models.interface.of` knows.
     group_size: G.
     max_new_tokens: T; a completion that has not ended by then is cut off.
     eos_id: ends a completion and is part of it; None: nothing but `stop_tokens`

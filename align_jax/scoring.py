@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.models import transformer
+from align_jax.models.interface import of
 from align_jax.sharding import shard
 
 LOGITS_PER_CHUNK = 2**24  # float32 entries of logits alive at a time
@@ -18,7 +18,7 @@ def predicting_states(params, c, batch):
   """Hidden states that predict each completion token: [B, T, D]."""
   completions = ops.by_group(batch.completions, batch.group_size)
   valid = ops.by_group(batch.valid, batch.group_size)
-  prompt, completion = transformer.hidden_states(
+  prompt, completion = of(c).hidden_states(
     params,
     c,
     batch.prompts,
@@ -35,9 +35,7 @@ def predicting_states(params, c, batch):
 
 
 def _logits(states, weights, config):
-  logits = jnp.einsum('nd,dv->nv', states, weights.astype(states.dtype))
-  logits = shard(logits.astype(jnp.float32), 'batch', 'vocab')
-  return transformer.final_logits(logits, config)
+  return shard(of(config).logits(states, weights, config), 'batch', 'vocab')
 
 
 def _by_position(f, arrays, vocab_size):
@@ -60,13 +58,13 @@ def token_logps(params, batch, *, config, temperature=1.0):
   """Log-probs of the completion tokens.
 
   Args:
-    params: of a transformer with an 'lm' head.
+    params: of a model with an 'lm' head.
     batch: a Batch; rewards are not read.
     temperature: logits are divided by it, as the sampler's are.
   Returns:
     f32 [B, T], nats; 0 on padding.
   """
-  weights = transformer.head_weights(params, config)
+  weights = of(config).head_weights(params, config)
 
   def f(state, token):
     logps = jax.nn.log_softmax(_logits(state, weights, config) / temperature)
@@ -89,8 +87,8 @@ def compare(params, ref_params, batch, ref_batch=None, *, config):
     under the policy and under the reference: f32 [B, T] each; nats, 0 on
     padding.
   """
-  weights = transformer.head_weights(params, config)
-  ref_weights = transformer.head_weights(ref_params, config)
+  weights = of(config).head_weights(params, config)
+  ref_weights = of(config).head_weights(ref_params, config)
 
   def f(state, ref_state, token):
     logits, ref_logits = (
@@ -137,7 +135,7 @@ def values(states, head):
 def _completion_states(params, config, batch):
   """Hidden states after each completion token: [B, T, D]."""
   group = lambda x: ops.by_group(x, batch.group_size)
-  _, states = transformer.hidden_states(
+  _, states = of(config).hidden_states(
     params,
     config,
     batch.prompts,

@@ -57,6 +57,22 @@ def refresh(state, step, every, view=lambda params: params):
   return state.replace(anchors={**state.anchors, **fresh})
 
 
+PREVIOUS = 'previous'  # the anchor of the params before the newest update
+
+
+def remember(state, view=lambda params: params):
+  """Copies the params into the anchor PREVIOUS, if the state has it.
+
+  To be called when a step's batch is there and its update is not: the next
+  step's sampling depends on nothing that the update computes, so the two run
+  side by side where the device lets them.
+  """
+  if PREVIOUS not in state.anchors:
+    return state
+  fresh = jax.tree.map(jnp.copy, view(state.params))
+  return state.replace(anchors={**state.anchors, PREVIOUS: fresh})
+
+
 def make_annotate(forward):
   """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
 
@@ -171,18 +187,19 @@ def make_train_step(
       prompts are shuffled and split into minibatches, an update each.
     state: a placed state, whose shardings the returned state keeps.
   Returns:
-    train_step(state, batch, hparams) -> (state, metrics), jitted; donates the
-    state. `hparams` are traced numbers: a sweep over them compiles once. The
-    state's `stats` override them, and take the metrics of their names after
-    the step. Metrics are means over the updates.
+    train_step(state, batch, hparams) -> (state, metrics), around a jitted
+    `program`; donates the state, but not its anchors. `hparams` are traced
+    numbers: a sweep over them compiles once. The state's `stats` override them,
+    and take the metrics of their names after the step. Metrics are means over
+    the updates.
   """
   grad = value_and_grad(forward, loss, num_microbatches)
   num_updates = num_epochs * num_minibatches
 
-  def train_step(state, batch, hparams):
+  def updated(state, anchors, batch, hparams):
     hparams = {**hparams, **state.stats}
     learning_rate = hparams.pop('learning_rate', 1.0)
-    anchors = (state.anchors,) if reads_anchors else ()
+    anchors = (anchors,) if reads_anchors else ()
 
     def update(carry, batch):
       params, opt_state = carry
@@ -211,9 +228,21 @@ def make_train_step(
     )
     return state, metrics
 
-  shardings = state and jax.tree.map(lambda x: x.sharding, state)
-  return jax.jit(
-    train_step,
+  if state:
+    state = jax.tree.map(lambda x: x.sharding, state.replace(anchors={}))
+  updated = jax.jit(
+    updated,
     donate_argnums=0,
-    out_shardings=(shardings, None) if state else None,
+    out_shardings=(state, None) if state else None,
   )
+
+  def train_step(state, batch, hparams):
+    # Anchors go around the program: they do not change, and who reads them
+    # next need not wait for it.
+    anchors, state = state.anchors, state.replace(anchors={})
+    read = anchors if reads_anchors else {}
+    state, metrics = updated(state, read, batch, hparams)
+    return state.replace(anchors=anchors), metrics
+
+  train_step.program = updated
+  return train_step

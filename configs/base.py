@@ -10,7 +10,9 @@ def get_config():
   # fields are that module's knobs.
   c.task = ml_collections.ConfigDict({'name': ''})
 
-  # The policy, fields of align_jax.models.transformer.ModelConfig.
+  # The policy, fields of align_jax.models.transformer.ModelConfig; or a model
+  # of your own, dict(adapter='package.module:Class', **its fields), see
+  # docs/models.md.
   c.model = ml_collections.ConfigDict(
     dict(
       vocab_size=0,
@@ -69,11 +71,22 @@ def get_config():
   # What every arm is unless it says otherwise.
   c.arm = ml_collections.ConfigDict(
     dict(
-      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' | 'teacher'
-      # | 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
+      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' |
+      # 'one_step_stale' (samples while the step before trains) | 'teacher' |
+      # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
       # | 'hybrid', see align_jax.arms.SOURCES
       source='policy',
-      labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
+      labels='proxy',  # 'proxy' | 'gold' | 'judge' | a rule in
+      # align_jax.rewards.REWARDS
+      # labels='judge': a published checkpoint, and further knobs of
+      # align_jax.judges.JUDGES[kind]; an arm that names it names all of it
+      judge=dict(
+        kind='reward_model',  # 'reward_model' | 'llm_judge'
+        checkpoint='',  # a folder, or the id of a model on the hub
+        dtype='float32',  # of its parameters and activations
+        max_length=2048,  # tokens of a row
+        batch_size=8,  # rows at a time
+      ),
       reward_scale='none',  # 'none' | 'reference' (it scores 0, deviation 1) |
       # 'preference' (chance to win against the group's others)
       truncated='keep',  # 'keep' | 'mask' | 'penalise' what has no EOS
@@ -105,6 +118,9 @@ def get_config():
       kl_mode='hold',  # 'hold' the run at its budget | 'stop' it there
       kl_every=20,  # steps between measurements of the budget
       kl_samples=8,  # completions per eval prompt of such a measurement
+      # Low-rank adapters instead of all parameters, see align_jax.models.lora;
+      # rank 0: none. targets: the matrices, by the ends of their paths.
+      lora=dict(rank=0, alpha=16.0, targets=('qkv', 'o', 'gate_up', 'down')),
       reweigh='',  # 'best_of_n' | 'optimum': the reference's samples weighed
       # anew instead of training
       pool=1024,  # such samples per eval prompt
@@ -122,6 +138,8 @@ def get_config():
   # The same for experiments.method_zoo, by method.
   c.methods = ml_collections.ConfigDict()
   c.families = ml_collections.ConfigDict()  # {title: names}, for its figures
+
+  c.ages = (8, 64)  # steps between refreshes, for experiments.staleness
 
   # Points: measured on held-out prompts after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(
@@ -149,6 +167,8 @@ def get_config():
   # Devices: data * fsdp * tensor of them.
   c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
   c.workers = 0  # processes; 0: one per core on a CPU, else 1
+  c.together = False  # runs that differ in numbers alone as one program; for
+  # accelerators, which one small run leaves idle
   return c
 
 

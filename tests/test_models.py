@@ -160,7 +160,7 @@ def test_grouped_heads_equal_repeated_heads(config, params, batch, token_logps):
 def test_sampler_logps_equal_scoring(
   params, prompts, sample, token_logps, temperature
 ):
-  batch = sample(params, *prompts, jax.random.key(4), temperature)
+  batch = sample(params, *prompts, jax.random.key(5), temperature)
   ended = jnp.any(batch.valid & (batch.completions == EOS_ID), axis=1)
   assert ended.any() and not ended.all()
   want = token_logps(params, batch, temperature)

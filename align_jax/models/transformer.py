@@ -13,11 +13,13 @@ Completions read the keys and values of their prompt where they are; nothing is
 ever repeated per completion.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from align_jax import ops
 from align_jax.models import cache
@@ -33,15 +35,14 @@ UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
 class Spec(NamedTuple):
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]  # logical names, see sharding.RULES
-  init: Callable  # (key, shape) -> array
+  init: Callable  # standard normal noise of that shape -> array
 
 
 def _normal(scale):
-  return lambda key, shape: scale * jax.random.normal(key, shape)
+  return lambda noise: scale * noise
 
 
-_ones = lambda key, shape: jnp.ones(shape)
-_zeros = lambda key, shape: jnp.zeros(shape)
+_ones, _zeros = jnp.ones_like, jnp.zeros_like
 
 
 def specs(c: ModelConfig):
@@ -135,13 +136,43 @@ def _is_spec(x):
 def init(key, c: ModelConfig):
   """Parameters float32, drawn from `specs`."""
   table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  keys = jax.random.split(key, len(table))
-  return treedef.unflatten(s.init(k, s.shape) for s, k in zip(table, keys))
+  # One draw for all: XLA needs a second to compile one, for each shape.
+  sizes = [math.prod(s.shape) for s in table]
+  noise = jax.random.normal(key, (sum(sizes),))
+  parts = jnp.split(noise, np.cumsum(sizes)[:-1])
+  return treedef.unflatten(
+    s.init(part.reshape(s.shape)) for s, part in zip(table, parts)
+  )
 
 
 def axes(c: ModelConfig):
   """Logical axes of each parameter, for `sharding.place`."""
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
+
+
+def width(c):
+  """D: the size of a hidden state."""
+  return c.dim
+
+
+def matrix_dims(path, shape, c):
+  """(stacked, input) dimensions of the matrix at `path`, for LoRA.
+
+  Raises:
+    ValueError: not a matrix.
+  """
+  name = path.split('.')[-1]
+  if name not in INPUTS:
+    raise ValueError(f'{path} is none of the matrices {sorted(INPUTS)}')
+  stacked = 1 if path.startswith('layers.') else 0
+  if c.num_experts and name in ('gate_up', 'down'):
+    stacked += 1
+  return stacked, INPUTS[name]
+
+
+# Input dimensions of a layer's matrices, and of the head's.
+INPUTS = {'qkv': 1, 'o': 3, 'gate_up': 1, 'up': 1, 'down': 1, 'router': 1}
+INPUTS |= {'head': 1}
 
 
 def _layers(params, c):
@@ -412,6 +443,12 @@ def decode_step(
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
   return params['embed'].T if c.tie_embeddings else params['head']
+
+
+def logits(states, weights, c):
+  """Float32 logits [..., V] of states [..., D]."""
+  product = states @ weights.astype(states.dtype)
+  return final_logits(product.astype(jnp.float32), c)
 
 
 def final_logits(logits, c):

@@ -20,7 +20,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax.metrics import write_atomically
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
@@ -191,7 +191,7 @@ def make_task(
   Args:
     seed: of the run; all runs have the same task.
     workdir: where sums are generated.
-    model: dict of ModelConfig fields of the policy.
+    model: dict, see `models.interface.from_fields`.
     sft_batch_size: demonstrations per step, drawn from all that is not held
       out.
     data: a local file or a hub data set, see `data.rows`; '' generates sums.
@@ -210,7 +210,7 @@ def make_task(
   del seed
   if not 0 <= wrong_share <= 1:
     raise ValueError(f'task.wrong_share={wrong_share} is not within [0, 1]')
-  config = ModelConfig(**model)
+  config = from_fields(**model)
   vocabulary = make_vocabulary(tokenizer, config.vocab_size)
   path = data or generated(workdir)
   rows = list(data_lib.task_rows(path, dataset, FIELDS))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
+from align_jax.models.attention import OWN, SHARED, attend
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
@@ -290,9 +291,12 @@ def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
   causal = _in_sight(causal, layer, positions, positions)
   prompt_mask = _prompt_mask(layer, positions, *prompt)
-  attended = _attend_both(
-    q, prompt_kv, (k, v), prompt_mask, causal[:, None, :, None], c
-  ).transpose(0, 2, 4, 1, 3, 5)
+  parts = [
+    (SHARED, *prompt_kv, prompt_mask),
+    (OWN, k, v, causal[:, None, :, None]),
+  ]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = attended.transpose(0, 2, 4, 1, 3, 5)
   return _after_attention(x, attended, layer, c)
 
 

@@ -16,12 +16,13 @@ def attend(q, parts, softcap=None):
   are.
 
   Args:
-    q: [..., G, R, T, H], scaled; G and R are rows to a part without them.
-    parts: a list of (equations, keys, values, mask): `SHARED` or `OWN`, what
-      they name, and what broadcasts to the scores [..., G, R, T, keys].
+    q: [..., T, H], scaled.
+    parts: a list of (equations, keys, values, mask): `PROMPT`, `SHARED` or
+      `OWN`, the keys and values that it names, and a mask that broadcasts to
+      the scores [..., T, keys].
     softcap: of the scores, see `parts.soft_cap`.
   Returns:
-    [..., G, R, T, H].
+    as q; finite where the mask lets nothing through.
   """
 
   def score(equations, keys, mask):
@@ -40,6 +41,7 @@ def attend(q, parts, softcap=None):
   return (values / total).astype(q.dtype)
 
 
-# Scores, then weighted values: one set of keys for all G rows, or one each.
-SHARED = 'pkgrth,pksh->pkgrts', 'pkgrts,pksh->pkgrth'
-OWN = 'pkgrth,pkguh->pkgrtu', 'pkgrtu,pkguh->pkgrth'
+# Of the scores, then of the weighted values.
+PROMPT = 'pkrsh,pkth->pkrst', 'pkrst,pkth->pkrsh'  # one sequence
+SHARED = 'pkgrth,pksh->pkgrts', 'pkgrts,pksh->pkgrth'  # one for all G
+OWN = 'pkgrth,pkguh->pkgrtu', 'pkgrtu,pkguh->pkgrth'  # each of G its own

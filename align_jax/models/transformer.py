@@ -22,13 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.models.attention import OWN, SHARED, attend
+from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
 from align_jax.sharding import shard
 
-MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
 
 
@@ -249,10 +248,9 @@ def _prompt_layer(x, layer, positions, valid, c):
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
   mask = _in_sight(mask, layer, positions, positions)
-  scores = jnp.einsum('pkrsh,pkth->pkrst', q, k)
-  weights = jax.nn.softmax(_mask(scores, mask[:, None, None], c), -1)
-  weights = weights.astype(x.dtype)
-  attended = jnp.einsum('pkrst,pkth->pskrh', weights, v)
+  parts = [(PROMPT, k, v, mask[:, None, None])]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = jnp.moveaxis(attended, 3, 1)
   return _after_attention(x, attended, layer, c), (k, v)
 
 

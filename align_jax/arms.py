@@ -10,7 +10,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import budget, judges, ops, rewards, sources
+from align_jax import buckets, budget, judges, ops, rewards, sources
 from align_jax.checkpoint import final_params
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.preference import REFERENCE_FREE
@@ -123,7 +123,7 @@ def _reference_opponent(seed, run):
 def golden_pairs(seed, run):
   """The fixed data set of golden-labelled pairs of the reference."""
   order = sources.epochs(seed.pairs.num_prompts, run['batch_size'], seed.number)
-  return sources.offline(seed.pairs, order)
+  return buckets.offline(seed.pairs, order, run['length_buckets'])
 
 
 def log_of_run(seed, run):
@@ -134,7 +134,8 @@ def log_of_run(seed, run):
     shuffle=run['shuffle'] or run['steps'],
     seed=seed.number,
   )
-  return sources.offline(read_log(seed.directory / run['log_of']), order)
+  log = read_log(seed.directory / run['log_of'])
+  return buckets.offline(log, order, run['length_buckets'])
 
 
 def mixed(seed, run):

@@ -83,6 +83,22 @@ def _check_shapes(run):
       f'num_minibatches={run["num_minibatches"]} of '
       f'num_microbatches={run["num_microbatches"]}'
     )
+  if run['microbatch_tokens'] and run['num_microbatches'] != 1:
+    raise ValueError(
+      f'{name}: num_microbatches={run["num_microbatches"]} and '
+      f'microbatch_tokens={run["microbatch_tokens"]} both split a batch: set '
+      'one of them'
+    )
+  if run['microbatch_tokens'] < 0:
+    raise ValueError(
+      f'{name}: microbatch_tokens={run["microbatch_tokens"]} is negative'
+    )
+  if run['length_buckets'] and (run['source'] not in FIXED or run['keep_log']):
+    raise ValueError(
+      f'{name}: length_buckets needs a source that is one of {FIXED} and no '
+      f'log kept of it, got source={run["source"]!r} and '
+      f'keep_log={run["keep_log"]}'
+    )
   needs_teacher = 'teacher' == run['source'] or loss in DISTILLATION
   if needs_teacher and not run['teacher_of']:
     raise ValueError(f'{name}: teacher_of must name the run that teaches')

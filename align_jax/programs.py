@@ -217,6 +217,7 @@ def train_program(forward, run, state, reads_anchors=False):
     tuple(static.items()),
     optimizer(run),
     run['num_microbatches'],
+    run.get('microbatch_tokens', 0),
     updates,
   )
   if key not in _train_steps:
@@ -233,6 +234,7 @@ def train_program(forward, run, state, reads_anchors=False):
       prepare=prepare if name in losses.PREPARE else None,
       reads_anchors=reads_anchors,
       num_microbatches=run['num_microbatches'],
+      microbatch_tokens=run.get('microbatch_tokens', 0),
       num_epochs=updates[0],
       num_minibatches=updates[1],
       state=state if meshed else None,

@@ -54,6 +54,29 @@ def _by_position(f, arrays, vocab_size):
   return jax.tree.map(lambda a: a.reshape(-1)[:num].reshape(batch_shape), out)
 
 
+@jax.custom_vjp
+def log_prob_of(logits, tokens):
+  """log softmax(logits)[token]: f32 [N, V], int [N] -> f32 [N]."""
+  return _log_prob_of(logits, tokens)[0]
+
+
+def _log_prob_of(logits, tokens):
+  """Keeps the logits alone: the derivative is one pass over them."""
+  total = jax.nn.logsumexp(logits, axis=-1)
+  picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+  return picked - total, (logits, total, tokens)
+
+
+def _log_prob_of_vjp(kept, cotangent):
+  logits, total, tokens = kept
+  chosen = jnp.arange(logits.shape[1]) == tokens[:, None]
+  probs = jnp.exp(logits - total[:, None])
+  return (chosen - probs) * cotangent[:, None], None
+
+
+log_prob_of.defvjp(_log_prob_of, _log_prob_of_vjp)
+
+
 def token_logps(params, batch, *, config, temperature=1.0):
   """Log-probs of the completion tokens.
 
@@ -67,8 +90,7 @@ def token_logps(params, batch, *, config, temperature=1.0):
   weights = of(config).head_weights(params, config)
 
   def f(state, token):
-    logps = jax.nn.log_softmax(_logits(state, weights, config) / temperature)
-    return jnp.take_along_axis(logps, token[:, None], axis=-1)[:, 0]
+    return log_prob_of(_logits(state, weights, config) / temperature, token)
 
   states = predicting_states(params, config, batch)
   logps = _by_position(f, [states, batch.completions], config.vocab_size)

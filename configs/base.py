@@ -102,6 +102,10 @@ def get_config():
       max_grad_norm=1.0,
       weight_decay=0.0,
       num_microbatches=1,  # parts of a batch whose gradients are added up
+      microbatch_tokens=0,  # instead: as few parts as keep the tokens of one,
+      # padding included and prompts counted once, within this; 0: off
+      length_buckets=(),  # fixed data: ((prompt slots, completion slots), ...)
+      # to which batches are cut where they hold all but padding
       num_epochs=1,  # passes over a batch
       num_minibatches=1,  # updates per pass
       refresh_every=dict(),  # {anchor: steps}, e.g. {'sampler': 8}

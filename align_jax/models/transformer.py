@@ -23,12 +23,12 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.models import cache
+from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
 from align_jax.sharding import shard
 
-MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
 
 
@@ -249,37 +249,10 @@ def _prompt_layer(x, layer, positions, valid, c):
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
   mask = _in_sight(mask, layer, positions, positions)
-  scores = jnp.einsum('pkrsh,pkth->pkrst', q, k)
-  weights = jax.nn.softmax(_mask(scores, mask[:, None, None], c), -1)
-  weights = weights.astype(x.dtype)
-  attended = jnp.einsum('pkrst,pkth->pskrh', weights, v)
+  parts = [(PROMPT, k, v, mask[:, None, None])]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = jnp.moveaxis(attended, 3, 1)
   return _after_attention(x, attended, layer, c), (k, v)
-
-
-def _attend_both(q, prompt_kv, kv, prompt_mask, mask, c):
-  """Attention over the shared prompt and the row's own completion.
-
-  Args:
-    q: [P, K, G, R, T, H].
-    prompt_kv: keys and values [P, K, S, H].
-    kv: keys and values [P, K, G, U, H].
-    prompt_mask: broadcastable to [P, K, G, R, T, S].
-    mask: broadcastable to [P, K, G, R, T, U].
-  Returns:
-    [P, K, G, R, T, H].
-  """
-  scores = jnp.concatenate(
-    [
-      _mask(jnp.einsum('pkgrth,pksh->pkgrts', q, prompt_kv[0]), prompt_mask, c),
-      _mask(jnp.einsum('pkgrth,pkguh->pkgrtu', q, kv[0]), mask, c),
-    ],
-    -1,
-  )
-  weights = jax.nn.softmax(scores, -1).astype(q.dtype)
-  size = prompt_kv[0].shape[2]
-  return jnp.einsum(
-    'pkgrts,pksh->pkgrth', weights[..., :size], prompt_kv[1]
-  ) + jnp.einsum('pkgrtu,pkguh->pkgrth', weights[..., size:], kv[1])
 
 
 def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
@@ -291,9 +264,12 @@ def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
   causal = _in_sight(causal, layer, positions, positions)
   prompt_mask = _prompt_mask(layer, positions, *prompt)
-  attended = _attend_both(
-    q, prompt_kv, (k, v), prompt_mask, causal[:, None, :, None], c
-  ).transpose(0, 2, 4, 1, 3, 5)
+  parts = [
+    (SHARED, *prompt_kv, prompt_mask),
+    (OWN, k, v, causal[:, None, :, None]),
+  ]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = attended.transpose(0, 2, 4, 1, 3, 5)
   return _after_attention(x, attended, layer, c)
 
 

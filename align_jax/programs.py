@@ -25,11 +25,20 @@ def sampler(task, group_size):
   return _sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
 
 
+def refill_sampler(task, group_size, slots):
+  """The same, `slots` rows at a time, see `sampling.sample_many`."""
+  model, length, eos_id = task.model, task.max_new_tokens, task.eos_id
+  return _sampler(model, group_size, length, eos_id, slots)
+
+
 @functools.cache
-def _sampler(config, group_size, max_new_tokens, eos_id):
+def _sampler(config, group_size, max_new_tokens, eos_id, slots=None):
+  f = sampling.sample
+  if slots is not None:
+    f = functools.partial(sampling.sample_many, slots=slots)
   return jax.jit(
     functools.partial(
-      sampling.sample,
+      f,
       config=config,
       group_size=group_size,
       max_new_tokens=max_new_tokens,
@@ -44,7 +53,7 @@ def mixture_sampler(task, group_size):
 
   def sample(policies, prompts, valid, key, share):
     params, other = policies
-    return plain(params, prompts, valid, key, 1.0, other, share)
+    return plain(params, prompts, valid, key, None, other, share)
 
   return sample
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from align_jax import budget as budgets
-from align_jax import reweigh
+from align_jax import ops, reweigh
 from align_jax.arms import make_source, reward_of, sampler_of, start_of
 from align_jax.evaluate import Judge, checkpoint_steps, evaluate
 from align_jax.metrics import Writer
@@ -119,6 +119,7 @@ def draw_pool(seed, reward, size, group_size):
   for start in range(0, size, group_size):
     key = jax.random.fold_in(stream(seed.number, POOL), start)
     batch = draw(seed.reference, *task.eval_prompts[:], key)
+    ops.require_own_samples(batch)
     columns = (
       reward(batch),
       task.gold(batch),

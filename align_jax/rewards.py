@@ -69,6 +69,7 @@ def ordered_pairs(batch):
     mask=pairs(batch.mask),
     rewards=(0.5 + 0.5 * better).reshape(-1),
     sampler_logps=None,
+    policy_logps=None,
     ref_logps=None,
     group_size=len(first),
   )
@@ -184,11 +185,17 @@ ENSEMBLES = {
 
 
 def unfinished(batch, eos_id):
-  """Rows whose last token is not EOS: bool [B]; none if nothing ends at all."""
+  """Rows that were cut off: bool [B].
+
+  Args:
+    eos_id: the token that ends a row, or all of them [K]; None: nothing does,
+      and no row counts as cut off.
+  """
   if eos_id is None:
     return jnp.zeros(batch.rewards.shape, bool)
   last = jnp.maximum(batch.valid.sum(1) - 1, 0)[:, None]
-  return jnp.take_along_axis(batch.completions, last, 1)[:, 0] != eos_id
+  token = jnp.take_along_axis(batch.completions, last, 1)
+  return (token != jnp.reshape(jnp.asarray(eos_id), -1)).all(1)
 
 
 def keep(batch, eos_id, penalty):

@@ -121,7 +121,10 @@ def token_kls(params, ref_params, batch, *, config):
   Returns:
     exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
     (the Monte-Carlo term); nats, 0 on padding.
+  Raises:
+    ValueError: `batch` was tempered or truncated.
   """
+  ops.require_own_samples(batch)
   kls, logps, ref_logps = compare(params, ref_params, batch, config=config)
   return kls, logps - ref_logps
 

@@ -72,7 +72,7 @@ def token_logps(config):
 
 @pytest.fixture(scope='session')
 def sample(config):
-  """(params, prompts, valid, key, temperature) -> Batch, G = 3 and T = 6."""
+  """(params, prompts, valid, key[, temperature]) -> Batch, G = 3, T = 6."""
   return jax.jit(
     functools.partial(
       sampling.sample,
@@ -87,7 +87,7 @@ def sample(config):
 @pytest.fixture(scope='session')
 def batch(params, prompts, sample):
   """Sampled; some rows end with EOS, some are cut off."""
-  batch = sample(params, *prompts, jax.random.key(2), 1.0)
+  batch = sample(params, *prompts, jax.random.key(2))
   lengths = batch.valid.sum(1)
   assert lengths.min() < 6 and lengths.max() == 6
   return batch

@@ -189,6 +189,7 @@ def test_key_is_the_only_randomness(params, prompts, sample, batch):
 
 
 def test_temperature_does_not_recompile(params, prompts, sample, batch):
+  sample(params, *prompts, jax.random.key(2), 1.0)
   before = sample._cache_size()
   cold = sample(params, *prompts, jax.random.key(2), 0.1)
   assert sample._cache_size() == before

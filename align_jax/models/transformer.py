@@ -346,6 +346,15 @@ def empty_cache(c, num_prompts, group_size, size):
   )
 
 
+def _put(cache, new, index):
+  """Writes `new` [P, K, G, H] as token `index` of `cache` [P, K, G, T, H]."""
+  if jnp.ndim(index):
+    return cache.at[jnp.arange(len(cache)), :, :, index].set(new)
+  return jax.lax.dynamic_update_slice_in_dim(
+    cache, new[:, :, :, None], index, axis=3
+  )
+
+
 def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
   """Feeds completion token number `index` of every row.
 
@@ -353,29 +362,27 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
 
   Args:
     tokens: int32 [P, G].
-    index: int [], the same for all rows.
-    prompt_kv: as `prefill` returns it.
-    cache: as `empty_cache` returns it, filled below `index`.
+    index: int [], the same for all rows; or int [P], one for each prompt's.
+    prompt_kv: by layer, as `prefill` returns them.
+    cache: as `empty_cache` returns it; what lies beyond `index` is not read.
   Returns:
     hidden states [P, G, D] that predict the next token, and the cache.
   """
   _check_length(c, prompt_valid.shape[1] + cache[0][0].shape[3])
   positions = jnp.broadcast_to(
-    prompt_valid.sum(-1)[:, None] + index, tokens.shape
+    (prompt_valid.sum(-1) + index)[:, None], tokens.shape
   )
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
   slots = jnp.arange(cache[0][0].shape[3])
-  seen = slots <= index
+  last = jnp.reshape(index, (-1, 1, 1, 1, 1, 1))
+  seen = slots <= last
   layers, new_cache = _layers(params, c), []
   for i in range(c.num_layers):
     layer = jax.tree.map(lambda a: a[i], layers)
     q, k, v = _qkv(x, layer, positions, c)
     own = tuple(
-      jax.lax.dynamic_update_slice_in_dim(
-        old, new.swapaxes(1, 2)[:, :, :, None], index, axis=3
-      )
-      for old, new in zip(cache[i], (k, v))
+      _put(old, new.swapaxes(1, 2), index) for old, new in zip(cache[i], (k, v))
     )
     new_cache.append(own)
     attended = _attend_both(
@@ -383,7 +390,7 @@ def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
       (prompt_kv[0][i], prompt_kv[1][i]),
       own,
       _prompt_mask(layer, positions, *prompt),
-      seen & (index - slots < layer['window']) if c.windows else seen,
+      seen & (last - slots < layer['window']) if c.windows else seen,
       c,
     )[:, :, :, :, 0].swapaxes(1, 2)
     x = _after_attention(x, attended, layer, c)

@@ -288,7 +288,7 @@ def make_task(
 
   def gold(batch):
     # Without what the judge does not read: one program for all batches.
-    batch = batch.replace(sampler_logps=None, ref_logps=None)
+    batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
     return scorer(judge)(judge_params, batch)
 
   def texts(tokens, valid):

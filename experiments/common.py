@@ -349,20 +349,22 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
 
 
 def main(runs, report):
-  """The command line of an experiment.
+  """The command line of an experiment."""
+
+  def run(cfg):
+    if WORKDIR.value is None:
+      raise ValueError('--workdir is required')
+    workdir = pathlib.Path(WORKDIR.value).resolve()
+    experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
+
+  start(run)
+
+
+def start(run):
+  """Parses the command line, then run(cfg).
 
   What the user got wrong ends in one line, not in a traceback.
   """
-
-  def run(argv):
-    if len(argv) > 1:
-      raise ValueError(f'unexpected argument {argv[1]!r}')
-    for flag in (CONFIG, WORKDIR):
-      if flag.value is None:
-        raise ValueError(f'--{flag.name} is required')
-    cfg = as_dict(CONFIG.value)
-    workdir = pathlib.Path(WORKDIR.value).resolve()
-    experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
 
   mistakes = (
     AttributeError,
@@ -382,7 +384,11 @@ def main(runs, report):
   def guarded(argv):
     logging.set_verbosity(logging.ERROR)  # orbax tells each step of a save
     try:
-      run(argv)
+      if len(argv) > 1:
+        raise ValueError(f'unexpected argument {argv[1]!r}')
+      if CONFIG.value is None:
+        raise ValueError('--config is required')
+      run(as_dict(CONFIG.value))
     except (ValueError, FileNotFoundError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise

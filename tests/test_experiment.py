@@ -41,7 +41,7 @@ def points(workdir):
 def test_every_method_goes_through_one_train_step_compiled_once(workdir):
   steps = programs._train_steps
   assert sorted(key[1] for key in steps) == ['bradley_terry', 'ipo', 'sft']
-  assert [step._cache_size() for step in steps.values()] == [1, 1, 1]
+  assert [step.program._cache_size() for step in steps.values()] == [1, 1, 1]
 
 
 def test_the_page_is_one_file_that_needs_no_network(workdir):
@@ -120,7 +120,7 @@ def test_another_setting_in_the_same_workdir_is_refused(workdir, cfg):
   ('change', 'message'),
   [
     (dict(loss='dop'), "online.*: loss='dop' is none of"),
-    (dict(labels='judge'), "online.*: labels='judge' is none of"),
+    (dict(labels='critic'), "online.*: labels='critic' is none of"),
     (dict(source='internet'), "online.*: source='internet' is none of"),
     (dict(group_size=1), 'group_size=1.* needs at least 2'),
     (dict(loss_kwargs=dict(gamma=1)), 'loss_kwargs.gamma is none of'),

@@ -10,9 +10,11 @@ def get_config():
   # fields are that module's knobs.
   c.task = ml_collections.ConfigDict({'name': ''})
 
-  # The policy, fields of align_jax.models.transformer.ModelConfig.
+  # The policy, fields of align_jax.models.transformer.ModelConfig; or nothing
+  # but a checkpoint: see configs/qwen2_5_0_5b_hh.py.
   c.model = ml_collections.ConfigDict(
     dict(
+      checkpoint='',  # a folder or hub id to start from; '': fresh parameters
       vocab_size=0,
       dim=64,
       num_layers=2,
@@ -27,7 +29,8 @@ def get_config():
   # Replications: each has its own SFT policy, golden pairs and proxy.
   c.seeds = 3
 
-  # The reference: supervised fine-tuning on the task's demonstrations.
+  # The reference: supervised fine-tuning on the task's demonstrations; no
+  # steps: what the model starts from.
   c.sft = ml_collections.ConfigDict(
     dict(
       steps=1000,
@@ -69,9 +72,10 @@ def get_config():
   # What every arm is unless it says otherwise.
   c.arm = ml_collections.ConfigDict(
     dict(
-      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' | 'teacher'
-      # | 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
-      # | 'hybrid', see align_jax.arms.SOURCES
+      # 'golden_pairs' | 'file_pairs' (labels that came with the task's file) |
+      # 'log' | 'policy' | 'reference' | 'sampler' | 'teacher' | 'mixture' |
+      # 'policy_and_mixture' | 'policy_and_reference' | 'mixed' | 'hybrid', see
+      # align_jax.arms.SOURCES
       source='policy',
       labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
       reward_scale='none',  # 'none' | 'reference' (it scores 0, deviation 1) |

@@ -12,6 +12,7 @@ from align_jax.data.examples import Encoded, Encoder, make_encoder
 from align_jax.data.files import fingerprint, local_path, rows
 from align_jax.data.pipeline import (
   Limits,
+  encode_examples,
   make_batch,
   make_prompts,
   read,
@@ -32,10 +33,14 @@ from align_jax.data.stream import Mixture, Stream, batches
 from align_jax.data.tokens import (
   SPECIAL_TOKENS,
   Vocabulary,
+  decoder,
   encode,
   left_pad,
   load_tokenizer,
+  make_vocabulary,
   right_pad,
+  save_vocabulary,
+  texts_of,
   train_tokenizer,
 )
 
@@ -54,7 +59,9 @@ __all__ = [
   'Vocabulary',
   'batches',
   'correct',
+  'decoder',
   'encode',
+  'encode_examples',
   'field',
   'final_answer',
   'fingerprint',
@@ -66,13 +73,16 @@ __all__ = [
   'make_batch',
   'make_encoder',
   'make_prompts',
+  'make_vocabulary',
   'place',
   'read',
   'read_examples',
   'right_pad',
   'row_error',
   'rows',
+  'save_vocabulary',
   'task_rows',
   'text_label',
+  'texts_of',
   'train_tokenizer',
 ]

@@ -84,6 +84,7 @@ def build(
   vocab_size,
   data,
   dataset,
+  subset,
   split,
   revision,
   tokenizer,
@@ -106,38 +107,25 @@ def build(
   """Fills `folder` with tokenizer, pairs, counts and judge; see `make_task`."""
   _check_judge(judge, judge_share)
   counts = data_lib.Counts(on_bad_row)
-  which = dict(split=split, revision=revision or None)
+  which = dict(split=split, revision=revision or None, config=subset or None)
   examples = pair_files.read(data, dataset, counts, **which)
   parts = pair_files.split(examples, heldout_prompts, judge_share)
-  tokenizer = _tokenizer_folder(tokenizer)
-  texts = []
-  if pretrain_steps or not tokenizer:
-    plain = _template(template, tokenizer)
-    texts = _plain_texts([*parts.judge, *parts.policy], plain)
-  vocabulary = data_lib.make_vocabulary(
-    tokenizer, texts, vocab_size, eos_token=eos_token or None, needs_bos=False
+  vocabulary, template = _make_tokenizer(
+    folder,
+    [*parts.judge, *parts.policy],
+    _tokenizer_folder(tokenizer),
+    template,
+    vocab_size,
+    eos_token or None,
+    keep_texts=bool(pretrain_steps),
   )
-  template = _template(template, tokenizer, vocabulary)
-  _keep_tokenizer(folder, tokenizer, vocabulary, template)
-  if pretrain_steps:
-    _keep_texts(folder, vocabulary, texts)
-  parts = pair_files.encode(
-    parts,
-    data_lib.make_encoder(vocabulary, template),
-    data_lib.Limits(prompt_len, completion_len, long_prompt, long_completion),
-    counts,
+  encoder = data_lib.make_encoder(vocabulary, template)
+  limits = data_lib.Limits(
+    prompt_len, completion_len, long_prompt, long_completion
   )
+  encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(data)
-  made = pair_files.summary(counts, parts, data)
-  (folder / 'counts.json').write_text(json.dumps(made, indent=1) + '\n')
-  print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
-  for name, part in parts._asdict().items():
-    if part:
-      batch = data_lib.make_batch(part, prompt_len, completion_len)
-      batches.save(folder / f'{name}_pairs.npz', batch)
-  for name in ('held_out', 'policy', *(['judge'] if judge_share else [])):
-    if not getattr(parts, name):
-      raise ValueError(f'{data}: no pair of the part {name!r} is left: {made}')
+  _keep_pairs(folder, encoded, counts, data, prompt_len, completion_len)
   if judge['kind'] == TRAINED:
     config = judge_config(judge_model, vocab_size)
     params = pair_judge.train(
@@ -148,12 +136,59 @@ def build(
       learning_rate=judge_learning_rate,
     )
     save_params(folder / 'judge.npz', params)
+  else:
+    asked = {x.where: x.prompt for x in examples}
+    _keep_prompts(folder, encoded, asked, vocabulary.tokenizer)
   gold = make_gold(folder, judge, judge_model, vocab_size, vocabulary.tokenizer)
-  found = {'kind': judge['kind']}
-  for name in ('held_out', 'judge', 'policy'):
-    if getattr(parts, name):
-      pairs = batches.load(folder / f'{name}_pairs.npz')
-      found[name] = pair_judge.accuracy(gold, pairs)
+  _judge_the_judge(folder, gold, judge['kind'])
+
+
+def _make_tokenizer(
+  folder, examples, tokenizer, template, vocab_size, eos_token, keep_texts
+):
+  """-> Vocabulary, chat template or None; their files go into the folder."""
+  texts = []
+  if keep_texts or not tokenizer:
+    texts = _plain_texts(examples, _template(template, tokenizer))
+  vocabulary = data_lib.make_vocabulary(
+    tokenizer, texts, vocab_size, eos_token=eos_token, needs_bos=False
+  )
+  template = _template(template, tokenizer, vocabulary)
+  _keep_tokenizer(folder, tokenizer, vocabulary, template)
+  if keep_texts:
+    _keep_texts(folder, vocabulary, texts)
+  return vocabulary, template
+
+
+def _keep_pairs(folder, encoded, counts, data, prompt_len, completion_len):
+  made = pair_files.summary(counts, encoded, data)
+  (folder / 'counts.json').write_text(json.dumps(made, indent=1) + '\n')
+  print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
+  if not encoded.held_out or not encoded.policy:
+    raise ValueError(
+      f'{data}: no pairs are left to hold out or to train on: '
+      f'{made["pairs"]} after dropping {made["dropped"]}'
+    )
+  for name, part in encoded._asdict().items():
+    if part:
+      batch = data_lib.make_batch(part, prompt_len, completion_len)
+      batches.save(folder / f'{name}_pairs.npz', batch)
+
+
+def _keep_prompts(folder, encoded, asked, tokenizer):
+  """What each prompt, as it is decoded, is in the file: for other judges."""
+  rows = [x for part in encoded for x in part]
+  texts = tokenizer.decode_batch([x.prompt for x in rows])
+  known = {text: asked[x.where] for text, x in zip(texts, rows, strict=True)}
+  (folder / 'prompts.json').write_text(json.dumps(known))
+
+
+def _judge_the_judge(folder, gold, kind):
+  found = {'kind': kind}
+  for name in pair_files.Split._fields:
+    path = folder / f'{name}_pairs.npz'
+    if path.exists():
+      found[name] = pair_judge.accuracy(gold, batches.load(path))
   (folder / 'judge.json').write_text(json.dumps(found, indent=1) + '\n')
   print(_judge_line(found['held_out']), file=sys.stderr)
 
@@ -229,7 +264,13 @@ def make_gold(folder, judge, judge_model, vocab_size, tokenizer):
   if judge['kind'] != TRAINED:
     knobs = {k: v for k, v in judge.items() if k not in ('kind', 'checkpoint')}
     score = _loader(judge['kind'])(judge['checkpoint'], **knobs)
-    return rewards.from_text(score, data_lib.decoder(tokenizer))
+    asked = json.loads((folder / 'prompts.json').read_text())
+    # It has a template of its own: it is shown the messages, all of them.
+    whole = lambda prompts, completions: score(
+      [asked[prompt] for prompt in prompts], completions
+    )
+    whole.__name__ = judge['kind']
+    return rewards.from_text(whole, data_lib.decoder(tokenizer))
   config = judge_config(judge_model, vocab_size)
   params = load_params(folder / 'judge.npz', config)
   mesh = sharding.current_mesh()
@@ -326,7 +367,7 @@ def make_task(
     eos_token: another EOS than the tokenizer names; '': that one.
     data: a local file or a hub data set, see `data.rows`.
     dataset: a name in `data.DATASETS`; '' finds it by the columns.
-    split, revision: of a hub data set.
+    subset, split, revision: of a hub data set.
     tokenizer: a folder, a tokenizer.json or a hub id; '' trains a byte-level
       BPE of model.vocab_size on the training texts.
     template: for rows of messages: a name in `data.chat.TEMPLATES` or a Jinja

@@ -18,10 +18,10 @@ def get_config():
     dataset='ultrafeedback',
     split='train_prefs',
     template='alpaca',
-    prompt_len=96,
+    prompt_len=64,
     completion_len=32,
     long_prompt='drop',  # the beginning says what is asked
-    heldout_prompts=250,
+    heldout_prompts=256,
     eval_prompts=64,
   )
   return c

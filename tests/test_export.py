@@ -134,7 +134,7 @@ def test_transformers_finds_every_weight_and_the_same_prompt(
   )
   assert not info['missing_keys'] and not info['unexpected_keys']
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
-  assert tokenizer.eos_token is not None and tokenizer.pad_token_id is not None
+  assert tokenizer.eos_token is not None
   if not tokenizer.chat_template:
     return
   task = tasks.make_task(seed=0, **seeds.task_knobs(cfg, workdir))

@@ -213,6 +213,7 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
     ),
     (dict(template=''), 'messages need task.template, one of'),
     (dict(tokenizer='no/such'), "'no/such' is no local folder, and could not"),
+    (dict(long_completion='left'), "long_completion='left', expected one"),
     (dict(dataset='gsm8k'), "no field 'question'"),
     (dict(long_prompt='drop', prompt_len=4), 'no pairs are left'),
   ],

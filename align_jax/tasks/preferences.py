@@ -41,8 +41,9 @@ STRETCH = 8  # tokens that a stretch of text goes on from
 
 def _tokenizer_folder(name):
   """A local path, downloaded if it is the id of a model on the hub."""
-  if not name or pathlib.Path(name).expanduser().exists():
-    return name
+  path = pathlib.Path(name).expanduser()
+  if not name or path.exists():
+    return name and str(path)
   return str(hf.fetch(name, patterns=hf.TEXTS))
 
 
@@ -107,6 +108,10 @@ def build(
   """Fills `folder` with tokenizer, pairs, counts and judge; see `make_task`."""
   _check_judge(judge, judge_share)
   counts = data_lib.Counts(on_bad_row)
+  limits = data_lib.Limits(
+    prompt_len, completion_len, long_prompt, long_completion
+  )
+  limits.check()
   which = dict(split=split, revision=revision or None, config=subset or None)
   examples = pair_files.read(data, dataset, counts, **which)
   parts = pair_files.split(examples, heldout_prompts, judge_share)
@@ -120,9 +125,6 @@ def build(
     keep_texts=bool(pretrain_steps),
   )
   encoder = data_lib.make_encoder(vocabulary, template)
-  limits = data_lib.Limits(
-    prompt_len, completion_len, long_prompt, long_completion
-  )
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(data)
   _keep_pairs(folder, encoded, counts, data, prompt_len, completion_len)

@@ -56,7 +56,7 @@ def tiny(name, folder):
     c.model.update(JUDGE, vocab_size=300)
     c.task.pretrain_steps = 1
   c.proxy.update(verifier='transformer', num_microbatches=1)
-  c.arm.update(steps=2, batch_size=2, num_microbatches=1)
+  c.arm.update(steps=2, batch_size=2, num_microbatches=1, warmup_steps=0)
   c.eval.update(samples=1, points=2, pairs=4)
   c.golden.pairs = 4
   c.mesh.fsdp = 1
@@ -71,7 +71,7 @@ def pipeline(request, tmp_path_factory):
   with jax.default_prng_impl('unsafe_rbg'):
     cfg = tiny(request.param, folder)
     cfg['arms'] = {
-      name: {**arm, 'sweep': arm['sweep'][:1]}
+      name: {**arm, 'sweep': ({**arm['sweep'][0], 'learning_rate': 1e-2},)}
       for name, arm in cfg['arms'].items()
       if name
       in ('online', 'offline' if request.param == 'hh' else 'file pairs')

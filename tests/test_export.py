@@ -167,10 +167,11 @@ def question(row, i):
 
 
 def test_halves_are_halves(pipeline, tmp_path):
-  export.export(run_of(pipeline, 'online'), tmp_path, 'bfloat16')
+  run = run_of(pipeline, 'online')
+  export.main([str(run), str(tmp_path), '--dtype', 'bfloat16'])
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['dtype'] == 'bfloat16'
-  whole = export.final_params(run_of(pipeline, 'online'))
+  whole = export.final_params(run)
   half = hf.load(tmp_path).params
   for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True):
     np.testing.assert_allclose(x, y, rtol=2**-8)

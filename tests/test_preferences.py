@@ -1,6 +1,7 @@
 """The task of preference files: splits, counts, judge, starts, refusals."""
 
 import json
+import pathlib
 import sys
 import types
 
@@ -16,6 +17,7 @@ from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
 from experiments import common
 
+SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 S, T = 24, 16
 
@@ -233,6 +235,25 @@ def test_a_file_of_something_else_is_refused(tmp_path):
   path = write(tmp_path / 'x.jsonl', row, 2)
   with pytest.raises(ValueError, match="x.jsonl row 1: is a row of 'prompt_co"):
     pair_files.read(path, '', data.Counts())
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@pytest.mark.parametrize(
+  'name, dataset, good, bad',
+  [
+    ('hh-rlhf/harmless-base.part-a.jsonl.gz', 'hh', 1734, 11),
+    ('ultrafeedback/train_clean.jsonl.gz', 'ultrafeedback', 994, 6),
+  ],
+)
+def test_real_files_are_split_by_prompt(name, dataset, good, bad):
+  counts = data.Counts('skip')
+  examples = pair_files.read(SHARED / name, dataset, counts)
+  assert len(examples) == good and sum(counts.bad.values()) == bad
+  found = pair_files.split(examples, 200, 0.5)
+  assert sum(map(len, found)) == good
+  prompts = [{json.dumps(x.prompt) for x in part} for part in found]
+  assert len(prompts[0]) == 200
+  assert sum(map(len, prompts)) == len(set.union(*prompts))
 
 
 # --- Starting from a checkpoint ----------------------------------------------

@@ -10,11 +10,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import budget, ops, rewards, sources
+from align_jax import buckets, budget, judges, ops, rewards, sources
 from align_jax.checkpoint import final_params
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.preference import REFERENCE_FREE
-from align_jax.models import transformer
+from align_jax.models import lora
+from align_jax.models.interface import of
 from align_jax.programs import (
   mixture_sampler,
   policy_of,
@@ -22,7 +23,8 @@ from align_jax.programs import (
   sampler,
 )
 from align_jax.rewards import REWARDS
-from align_jax.seeds import ARM, on_mesh, start_state
+from align_jax.seeds import ARM, LORA, on_mesh, start_state, stream
+from align_jax.step import PREVIOUS
 from align_jax.train import read_log
 
 
@@ -61,8 +63,8 @@ def _online(seed, run, sample, read):
 
 
 def policy(state):
-  """On policy: the params as they are, less the critic."""
-  return policy_of(state.params)
+  """On policy: the params as they are, merged and less the critic."""
+  return policy_of(state.params, lora.base_of(state.anchors))
 
 
 def policy_and_reference(state):
@@ -121,7 +123,7 @@ def _reference_opponent(seed, run):
 def golden_pairs(seed, run):
   """The fixed data set of golden-labelled pairs of the reference."""
   order = sources.epochs(seed.pairs.num_prompts, run['batch_size'], seed.number)
-  return sources.offline(seed.pairs, order)
+  return buckets.offline(seed.pairs, order, run['length_buckets'])
 
 
 def file_pairs(seed, run):
@@ -145,7 +147,8 @@ def log_of_run(seed, run):
     shuffle=run['shuffle'] or run['steps'],
     seed=seed.number,
   )
-  return sources.offline(read_log(seed.directory / run['log_of']), order)
+  log = read_log(seed.directory / run['log_of'])
+  return buckets.offline(log, order, run['length_buckets'])
 
 
 def mixed(seed, run):
@@ -168,6 +171,7 @@ SOURCES = {
   'policy': _sampling(policy),
   'reference': _sampling(sources.anchor('ref')),
   'sampler': _sampling(sources.anchor('sampler')),
+  'one_step_stale': _sampling(sources.anchor(PREVIOUS)),
   'teacher': teacher,
   'mixture': mixture,
   'policy_and_mixture': _duel(_mixture_opponent),
@@ -210,6 +214,8 @@ def reward_of(seed, run):
   labels = run['labels']
   if labels in REWARDS:
     reward = rewards.from_text(REWARDS[labels], seed.task.decode)
+  elif labels == 'judge':
+    reward = judges.as_reward(judges.make(run['judge']), seed.task.decode)
   else:
     reward = {'proxy': seed.proxy, 'gold': seed.task.gold}[labels]
   return REWARD_SCALES[run['reward_scale']](seed, reward)
@@ -218,24 +224,42 @@ def reward_of(seed, run):
 def critic_of(seed, run):
   """PPO's critic: params to add to the policy's, and their axes."""
   config = dataclasses.replace(seed.task.model, head='scalar')
+  size = of(config).width(config)
+  head_axes = of(config).axes(config)['head']
   if run['critic'] == 'shared':
-    return {'value_head': jnp.zeros(config.dim)}, {'value_head': ('embed',)}
-  axes = {'critic': transformer.axes(config)}
+    return {'value_head': jnp.zeros(size)}, {'value_head': head_axes}
+  axes = {'critic': of(config).axes(config)}
   if run['critic_init'] == 'reward_model':
     return {'critic': seed.proxy_params}, axes
   trunk = {k: v for k, v in seed.reference.items() if k != 'head'}
-  return {'critic': {**trunk, 'head': jnp.zeros(config.dim)}}, axes
+  return {'critic': {**trunk, 'head': jnp.zeros(size)}}, axes
+
+
+def adapters_of(seed, settings):
+  """LoRA's adapters of the reference: params, and their axes."""
+  config = seed.task.model
+  key = stream(seed.number, LORA)
+  adapters = lora.init(key, seed.reference, config, settings)
+  return {lora.KEY: adapters}, {lora.KEY: lora.axes(config, settings)}
 
 
 def start_of(seed, run):
   """The state at step 0 of a run."""
-  params, axes = seed.reference, transformer.axes(seed.task.model)
+  params, axes = seed.reference, of(seed.task.model).axes(seed.task.model)
+  adapted = lora.Lora(**run['lora'])
+  if adapted.rank:
+    params, own_axes = adapters_of(seed, adapted)
+    axes = {**axes, **own_axes}
   if run['loss'] == 'ppo':
     critic, critic_axes = critic_of(seed, run)
     params, axes = {**params, **critic}, {**axes, **critic_axes}
   # 'sampler' lags behind; 'ref' may be moved too, the KL is always measured
   # from the original.
   anchors = dict.fromkeys(['ref', *run['refresh_every']], seed.reference)
+  if 'one_step_stale' in (run['source'], *run['parts']):
+    anchors[PREVIOUS] = seed.reference
+  if adapted.rank and 'ref' in run['refresh_every']:
+    anchors[lora.BASE] = seed.reference
   if run['teacher_of']:
     anchors['teacher'] = teacher_params(seed, run['teacher_of'])
   if run['kl_budget']:
@@ -247,7 +271,13 @@ def teacher_params(seed, name):
   """The last policy of the run of that name; 'reference' is the seed's own."""
   if name == 'reference':
     return seed.reference
-  return policy_of(final_params(seed.directory / name))
+  params = final_params(seed.directory / name)
+  if lora.KEY in params:
+    raise ValueError(
+      f'teacher_of={name!r} trained adapters (lora.rank > 0), expected a run '
+      'of all parameters'
+    )
+  return policy_of(params)
 
 
 def stats_of(run):

@@ -28,6 +28,18 @@ def concatenate(batches):
   return jax.tree.map(lambda *xs: jnp.concatenate(xs), *batches)
 
 
+def with_policy_logps(*batches):
+  """The batches, all of them with `policy_logps` if one has them.
+
+  So that what was sampled off the policy's own distribution stays known as
+  such, whatever it is put together with.
+  """
+  if all(b.policy_logps is None for b in batches):
+    return batches
+  own = lambda b: b.sampler_logps if b.policy_logps is None else b.policy_logps
+  return tuple(b.replace(policy_logps=own(b)) for b in batches)
+
+
 @jax.jit
 def join(first, second):
   """Two batches of the same prompts as one with larger groups.
@@ -46,7 +58,9 @@ def join(first, second):
     x, y = ops.by_group(x, first.group_size), ops.by_group(y, second.group_size)
     return jnp.concatenate([x, y], 1).reshape(-1, *x.shape[2:])
 
-  fields = 'completions valid mask rewards sampler_logps ref_logps'.split()
+  first, second = with_policy_logps(first, second)
+  fields = 'completions valid mask rewards sampler_logps policy_logps ref_logps'
+  fields = fields.split()
   joined = {k: rows(getattr(first, k), getattr(second, k)) for k in fields}
   return first.replace(
     **joined, group_size=first.group_size + second.group_size

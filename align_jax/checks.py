@@ -1,20 +1,21 @@
 """What is wrong with a config, said before hours of compute."""
 
-from align_jax import rewards, reweigh
+from align_jax import judges, rewards, reweigh
 from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from align_jax.losses.preference import LOGP_REDUCTIONS
+from align_jax.models import initial, interface, lora
 from align_jax.rewards import REWARDS
 from align_jax.seeds import PROXIES, VERIFIERS
 
 
-def check_run(run, proxy=None):
+def check_run(run, proxy=None, model=None):
   """Raises ValueError for what would fail only after hours of compute.
 
   Args:
     run: the fields of `configs.base`'s `arm`, with `name`.
-    proxy: the config's `proxy`, for what depends on it.
+    proxy, model: the config's, for what depends on them.
   """
   name, loss = run['name'], run['loss']
 
@@ -35,9 +36,12 @@ def check_run(run, proxy=None):
   for part in run['parts']:
     one_of('parts', set(SOURCES) - {'mixed', 'hybrid'}, part)
   if run['source'] not in FIXED:
-    one_of('labels', {'proxy', 'gold', *REWARDS})
+    one_of('labels', {'proxy', 'gold', 'judge', *REWARDS})
+    if run['labels'] == 'judge':
+      _check_judge(run)
   _check_shapes(run)
   _check_hparams(run)
+  _check_lora(run, model)
   if loss == 'ppo' and run['critic_init'] == 'reward_model' and proxy:
     _check_critic(run, proxy)
   if not stats_of(run).get('beta', 1) > 0:
@@ -49,7 +53,7 @@ def check_run(run, proxy=None):
 def _check_shapes(run):
   """Sizes of groups and batches against the loss and the source."""
   name, loss, size = run['name'], run['loss'], run['group_size']
-  if run['source'] in ('policy', 'reference', 'sampler', 'mixture', 'teacher'):
+  if run['source'] in SAMPLED:
     if size < 2 and loss not in ALONE:
       raise ValueError(
         f'{name}: group_size={size}, but loss {loss!r} compares completions of '
@@ -79,6 +83,22 @@ def _check_shapes(run):
       f'num_minibatches={run["num_minibatches"]} of '
       f'num_microbatches={run["num_microbatches"]}'
     )
+  if run['microbatch_tokens'] and run['num_microbatches'] != 1:
+    raise ValueError(
+      f'{name}: num_microbatches={run["num_microbatches"]} and '
+      f'microbatch_tokens={run["microbatch_tokens"]} both split a batch: set '
+      'one of them'
+    )
+  if run['microbatch_tokens'] < 0:
+    raise ValueError(
+      f'{name}: microbatch_tokens={run["microbatch_tokens"]} is negative'
+    )
+  if run['length_buckets'] and (run['source'] not in FIXED or run['keep_log']):
+    raise ValueError(
+      f'{name}: length_buckets needs a source that is one of {FIXED} and no '
+      f'log kept of it, got source={run["source"]!r} and '
+      f'keep_log={run["keep_log"]}'
+    )
   needs_teacher = 'teacher' == run['source'] or loss in DISTILLATION
   if needs_teacher and not run['teacher_of']:
     raise ValueError(f'{name}: teacher_of must name the run that teaches')
@@ -100,6 +120,29 @@ def _check_hparams(run):
         f'{run["name"]}: loss_kwargs.{field}={value!r} is none of '
         f'{sorted(choices)}'
       )
+
+
+def _check_judge(run):
+  try:
+    judges.check_settings(run['judge'], run['group_size'])
+  except ValueError as error:
+    raise ValueError(f'{run["name"]}: {error}') from None
+  pairwise = run['judge']['kind'] == 'llm_judge'
+  if pairwise and run['reward_scale'] == 'preference':
+    raise ValueError(
+      f"{run['name']}: judge.kind='llm_judge' gives chances to win already, "
+      "expected reward_scale='none' or 'reference'"
+    )
+
+
+def _check_lora(run, model):
+  try:
+    settings = lora.Lora(**run['lora'])
+    if model and settings.rank:
+      fields = initial.model_fields(model)
+      lora.axes(interface.from_fields(**fields), settings)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{run["name"]}: {error}') from error
 
 
 def _check_critic(run, proxy):
@@ -165,6 +208,14 @@ def notes(run):
   return []
 
 
+SAMPLED = (  # groups of one policy's samples
+  'policy',
+  'reference',
+  'sampler',
+  'one_step_stale',
+  'mixture',
+  'teacher',
+)
 CHOICES = {'kl': KL_TERMS, 'logp_reduction': LOGP_REDUCTIONS}
 DISTILLATION = ('forward_kl', 'reverse_kl')
 # Judge every completion by itself, so that one of each prompt is enough.

@@ -79,6 +79,7 @@ def evaluate(judge, params, ref_params):
   [E, M].
   """
   batch = judge.sample(params, *judge.prompts, judge.key)
+  ops.require_own_samples(batch)
   size = batch.group_size
   by_prompt = lambda x: np.asarray(x, np.float64).reshape(-1, size)
   kl, mc = (by_prompt(x.sum(1)) for x in judge.kls(params, ref_params, batch))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from align_jax import seeds, tasks
 from align_jax.checkpoint import final_params
 from align_jax.data import load_tokenizer
-from align_jax.models import hf, initial
+from align_jax.models import hf, initial, lora
 from align_jax.models.transformer import ModelConfig
 from align_jax.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
@@ -72,7 +72,13 @@ def _proxy(run, task, cfg):
 
 
 def _policy(run, task, cfg):
-  params = policy_of(final_params(run))
+  params = final_params(run)
+  if lora.KEY in params:
+    raise ValueError(
+      f'{run}: trained adapters (lora.rank > 0), expected a run of all '
+      'parameters'
+    )
+  params = policy_of(params)
   return Found(params, task.model, initial.hf_fields(cfg['model']))
 
 

@@ -68,5 +68,7 @@ class Writer:
       self._pending = None
 
   def point(self, step, point):
+    """Writes and returns the point."""
     self._append('points', {'step': step, **point})
     self.points.add(step)
+    return point

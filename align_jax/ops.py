@@ -34,6 +34,20 @@ def positions(valid):
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
 
 
+def require_own_samples(batch):
+  """Refuses completions that no KL can be estimated from.
+
+  Raises:
+    ValueError: they were drawn at a temperature of their own or truncated, so
+      they are not the policy's.
+  """
+  if batch.policy_logps is not None:
+    raise ValueError(
+      'a KL is estimated from samples at temperature 1 and untruncated; these '
+      'were drawn with a temperature or a truncation'
+    )
+
+
 def insert(context, prompts, valid, after=0):
   """Left-padded prompts with the same tokens put into each.
 

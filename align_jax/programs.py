@@ -8,7 +8,7 @@ import jax
 from align_jax import losses, ops, sampling, scoring, step
 from align_jax.losses import LOSSES
 from align_jax.losses.kl import EXACT
-from align_jax.models import bow
+from align_jax.models import bow, lora
 from align_jax.types import Outputs
 
 
@@ -25,11 +25,20 @@ def sampler(task, group_size):
   return _sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
 
 
+def refill_sampler(task, group_size, slots):
+  """The same, `slots` rows at a time, see `sampling.sample_many`."""
+  model, length, eos_id = task.model, task.max_new_tokens, task.eos_id
+  return _sampler(model, group_size, length, eos_id, slots)
+
+
 @functools.cache
-def _sampler(config, group_size, max_new_tokens, eos_id):
+def _sampler(config, group_size, max_new_tokens, eos_id, slots=None):
+  f = sampling.sample
+  if slots is not None:
+    f = functools.partial(sampling.sample_many, slots=slots)
   return jax.jit(
     functools.partial(
-      sampling.sample,
+      f,
       config=config,
       group_size=group_size,
       max_new_tokens=max_new_tokens,
@@ -44,7 +53,7 @@ def mixture_sampler(task, group_size):
 
   def sample(policies, prompts, valid, key, share):
     params, other = policies
-    return plain(params, prompts, valid, key, 1.0, other, share)
+    return plain(params, prompts, valid, key, None, other, share)
 
   return sample
 
@@ -68,9 +77,31 @@ def token_scorer(config):
 CRITICS = ('critic', 'value_head')  # keys that are no part of the policy
 
 
-def policy_of(params):
-  """The policy's own parameters: without the critic that PPO trains."""
+_merge = jax.jit(lora.merge)
+
+
+def policy_of(params, base=None):
+  """The policy's own parameters: without the critic that PPO trains.
+
+  Args:
+    params: a run's; under LoRA its adapters, which are merged into `base`.
+  """
+  if lora.KEY in params:
+    return _merge(base, params[lora.KEY])
   return {k: v for k, v in params.items() if k not in CRITICS}
+
+
+@functools.cache
+def with_lora(forward, reads_anchors, settings):
+  """The forward of a full policy as one of adapters, a program per settings."""
+  del settings
+
+  def adapted(params, batch, anchors):
+    critics = {k: v for k, v in params.items() if k in CRITICS}
+    full = {**policy_of(params, lora.base_of(anchors)), **critics}
+    return forward(full, batch, *([anchors] if reads_anchors else []))
+
+  return adapted
 
 
 @functools.cache
@@ -144,6 +175,14 @@ def forward_of(config, run):
   Args:
     run: the fields of `configs.base`'s `arm`.
   """
+  forward, reads_anchors = _full_forward_of(config, run)
+  settings = lora.Lora(**run['lora'])
+  if settings.rank:
+    return with_lora(forward, reads_anchors, settings), True
+  return forward, reads_anchors
+
+
+def _full_forward_of(config, run):
   kl = losses.hparams_of(LOSSES[run['loss']]).get('kl')
   exact = run['loss_kwargs'].get('kl', kl) in EXACT
   if run['loss'] == 'ppo':
@@ -178,6 +217,7 @@ def train_program(forward, run, state, reads_anchors=False):
     tuple(static.items()),
     optimizer(run),
     run['num_microbatches'],
+    run.get('microbatch_tokens', 0),
     updates,
   )
   if key not in _train_steps:
@@ -194,6 +234,7 @@ def train_program(forward, run, state, reads_anchors=False):
       prepare=prepare if name in losses.PREPARE else None,
       reads_anchors=reads_anchors,
       num_microbatches=run['num_microbatches'],
+      microbatch_tokens=run.get('microbatch_tokens', 0),
       num_epochs=updates[0],
       num_minibatches=updates[1],
       state=state if meshed else None,

@@ -1,11 +1,14 @@
 """One protocol for every arm: the seed's shared parts, then the arm itself."""
 
+import functools
+
 import jax
 import numpy as np
 
 from align_jax import budget as budgets
-from align_jax import reweigh
+from align_jax import ops, reweigh, together
 from align_jax.arms import make_source, reward_of, sampler_of, start_of
+from align_jax.checkpoint import Checkpoints
 from align_jax.evaluate import Judge, checkpoint_steps, evaluate
 from align_jax.metrics import Writer
 from align_jax.programs import (
@@ -37,7 +40,7 @@ def budget_of(seed, run):
   key = stream(seed.number, BUDGET)
 
   def measure(params):
-    params = policy_of(params)
+    params = view_of(seed)(params)
     batch = draw(params, *task.eval_prompts[:], key)
     return float(kls(params, seed.reference, batch)[0].sum(1).mean())
 
@@ -72,8 +75,8 @@ def run_arm(cfg, run, workdir, report=silent):
   directory = seed.directory / run['name']
   if run['reweigh']:
     return reweigh_arm(seed, run, directory)
-  state = start_of(seed, run)
   forward, reads_anchors = forward_of(seed.task.model, run)
+  state = start_of(seed, run)
   train_step, hparams = train_program(forward, run, state, reads_anchors)
   judge = make_judge(cfg, seed)
   train(
@@ -82,6 +85,26 @@ def run_arm(cfg, run, workdir, report=silent):
     source=make_source(seed, run),
     train_step=train_step,
     hparams=hparams,
+    evaluate=lambda state: judged(judge, state.params, seed),
+    budget=budget_of(seed, run),
+    keep_log=run['keep_log'],
+    report=report,
+    **_schedule(cfg, seed, run),
+  )
+
+
+def view_of(seed):
+  """params -> the policy's own, adapters merged into the reference."""
+  return functools.partial(policy_of, base=seed.reference)
+
+
+def judged(judge, params, seed):
+  return evaluate(judge, view_of(seed)(params), seed.reference)
+
+
+def _schedule(cfg, seed, run):
+  """When what happens in a run's `train`."""
+  return dict(
     num_steps=run['steps'],
     key=stream(seed.number, ARM),
     save_every=run['save_every'],
@@ -91,15 +114,49 @@ def run_arm(cfg, run, workdir, report=silent):
       run['steps'],
       run['points'] or cfg['eval']['points'],
     ),
-    evaluate=lambda state: evaluate(
-      judge, policy_of(state.params), seed.reference
-    ),
     refresh_every=run['refresh_every'],
-    view=policy_of,
-    budget=budget_of(seed, run),
-    keep_log=run['keep_log'],
-    report=report,
+    view=view_of(seed),
   )
+
+
+def run_together(cfg, runs, workdir, report=silent):
+  """Trains runs of one `together.kind` as one program.
+
+  Each ends with the points, metrics and last checkpoint that `run_arm` gives
+  it, up to rounding; checkpoints on the way are those of all.
+
+  Raises:
+    ValueError: a reward is computed on the host.
+  """
+  first = runs[0]
+  seed = prepare_seed(cfg, first['seed'], workdir)
+  forward, reads_anchors = forward_of(seed.task.model, first)
+  states = [start_of(seed, run) for run in runs]
+  programs = [
+    train_program(forward, run, state, reads_anchors)
+    for run, state in zip(runs, states)
+  ]
+  judge, number = make_judge(cfg, seed), range(len(runs))
+  state = train(
+    seed.directory / together.directory(runs),
+    state=together.stack(states),
+    source=together.source(make_source(seed, first)),
+    train_step=together.step(programs[0][0]),
+    hparams=together.stack([hparams for _, hparams in programs]),
+    evaluate=lambda state: [
+      judged(judge, together.unstack(state.params, i), seed) for i in number
+    ],
+    make_writer=lambda _, step: together.Writers(
+      [seed.directory / run['name'] for run in runs], step
+    ),
+    report=report,
+    **_schedule(cfg, seed, first),
+  )
+  for i, run in enumerate(runs):
+    path = seed.directory / run['name'] / 'checkpoints'
+    with Checkpoints(path) as checkpoints:
+      if checkpoints.latest_step() != run['steps']:
+        checkpoints.save(run['steps'], together.unstack(state, i))
 
 
 def reweigh_arm(seed, run, directory):
@@ -119,6 +176,7 @@ def draw_pool(seed, reward, size, group_size):
   for start in range(0, size, group_size):
     key = jax.random.fold_in(stream(seed.number, POOL), start)
     batch = draw(seed.reference, *task.eval_prompts[:], key)
+    ops.require_own_samples(batch)
     columns = (
       reward(batch),
       task.gold(batch),

@@ -40,6 +40,45 @@ def from_text(fn, decode):
   return reward
 
 
+def from_pairwise(judge, decode):
+  """How likely each completion wins against its group's others, in [0, 1].
+
+  With G = 2 these are the judge's probability and what is left of one: labels
+  of online DPO from AI feedback (Guo et al. 2024, arXiv 2402.04792).
+
+  Args:
+    judge: (prompts, firsts, seconds), lists of str -> f32 [B], the probability
+      that the first is better, whatever the order.
+    decode: Batch -> (prompts, completions), a text per row.
+  Raises:
+    ValueError: groups of one; not a probability for every pair.
+  """
+
+  def reward(batch):
+    size = batch.group_size
+    if size < 2:
+      raise ValueError('pairs need group_size >= 2, got group_size 1')
+    prompts, completions = decode(batch)
+    starts = np.arange(0, len(completions), size)[:, None]
+    i, j = ((starts + x).ravel() for x in np.triu_indices(size, 1))
+    pick = lambda texts, index: [texts[k] for k in index]
+    chances = np.asarray(
+      judge(pick(prompts, i), pick(completions, i), pick(completions, j)),
+      np.float32,
+    )
+    if chances.shape != i.shape or not ((chances >= 0) & (chances <= 1)).all():
+      raise ValueError(
+        f'judge {judge.__name__!r} must return {len(i)} probabilities, '
+        f'returned shape {chances.shape}: {chances}'
+      )
+    wins = np.zeros(len(completions), np.float32)
+    np.add.at(wins, i, chances)
+    np.add.at(wins, j, 1 - chances)
+    return jnp.asarray(wins / (size - 1))
+
+  return reward
+
+
 def ordered_pairs(batch):
   """Every ordered pair of a group's completions, as rows for a pairwise model.
 
@@ -69,6 +108,7 @@ def ordered_pairs(batch):
     mask=pairs(batch.mask),
     rewards=(0.5 + 0.5 * better).reshape(-1),
     sampler_logps=None,
+    policy_logps=None,
     ref_logps=None,
     group_size=len(first),
   )
@@ -184,11 +224,17 @@ ENSEMBLES = {
 
 
 def unfinished(batch, eos_id):
-  """Rows whose last token is not EOS: bool [B]; none if nothing ends at all."""
+  """Rows that were cut off: bool [B].
+
+  Args:
+    eos_id: the token that ends a row, or all of them [K]; None: nothing does,
+      and no row counts as cut off.
+  """
   if eos_id is None:
     return jnp.zeros(batch.rewards.shape, bool)
   last = jnp.maximum(batch.valid.sum(1) - 1, 0)[:, None]
-  return jnp.take_along_axis(batch.completions, last, 1)[:, 0] != eos_id
+  token = jnp.take_along_axis(batch.completions, last, 1)
+  return (token != jnp.reshape(jnp.asarray(eos_id), -1)).all(1)
 
 
 def keep(batch, eos_id, penalty):

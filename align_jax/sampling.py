@@ -1,30 +1,140 @@
-"""Completions from a policy: prefill P prompts, decode P x G rows."""
+"""Completions from a policy: prefill P prompts, decode P x G rows.
+
+How tokens are drawn (temperature, truncation, what ends a row and when) is
+given as arrays: a change of them compiles nothing.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from align_jax.models import transformer
+from align_jax.models import cache
+from align_jax.models.interface import of
 from align_jax.types import Batch
+
+BLOCK = 64  # tokens of a vocabulary that are searched together
+SEGMENT = 32  # tokens; a cache grows by no less
+
+
+class Truncation(NamedTuple):
+  """Tokens outside are never drawn; numbers, traced.
+
+  Each of the three looks at what the ones before it have left, after the
+  temperature; tokens of equal probability stay or go together.
+  """
+
+  top_k: jax.Array | int = 2**30  # the k likeliest tokens, k >= 1
+  top_p: jax.Array | float = 1.0  # the fewest that hold this much, in (0, 1]
+  min_p: jax.Array | float = 0.0  # at least this much of the likeliest's chance
+
+
+def _ordered(x):
+  """float32 -> uint32 in the same order."""
+  # Both zeros are one number.
+  bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
+  return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(2**31))
+
+
+def _fewest(codes, enough):
+  """The likeliest tokens that are enough: bool [..., V].
+
+  Bisection over the floats there are: exact, and several times cheaper than a
+  sort.
+
+  Args:
+    codes: uint32 [..., V], greater for a likelier token.
+    enough: bool [..., V] -> bool [..., 1]; true of all tokens.
+  """
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = high - (high - low) // 2
+    yes = enough(codes >= middle)
+    return jnp.where(yes, middle, low), jnp.where(yes, high, middle - 1)
+
+  bounds = codes.min(-1, keepdims=True), codes.max(-1, keepdims=True)
+  return codes >= jax.lax.fori_loop(0, 32, halve, bounds)[0]
+
+
+def truncate(logits, truncation):
+  """Logits f32 [..., V] with -inf outside of the truncation."""
+  top_k, top_p, min_p = truncation
+  codes, best = _ordered(logits), logits.max(-1, keepdims=True)
+  kept = _fewest(codes, lambda x: x.sum(-1, keepdims=True) >= top_k)
+  probs = jnp.where(kept, jnp.exp(logits - best), 0)
+  mass = lambda x: jnp.where(x, probs, 0).sum(-1, keepdims=True)
+  wanted = top_p * mass(kept)
+  # Rounding must not cost a token where there is nothing to cut.
+  kept &= _fewest(codes, lambda x: mass(x) >= wanted) | (top_p >= 1)
+  kept &= logits >= best + jnp.log(min_p)
+  return jnp.where(kept, logits, -jnp.inf)
+
+
+def _first_beyond(shares, masses):
+  """Where the running sum first exceeds a share of the whole.
+
+  Args:
+    shares: f32 [...] in [0, 1).
+    masses: f32 [..., N], not negative.
+  Returns:
+    a place int32 [...] of positive mass, and how much of that mass, in [0, 1),
+    lies below the share.
+  """
+  # A parallel cumsum is not quite monotone: places without mass are struck out,
+  # and the first place beyond is taken, not the number of places before it.
+  cdf = jnp.where(masses > 0, jnp.cumsum(masses, axis=-1), 0)
+  wanted = shares * cdf.max(-1)
+  place = (cdf > wanted[..., None]).argmax(-1).astype(jnp.int32)
+  mass, end = _pick(masses, place), _pick(cdf, place)
+  return place, jnp.clip(1 - (end - wanted) / mass, 0, 1 - 2.0**-24)
+
+
+def _pick(x, place):
+  return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
 
 
 def inverse_cdf(uniforms, logits):
   """One token per row from one uniform number per row.
 
-  Exact up to float32: a token of probability below about 1e-7 may be lost in
-  the running sum. Never returns a token of probability zero.
+  Exact up to float32. Never returns a token of probability zero. A large
+  vocabulary is searched by blocks, then within one: a running sum over all of
+  it costs more than the sums of blocks.
 
   Args:
     uniforms: f32 [...] in [0, 1).
     logits: f32 [..., V].
   Returns:
-    int32 [...].
+    int32 [...], and their log-probs f32 [...].
   """
-  probs = jax.nn.softmax(logits)
-  # A parallel cumsum is not quite monotone: impossible tokens are struck out,
-  # and the first slot beyond is taken, not the number of slots before it.
-  cdf = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0)
-  beyond = cdf > uniforms[..., None] * cdf.max(-1, keepdims=True)
-  return beyond.argmax(-1).astype(jnp.int32)
+  best = logits.max(-1, keepdims=True)
+  masses = jnp.exp(logits - best)
+  size = logits.shape[-1]
+  width = size if size <= 4 * BLOCK else BLOCK
+  pad = [(0, 0)] * uniforms.ndim + [(0, -size % width)]
+  blocks = jnp.pad(masses, pad).reshape(*uniforms.shape, -1, width)
+  sums = blocks.sum(-1)
+  block, within = _first_beyond(uniforms, sums)
+  chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)
+  tokens = block * width + _first_beyond(within, chosen[..., 0, :])[0]
+  return tokens, _pick(logits - best, tokens) - jnp.log(sums.sum(-1))
+
+
+def row_uniforms(key, prompt_ids, group_size, length):
+  """One number in [0, 1) per token: f32 [P, G, T].
+
+  Those of a row come from the key, its prompt's id and its place in the group,
+  whatever else is sampled beside it and wherever.
+  """
+
+  def row(prompt_id, place):
+    own = jax.random.fold_in(jax.random.fold_in(key, prompt_id), place)
+    return jax.random.uniform(own, (length,))
+
+  group = jax.vmap(row, (None, 0))
+  return jax.vmap(group, (0, None))(prompt_ids, jnp.arange(group_size))
 
 
 def geometric_mixture(logits, shares):
@@ -40,126 +150,345 @@ def geometric_mixture(logits, shares):
   return jax.nn.log_softmax(mixed)
 
 
-def sample(
+@dataclasses.dataclass
+class _Sampler:
+  """A policy or the mixture of two, and how its tokens are drawn.
+
+  What it keeps per policy is a tuple of as many: states, keys and values. What
+  is made of the parameters here is made once, not once a token.
+  """
+
+  config: Any
+  cache_dtype: str | None
+  policies: tuple
+  shares: tuple
+  temperature: Any
+  truncation: Truncation | None
+  eos_id: int | None
+  stop_tokens: jax.Array | None
+
+  @functools.cached_property
+  def layers(self):
+    return [of(self.config).split_layers(p, self.config) for p in self.policies]
+
+  @functools.cached_property
+  def heads(self):
+    """[D, V] each: the transpose of a tied one is slower to multiply by."""
+    heads = [
+      of(self.config).head_weights(p, self.config) for p in self.policies
+    ]
+    return jax.lax.optimization_barrier(heads)
+
+  def start(self, prompts, valid, uniforms):
+    """Prompts [P, S], uniforms [P, G] -> the first tokens, as `draw` returns
+    them, and keys and values by policy."""
+    shape = uniforms.shape
+    states, kvs = [], []
+    for params in self.policies:
+      state, kv = of(self.config).prefill(
+        params, self.config, prompts, valid, self.cache_dtype
+      )
+      states.append(jnp.broadcast_to(state[:, None], (*shape, state.shape[-1])))
+      kvs.append(kv)
+    return self.draw(states, uniforms, jnp.ones(shape, bool)), tuple(kvs)
+
+  def empty_caches(self, *sizes):
+    """See `transformer.empty_cache`."""
+    return tuple(
+      of(self.config).empty_cache(self.config, *sizes, self.cache_dtype)
+      for _ in self.policies
+    )
+
+  def decode(self, tokens, index, kvs, valid, caches):
+    """See `transformer.decode_step`; -> states and caches."""
+    step = lambda params, kv, cache: of(self.config).decode_step(
+      params, self.config, tokens, index, kv, valid, cache, self.cache_dtype
+    )
+    return tuple(zip(*map(step, self.layers, kvs, caches)))
+
+  def logits(self, states):
+    """[..., D] of each policy -> f32 [..., V] at temperature 1."""
+    logits = [
+      of(self.config).logits(s, w, self.config)
+      for s, w in zip(states, self.heads)
+    ]
+    if len(logits) == 1:
+      return logits[0]
+    return geometric_mixture(logits, self.shares)
+
+  def draw(self, states, uniforms, live):
+    """The next token of each row: fields of a Batch, [P, G]; 0 unless `live`.
+
+    Args:
+      states: [P, G, D] of each policy.
+      uniforms: f32 [P, G].
+      live: bool [P, G], rows that have not ended.
+    """
+    plain = sampled = self.logits(states)
+    if self.temperature is not None:
+      sampled = sampled / self.temperature
+    if self.truncation is not None:
+      sampled = truncate(sampled, self.truncation)
+    tokens, logps = inverse_cdf(uniforms, sampled)
+    new = {'completions': tokens, 'valid': live, 'sampler_logps': logps}
+    if sampled is not plain:
+      logps = _pick(plain, tokens) - jax.nn.logsumexp(plain, axis=-1)
+      new['policy_logps'] = logps
+    return {k: jnp.where(live, x, jnp.zeros_like(x)) for k, x in new.items()}
+
+  def ends(self, tokens):
+    """Whether a token ends its completion."""
+    ends = jnp.zeros(tokens.shape, bool)
+    if self.eos_id is not None:
+      ends |= tokens == self.eos_id
+    if self.stop_tokens is not None:
+      ends |= (tokens[..., None] == self.stop_tokens).any(-1)
+    return ends
+
+
+def _request(
   params,
   prompts,
-  prompt_valid,
   key,
-  temperature=1.0,
+  temperature=None,
   other_params=None,
   share=0.0,
+  truncation=None,
+  stop_tokens=None,
+  limits=None,
+  prompt_ids=None,
   *,
   config,
   group_size,
   max_new_tokens,
   eos_id=None,
+  cache_dtype=None,
 ):
-  """Samples `group_size` completions per prompt, untruncated support.
-
-  Args:
-    params: of a transformer with an 'lm' head.
-    prompts, prompt_valid: [P, S], left-padded.
-    key: the only source of randomness.
-    temperature: of the sampling distribution; > 0, traced.
-    other_params, share: sample token by token from the geometric mixture
-      params^(1 - share) * other_params^share of two policies instead (Munos et
-      al. 2023, sec. 6), in the same decode; share is traced.
-    max_new_tokens: T; a completion that has not ended by then is cut off.
-    eos_id: ends a completion and is part of it; None: all T tokens are drawn.
-  Returns:
-    Batch of B = P * G rows with `sampler_logps` at this temperature and zero
-    `rewards`; decoding stops once every row has ended.
-  """
-  num_prompts, shape = prompts.shape[0], (prompts.shape[0], group_size)
-  policies, shares = [params], [1.0]
+  """-> _Sampler, uniforms f32 [P, G, T] and limits int32 [P, G]."""
+  policies, shares = (params,), (1.0,)
   if other_params is not None:
-    policies, shares = [params, other_params], [1 - share, share]
-  heads = [transformer.head_weights(p, config) for p in policies]
-
-  def next_logits(states):
-    """[P, G, D] of each policy -> f32 [P, G, V] of the sampling policy."""
-    product = lambda s, w: jnp.einsum('pgd,dv->pgv', s, w.astype(s.dtype))
-    logits = [
-      transformer.final_logits(product(s, w).astype(jnp.float32), config)
-      for s, w in zip(states, heads)
-    ]
-    if len(logits) == 1:
-      return logits[0] / temperature
-    return geometric_mixture(logits, shares) / temperature
-
-  def draw(states, index, done):
-    """-> token, its log-prob, whether the row has ended."""
-    logits = next_logits(states)
-    uniforms = jax.random.uniform(jax.random.fold_in(key, index), shape)
-    tokens = jnp.where(done, 0, inverse_cdf(uniforms, logits))
-    logps = jnp.take_along_axis(
-      jax.nn.log_softmax(logits), tokens[..., None], axis=-1
-    )[..., 0]
-    ended = done if eos_id is None else done | (tokens == eos_id)
-    return tokens, jnp.where(done, 0, logps), ended
-
-  def write(rows, token, index):
-    return jax.lax.dynamic_update_slice_in_dim(
-      rows, token[..., None], index, axis=2
-    )
-
-  def more(carry):
-    index, done = carry[0], carry[2]
-    return (index < max_new_tokens) & ~done.all()
-
-  def decode(tokens, index, caches):
-    return zip(
-      *(
-        transformer.decode_step(
-          p, config, tokens, index, kv, prompt_valid, cache
-        )
-        for p, kv, cache in zip(policies, prompt_kvs, caches)
-      )
-    )
-
-  def body(carry):
-    index, tokens, done, completions, logps, valid, caches = carry
-    states, caches = decode(tokens, index - 1, caches)
-    valid = write(valid, ~done, index)
-    tokens, logp, done = draw(states, index, done)
-    return (
-      index + 1,
-      tokens,
-      done,
-      write(completions, tokens, index),
-      write(logps, logp, index),
-      valid,
-      caches,
-    )
-
-  states, prompt_kvs = zip(
-    *(transformer.prefill(p, config, prompts, prompt_valid) for p in policies)
+    policies, shares = (params, other_params), (1 - share, share)
+  sampler = _Sampler(
+    config,
+    cache_dtype,
+    policies,
+    shares,
+    temperature,
+    truncation,
+    eos_id,
+    stop_tokens,
   )
-  states = [jnp.broadcast_to(s[:, None], (*shape, s.shape[-1])) for s in states]
-  none = jnp.zeros(shape, bool)
-  tokens, logp, done = draw(states, 0, none)
-  blank = jnp.zeros((*shape, max_new_tokens))
-  cache = lambda: transformer.empty_cache(
-    config, num_prompts, group_size, max_new_tokens
-  )
-  carry = (
-    jnp.int32(1),
-    tokens,
-    done,
-    write(blank.astype(jnp.int32), tokens, 0),
-    write(blank, logp, 0),
-    write(blank.astype(bool), ~none, 0),
-    tuple(cache() for _ in policies),
-  )
-  _, _, _, completions, logps, valid, _ = jax.lax.while_loop(more, body, carry)
-  rows = lambda x: x.reshape(-1, max_new_tokens)
+  # Before any loop is traced, so that they lie outside of all.
+  sampler.layers, sampler.heads
+  num_prompts = prompts.shape[0]
+  if prompt_ids is None:
+    prompt_ids = jnp.arange(num_prompts)
+  uniforms = row_uniforms(key, prompt_ids, group_size, max_new_tokens)
+  limits = jnp.asarray(max_new_tokens if limits is None else limits)
+  limits = limits[:, None] if limits.ndim == 1 else limits
+  return sampler, uniforms, jnp.broadcast_to(limits, uniforms.shape[:2])
+
+
+def _batch(prompts, prompt_valid, rows, group_size):
+  """A Batch of fields [..., T] as `_Sampler.draw` names them."""
+  length = rows['valid'].shape[-1]
+  rows = {k: x.reshape(-1, length) for k, x in rows.items()}
   return Batch(
     prompts=prompts,
     prompt_valid=prompt_valid,
-    completions=rows(completions),
-    valid=rows(valid),
-    mask=rows(valid),
-    rewards=jnp.zeros(num_prompts * group_size),
-    sampler_logps=rows(logps),
+    mask=rows['valid'],
+    rewards=jnp.zeros(len(rows['valid'])),
     group_size=group_size,
+    **rows,
   )
+
+
+def _segments(length):
+  """Lengths of the cache in turn: what is not there yet is not read."""
+  step = max(SEGMENT, -(-length // 4))
+  return [*range(step, length, step), length]
+
+
+def sample(params, prompts, prompt_valid, key, *args, **kwargs):
+  """Samples `group_size` completions per prompt.
+
+  Args:
+    params: of a model with an 'lm' head.
+    prompts, prompt_valid: [P, S], left-padded.
+    key: the only source of randomness.
+    temperature: of the sampling distribution; > 0, traced. None is 1.
+    other_params, share: sample token by token from the geometric mixture
+      params^(1 - share) * other_params^share of two policies instead (Munos et
+      al. 2023, sec. 6), in the same decode; share is traced.
+    truncation: a `Truncation`; None is the whole support.
+    stop_tokens: int32 [K], each ends a completion as `eos_id` does; pad with
+      -1, which is no token.
+    limits: int32 [P] or [P, G], the most tokens of a row, where that is less
+      than `max_new_tokens`; at least one is drawn.
+    prompt_ids: int32 [P], what a prompt's rows take their randomness from,
+      with the key; None counts them. A row is the same in whatever batch its
+      prompt has the same id, but for the rounding of sums.
+    config: what `models.interface.of` knows.
+    group_size: G.
+    max_new_tokens: T; a completion that has not ended by then is cut off.
+    eos_id: ends a completion and is part of it; None: nothing but `stop_tokens`
+      does.
+    cache_dtype: how keys and values are kept, a name in `cache.STORES`; None:
+      as the activations are. Anything coarser samples a policy a little off
+      the one that is scored, see `align_jax.cache_cost`.
+  Returns:
+    Batch of B = P * G rows with zero `rewards` and with the `sampler_logps` of
+    the distribution drawn from. With a temperature, 1 or not, or a truncation
+    it has `policy_logps` as well, and no KL will be estimated from it. Decoding
+    stops once every row has ended.
+  """
+  sampler, uniforms, limits = _request(params, prompts, key, *args, **kwargs)
+  uniforms = jnp.moveaxis(uniforms, -1, 0)
+  length, num_prompts, group_size = uniforms.shape
+
+  def ended(new, index):
+    over = sampler.ends(new['completions']) | (index + 1 >= limits)
+    return over | ~new['valid']
+
+  def write(rows, new, index):
+    put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(
+      x, y[..., None], index, axis=2
+    )
+    return jax.tree.map(put, rows, new)
+
+  def body(carry):
+    index, tokens, done, rows, caches = carry
+    states, caches = sampler.decode(
+      tokens, index - 1, prompt_kvs, prompt_valid, caches
+    )
+    new = sampler.draw(states, uniforms[index], ~done)
+    tokens, done = new['completions'], ended(new, index)
+    return index + 1, tokens, done, write(rows, new, index), caches
+
+  new, prompt_kvs = sampler.start(prompts, prompt_valid, uniforms[0])
+  rows = jax.tree.map(lambda x: jnp.zeros((*x.shape, length), x.dtype), new)
+  carry = (
+    jnp.int32(1),
+    new['completions'],
+    ended(new, 0),
+    write(rows, new, 0),
+    sampler.empty_caches(num_prompts, group_size, 0),
+  )
+  for size in _segments(length):
+
+    def more(carry, size=size):
+      index, done = carry[0], carry[2]
+      return (index <= size) & (index < length) & ~done.all()
+
+    carry = (*carry[:-1], cache.grow(carry[-1], size))
+    carry = jax.lax.while_loop(more, body, carry)
+  rows = carry[3]
+  return _batch(prompts, prompt_valid, rows, group_size)
+
+
+class _Slots(NamedTuple):
+  """Rows that are decoded together, each with a copy of its prompt's keys."""
+
+  row: jax.Array  # int32 [slots]; their number where the slot is idle
+  index: jax.Array  # int32 [slots], the place of the row's newest token
+  token: jax.Array  # int32 [slots], that token
+  prompt: Any  # keys and values [slots, K, S, H] and validity [slots, S]
+  caches: Any
+
+
+def _in_chunks(f, arrays, size):
+  """f over the leading dimension of `arrays`, `size` at a time."""
+  num = len(arrays[0])
+  if num <= size:
+    return f(*arrays)
+  pad = lambda a: jnp.pad(a, ((0, -num % size),) + ((0, 0),) * (a.ndim - 1))
+  chunks = [pad(a).reshape(-1, size, *a.shape[1:]) for a in arrays]
+  out = jax.lax.map(lambda chunk: f(*chunk), chunks)
+  return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], out)
+
+
+def sample_many(params, prompts, prompt_valid, key, *args, slots, **kwargs):
+  """What `sample` does, `slots` rows at a time.
+
+  A row that ends makes room for the next one in order, so that a few long
+  completions do not keep the others waiting. Worth it where P * G is several
+  times `slots` and lengths differ much; the keys and values of all P prompts
+  are kept meanwhile.
+
+  Args:
+    slots: rows that are decoded together.
+    The others are those of `sample`.
+  Returns:
+    what `sample` returns: which slot a row had, and beside whom, leaves no
+    trace but the rounding of sums.
+  """
+  sampler, uniforms, limits = _request(params, prompts, key, *args, **kwargs)
+  num_prompts, group_size, length = uniforms.shape
+  num = num_prompts * group_size
+  slots = min(slots, num)
+  uniforms, limits = uniforms.reshape(num, length), limits.reshape(num)
+
+  first, prompt_kvs = _in_chunks(
+    sampler.start,
+    [prompts, prompt_valid, uniforms[:, 0].reshape(num_prompts, group_size)],
+    slots,
+  )
+  first = {k: x.reshape(num) for k, x in first.items()}
+  over = sampler.ends(first['completions']) | (limits <= 1)
+  sources = prompt_kvs, prompt_valid
+
+  def idle(s):
+    return s.row == num
+
+  def fill(carry):
+    """Puts the next row into the first idle slot, unless it is over."""
+    row, s = carry
+    slot = jnp.argmax(idle(s))
+    put = lambda x, source: x.at[slot].set(source[row // group_size])
+    return row + 1, s._replace(
+      row=s.row.at[slot].set(jnp.where(over[row], num, row)),
+      index=s.index.at[slot].set(0),
+      token=s.token.at[slot].set(first['completions'][row]),
+      prompt=jax.tree.map(put, s.prompt, sources),
+    )
+
+  def decode(s, rows):
+    states, caches = sampler.decode(
+      s.token[:, None], s.index, *s.prompt, s.caches
+    )
+    row, index = jnp.minimum(s.row, num - 1), s.index + 1
+    new = sampler.draw(states, uniforms[row, index][:, None], ~idle(s)[:, None])
+    new = {k: x[:, 0] for k, x in new.items()}
+    # What an idle slot has drawn is out of bounds, and dropped.
+    put = lambda x, y: x.at[s.row, index].set(y)
+    ended = sampler.ends(new['completions']) | (index + 1 >= limits[row])
+    return s._replace(
+      row=jnp.where(ended, num, s.row),
+      index=index,
+      token=new['completions'],
+      caches=caches,
+    ), jax.tree.map(put, rows, new)
+
+  def body(carry):
+    waiting, s, rows = carry
+    waiting, s = jax.lax.while_loop(
+      lambda c: (c[0] < num) & idle(c[1]).any(), fill, (waiting, s)
+    )
+    return waiting, *decode(s, rows)
+
+  empty = lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype)
+  blank = jnp.zeros(slots, jnp.int32)
+  s = _Slots(
+    row=jnp.full(slots, num),
+    index=blank,
+    token=blank,
+    prompt=jax.tree.map(empty, sources),
+    caches=sampler.empty_caches(slots, 1, length),
+  )
+  rows = jax.tree.map(
+    lambda x: jnp.zeros((num, length), x.dtype).at[:, 0].set(x), first
+  )
+  rows = jax.lax.while_loop(
+    lambda c: (c[0] < num) | ~idle(c[1]).all(), body, (jnp.int32(0), s, rows)
+  )[2]
+  return _batch(prompts, prompt_valid, rows, group_size)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.models import transformer
+from align_jax.models.interface import of
 from align_jax.sharding import shard
 
 LOGITS_PER_CHUNK = 2**24  # float32 entries of logits alive at a time
@@ -18,7 +18,7 @@ def predicting_states(params, c, batch):
   """Hidden states that predict each completion token: [B, T, D]."""
   completions = ops.by_group(batch.completions, batch.group_size)
   valid = ops.by_group(batch.valid, batch.group_size)
-  prompt, completion = transformer.hidden_states(
+  prompt, completion = of(c).hidden_states(
     params,
     c,
     batch.prompts,
@@ -35,9 +35,7 @@ def predicting_states(params, c, batch):
 
 
 def _logits(states, weights, config):
-  logits = jnp.einsum('nd,dv->nv', states, weights.astype(states.dtype))
-  logits = shard(logits.astype(jnp.float32), 'batch', 'vocab')
-  return transformer.final_logits(logits, config)
+  return shard(of(config).logits(states, weights, config), 'batch', 'vocab')
 
 
 def _by_position(f, arrays, vocab_size):
@@ -56,21 +54,43 @@ def _by_position(f, arrays, vocab_size):
   return jax.tree.map(lambda a: a.reshape(-1)[:num].reshape(batch_shape), out)
 
 
+@jax.custom_vjp
+def log_prob_of(logits, tokens):
+  """log softmax(logits)[token]: f32 [N, V], int [N] -> f32 [N]."""
+  return _log_prob_of(logits, tokens)[0]
+
+
+def _log_prob_of(logits, tokens):
+  """Keeps the logits alone: the derivative is one pass over them."""
+  total = jax.nn.logsumexp(logits, axis=-1)
+  picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+  return picked - total, (logits, total, tokens)
+
+
+def _log_prob_of_vjp(kept, cotangent):
+  logits, total, tokens = kept
+  chosen = jnp.arange(logits.shape[1]) == tokens[:, None]
+  probs = jnp.exp(logits - total[:, None])
+  return (chosen - probs) * cotangent[:, None], None
+
+
+log_prob_of.defvjp(_log_prob_of, _log_prob_of_vjp)
+
+
 def token_logps(params, batch, *, config, temperature=1.0):
   """Log-probs of the completion tokens.
 
   Args:
-    params: of a transformer with an 'lm' head.
+    params: of a model with an 'lm' head.
     batch: a Batch; rewards are not read.
     temperature: logits are divided by it, as the sampler's are.
   Returns:
     f32 [B, T], nats; 0 on padding.
   """
-  weights = transformer.head_weights(params, config)
+  weights = of(config).head_weights(params, config)
 
   def f(state, token):
-    logps = jax.nn.log_softmax(_logits(state, weights, config) / temperature)
-    return jnp.take_along_axis(logps, token[:, None], axis=-1)[:, 0]
+    return log_prob_of(_logits(state, weights, config) / temperature, token)
 
   states = predicting_states(params, config, batch)
   logps = _by_position(f, [states, batch.completions], config.vocab_size)
@@ -89,8 +109,8 @@ def compare(params, ref_params, batch, ref_batch=None, *, config):
     under the policy and under the reference: f32 [B, T] each; nats, 0 on
     padding.
   """
-  weights = transformer.head_weights(params, config)
-  ref_weights = transformer.head_weights(ref_params, config)
+  weights = of(config).head_weights(params, config)
+  ref_weights = of(config).head_weights(ref_params, config)
 
   def f(state, ref_state, token):
     logits, ref_logits = (
@@ -121,7 +141,10 @@ def token_kls(params, ref_params, batch, *, config):
   Returns:
     exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
     (the Monte-Carlo term); nats, 0 on padding.
+  Raises:
+    ValueError: `batch` was tempered or truncated.
   """
+  ops.require_own_samples(batch)
   kls, logps, ref_logps = compare(params, ref_params, batch, config=config)
   return kls, logps - ref_logps
 
@@ -134,7 +157,7 @@ def values(states, head):
 def _completion_states(params, config, batch):
   """Hidden states after each completion token: [B, T, D]."""
   group = lambda x: ops.by_group(x, batch.group_size)
-  _, states = transformer.hidden_states(
+  _, states = of(config).hidden_states(
     params,
     config,
     batch.prompts,

@@ -17,7 +17,8 @@ import numpy as np
 from align_jax import batches, rewards, sharding, sources, step, tasks
 from align_jax.losses import LOSSES
 from align_jax.metrics import write_atomically
-from align_jax.models import bow, initial, transformer
+from align_jax.models import bow, initial
+from align_jax.models.interface import of
 from align_jax.programs import (
   optimizer,
   policy_programs,
@@ -29,9 +30,8 @@ from align_jax.programs import (
 from align_jax.train import train
 
 # Streams of randomness of one seed; a new one goes at the end.
-(INIT, SFT, PAIRS, EVAL_PAIRS, PROXY, ARM, EVAL, NOISE, BUDGET, POOL) = range(
-  10
-)
+(INIT, SFT, PAIRS, EVAL_PAIRS, PROXY) = range(5)
+(ARM, EVAL, NOISE, BUDGET, POOL, LORA) = range(5, 11)
 
 
 def silent(step, info):
@@ -138,7 +138,7 @@ def train_sft(cfg, directory, task, seed, report):
   """The reference: SFT of a fresh policy, or of a checkpoint; see `initial`."""
   run = {'loss': 'sft', 'loss_kwargs': {}, 'num_microbatches': 1, **cfg['sft']}
   params = initial.params(cfg['model'], task.model, stream(seed, INIT))
-  state = start_state(params, run, transformer.axes(task.model))
+  state = start_state(params, run, of(task.model).axes(task.model))
   logps, _, _ = policy_programs(task.model)
   train_step, hparams = train_program(logps, run, state)
   return train(
@@ -166,9 +166,9 @@ def bag_of_words(task, key, reference):
 def from_reference(task, key, reference):
   """The SFT policy with a scalar head, as reward models usually start."""
   config = dataclasses.replace(task.model, head='scalar')
-  params = {**transformer.init(key, config)}
+  params = {**of(config).init(key, config)}
   params |= {k: v for k, v in reference.items() if k != 'head'}
-  return scorer(config), params, transformer.axes(config)
+  return scorer(config), params, of(config).axes(config)
 
 
 VERIFIERS = {'bow': bag_of_words, 'transformer': from_reference}

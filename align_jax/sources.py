@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.batches import concatenate, join, take
+from align_jax.batches import concatenate, join, take, with_policy_logps
 
 
 def epochs(size, batch_size, seed):
@@ -125,8 +125,12 @@ def mixed(first, second):
       raise ValueError(
         f'groups of {a.group_size} and of {b.group_size} completions do not mix'
       )
+    a, b = with_policy_logps(a, b)
+    known = lambda x, y, name: (
+      None if getattr(y, name) is None else getattr(x, name)
+    )
     common = lambda x, y: x.replace(
-      sampler_logps=None if y.sampler_logps is None else x.sampler_logps
+      **{k: known(x, y, k) for k in ('sampler_logps', 'policy_logps')}
     )
     return concatenate([common(a, b), common(b, a)])
 
@@ -156,13 +160,14 @@ def _with_mismatch(batch):
   first = lambda x: ops.by_group(x, batch.group_size)[:, 0]
   other = lambda x: jnp.roll(first(x), 1, axis=0)
   return join(
-    batch.replace(sampler_logps=None, ref_logps=None),
+    batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None),
     batch.replace(
       completions=other(batch.completions),
       valid=other(batch.valid),
       mask=other(batch.mask),
       rewards=jnp.full(batch.num_prompts, 0.5),
       sampler_logps=None,
+      policy_logps=None,
       ref_logps=None,
       group_size=1,
     ),

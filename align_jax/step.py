@@ -57,6 +57,22 @@ def refresh(state, step, every, view=lambda params: params):
   return state.replace(anchors={**state.anchors, **fresh})
 
 
+PREVIOUS = 'previous'  # the anchor of the params before the newest update
+
+
+def remember(state, view=lambda params: params):
+  """Copies the params into the anchor PREVIOUS, if the state has it.
+
+  To be called when a step's batch is there and its update is not: the next
+  step's sampling depends on nothing that the update computes, so the two run
+  side by side where the device lets them.
+  """
+  if PREVIOUS not in state.anchors:
+    return state
+  fresh = jax.tree.map(jnp.copy, view(state.params))
+  return state.replace(anchors={**state.anchors, PREVIOUS: fresh})
+
+
 def make_annotate(forward):
   """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
 
@@ -74,6 +90,26 @@ def _microbatches(batch, num):
       f'{batch.num_prompts} prompts do not split into {num} parts'
     )
   return jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), batch)
+
+
+def slots(batch):
+  """Tokens that a model computes on, padding included, prompts once: int."""
+  return batch.prompts.size + batch.completions.size
+
+
+def parts_within(batch, tokens):
+  """The smallest number of equal parts of at most `tokens` slots each.
+
+  Raises:
+    ValueError: one prompt with its completions is larger than that.
+  """
+  for num in range(1, batch.num_prompts + 1):
+    if batch.num_prompts % num == 0 and slots(batch) <= num * tokens:
+      return num
+  raise ValueError(
+    f'microbatch_tokens={tokens}: a prompt with its {batch.group_size} '
+    f'completions has {slots(batch) // batch.num_prompts} slots'
+  )
 
 
 ROW_MEANS = ('reward', 'kl', 'baseline')  # metrics that are means over rows
@@ -150,6 +186,7 @@ def make_train_step(
   prepare=None,
   reads_anchors=False,
   num_microbatches=1,
+  microbatch_tokens=0,
   num_epochs=1,
   num_minibatches=1,
   state=None,
@@ -167,25 +204,31 @@ def make_train_step(
     reads_anchors: forward is (params, batch, anchors).
     num_microbatches: prompts are split into this many parts, one at a time,
       whose gradients add up to one update.
+    microbatch_tokens: instead of their number, the most slots of one, see
+      `parts_within`; 0: off.
     num_epochs, num_minibatches: updates over one batch: in every epoch its
       prompts are shuffled and split into minibatches, an update each.
     state: a placed state, whose shardings the returned state keeps.
   Returns:
-    train_step(state, batch, hparams) -> (state, metrics), jitted; donates the
-    state. `hparams` are traced numbers: a sweep over them compiles once. The
-    state's `stats` override them, and take the metrics of their names after
-    the step. Metrics are means over the updates.
+    train_step(state, batch, hparams) -> (state, metrics), around a jitted
+    `program`; donates the state, but not its anchors. `hparams` are traced
+    numbers: a sweep over them compiles once. The state's `stats` override them,
+    and take the metrics of their names after the step. Metrics are means over
+    the updates; 'slots' says what was computed on, see `slots`.
   """
-  grad = value_and_grad(forward, loss, num_microbatches)
   num_updates = num_epochs * num_minibatches
 
-  def train_step(state, batch, hparams):
+  def updated(state, anchors, batch, hparams):
     hparams = {**hparams, **state.stats}
     learning_rate = hparams.pop('learning_rate', 1.0)
-    anchors = (state.anchors,) if reads_anchors else ()
+    anchors = (anchors,) if reads_anchors else ()
 
     def update(carry, batch):
       params, opt_state = carry
+      num = num_microbatches
+      if microbatch_tokens:
+        num = parts_within(batch, microbatch_tokens)
+      grad = value_and_grad(forward, loss, num)
       (value, metrics), grads = grad(params, batch, hparams, *anchors)
       updates, opt_state = tx.update(grads, opt_state, params)
       updates = jax.tree.map(lambda u: u * learning_rate, updates)
@@ -204,6 +247,8 @@ def make_train_step(
       parts = _shuffled(batch, key, num_epochs, num_minibatches)
       carry, metrics = jax.lax.scan(update, carry, parts)
       metrics = jax.tree.map(lambda m: jnp.mean(m, 0), metrics)
+    # One program for each number of slots.
+    metrics = {**metrics, 'slots': jnp.float32(slots(batch))}
     params, opt_state = carry
     stats = {name: metrics.get(name, x) for name, x in state.stats.items()}
     state = state.replace(
@@ -211,9 +256,21 @@ def make_train_step(
     )
     return state, metrics
 
-  shardings = state and jax.tree.map(lambda x: x.sharding, state)
-  return jax.jit(
-    train_step,
+  if state:
+    state = jax.tree.map(lambda x: x.sharding, state.replace(anchors={}))
+  updated = jax.jit(
+    updated,
     donate_argnums=0,
-    out_shardings=(shardings, None) if state else None,
+    out_shardings=(state, None) if state else None,
   )
+
+  def train_step(state, batch, hparams):
+    # Anchors go around the program: they do not change, and who reads them
+    # next need not wait for it.
+    anchors, state = state.anchors, state.replace(anchors={})
+    read = anchors if reads_anchors else {}
+    state, metrics = updated(state, read, batch, hparams)
+    return state.replace(anchors=anchors), metrics
+
+  train_step.program = updated
+  return train_step

@@ -27,6 +27,7 @@ def train(
   view=lambda params: params,
   budget=None,
   keep_log=False,
+  make_writer=Writer,
   report=lambda step, info: None,
 ):
   """Trains `state` from where `directory`'s last checkpoint is, or its start.
@@ -48,6 +49,7 @@ def train(
     budget: a `budget.Budget`, for a state with the anchor `budget.INSIDE`; a
       run that is to stop at it ends with its last checkpoint and point there.
     keep_log: keep every batch under log/, for `read_log`.
+    make_writer: (directory, step) -> what keeps metrics and points.
     report: called with the step and {'kl', 'gold'} of the newest point.
   Returns:
     the final state.
@@ -60,19 +62,19 @@ def train(
       return state
     if start and budget and budget.stop and budgets.keep(budget, state)[1]:
       return state
-    with Writer(directory, start) as writer:
+    with make_writer(directory, start) as writer:
       info, batches, saved = {}, [], start
 
       def measure(step, last=False):
         if (last or step in eval_steps) and step not in writer.points:
-          point = evaluate(state)
-          writer.point(step, point)
+          point = writer.point(step, evaluate(state))
           info.update(kl=point['kl_seq_nats'], gold=point['gold'])
 
       measure(start)
       for step in range(start, num_steps):
         state = steps.refresh(state, step, refresh_every or {}, view)
         batch = source(state, jax.random.fold_in(key, step), step)
+        state = steps.remember(state, view)
         state, metrics = train_step(state, batch, hparams)
         done = step + 1
         stop = False

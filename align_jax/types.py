@@ -32,6 +32,8 @@ class Batch:
   mask: jax.Array  # bool [B, T]  what a loss may touch; from lengths, not ids
   rewards: jax.Array  # f32 [B]
   sampler_logps: jax.Array | None = None  # f32 [B, T]  under the rows' writer
+  policy_logps: jax.Array | None = None  # f32 [B, T]  under that writer at
+  # temperature 1 and untruncated; None: it was, `sampler_logps` are these
   ref_logps: jax.Array | None = None  # f32 [B, T]  under the reference
   prepared: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   # [B, ...] each: what a loss had computed on the whole batch, see

@@ -10,8 +10,9 @@ def get_config():
   # fields are that module's knobs.
   c.task = ml_collections.ConfigDict({'name': ''})
 
-  # The policy, fields of align_jax.models.transformer.ModelConfig; or nothing
-  # but a checkpoint: see configs/qwen2_5_0_5b_hh.py.
+  # The policy, fields of align_jax.models.transformer.ModelConfig; or a model
+  # of your own, dict(adapter='package.module:Class', **its fields), see
+  # docs/models.md; or a checkpoint and no sizes, see docs/pipelines.md.
   c.model = ml_collections.ConfigDict(
     dict(
       checkpoint='',  # a folder or hub id to start from; '': fresh parameters
@@ -73,11 +74,22 @@ def get_config():
   c.arm = ml_collections.ConfigDict(
     dict(
       # 'golden_pairs' | 'file_pairs' (labels that came with the task's file) |
-      # 'log' | 'policy' | 'reference' | 'sampler' | 'teacher' | 'mixture' |
-      # 'policy_and_mixture' | 'policy_and_reference' | 'mixed' | 'hybrid', see
-      # align_jax.arms.SOURCES
+      # 'log' | 'policy' | 'reference' | 'sampler' |
+      # 'one_step_stale' (samples while the step before trains) | 'teacher' |
+      # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
+      # | 'hybrid', see align_jax.arms.SOURCES
       source='policy',
-      labels='proxy',  # 'proxy' | 'gold' | a rule in align_jax.rewards.REWARDS
+      labels='proxy',  # 'proxy' | 'gold' | 'judge' | a rule in
+      # align_jax.rewards.REWARDS
+      # labels='judge': a published checkpoint, and further knobs of
+      # align_jax.judges.JUDGES[kind]; an arm that names it names all of it
+      judge=dict(
+        kind='reward_model',  # 'reward_model' | 'llm_judge'
+        checkpoint='',  # a folder, or the id of a model on the hub
+        dtype='float32',  # of its parameters and activations
+        max_length=2048,  # tokens of a row
+        batch_size=8,  # rows at a time
+      ),
       reward_scale='none',  # 'none' | 'reference' (it scores 0, deviation 1) |
       # 'preference' (chance to win against the group's others)
       truncated='keep',  # 'keep' | 'mask' | 'penalise' what has no EOS
@@ -93,6 +105,10 @@ def get_config():
       max_grad_norm=1.0,
       weight_decay=0.0,
       num_microbatches=1,  # parts of a batch whose gradients are added up
+      microbatch_tokens=0,  # instead: as few parts as keep the tokens of one,
+      # padding included and prompts counted once, within this; 0: off
+      length_buckets=(),  # fixed data: ((prompt slots, completion slots), ...)
+      # to which batches are cut where they hold all but padding
       num_epochs=1,  # passes over a batch
       num_minibatches=1,  # updates per pass
       refresh_every=dict(),  # {anchor: steps}, e.g. {'sampler': 8}
@@ -109,6 +125,9 @@ def get_config():
       kl_mode='hold',  # 'hold' the run at its budget | 'stop' it there
       kl_every=20,  # steps between measurements of the budget
       kl_samples=8,  # completions per eval prompt of such a measurement
+      # Low-rank adapters instead of all parameters, see align_jax.models.lora;
+      # rank 0: none. targets: the matrices, by the ends of their paths.
+      lora=dict(rank=0, alpha=16.0, targets=('qkv', 'o', 'gate_up', 'down')),
       reweigh='',  # 'best_of_n' | 'optimum': the reference's samples weighed
       # anew instead of training
       pool=1024,  # such samples per eval prompt
@@ -126,6 +145,8 @@ def get_config():
   # The same for experiments.method_zoo, by method.
   c.methods = ml_collections.ConfigDict()
   c.families = ml_collections.ConfigDict()  # {title: names}, for its figures
+
+  c.ages = (8, 64)  # steps between refreshes, for experiments.staleness
 
   # Points: measured on held-out prompts after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(
@@ -153,6 +174,8 @@ def get_config():
   # Devices: data * fsdp * tensor of them.
   c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
   c.workers = 0  # processes; 0: one per core on a CPU, else 1
+  c.together = False  # runs that differ in numbers alone as one program; for
+  # accelerators, which one small run leaves idle
   return c
 
 

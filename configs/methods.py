@@ -41,12 +41,14 @@ def groups(loss, sweep, **fields):
 GENTLE = (1.5e-5, 3e-5, 6e-5, 1.2e-4)  # no term holds these: small steps
 NATS = (0.7, 0.35, 0.25, 0.18)  # of a deviation of reward each
 
+LOG_RATIO = betas(1.0, 0.5, 0.3, 0.2)  # losses of beta times a log-ratio
+
 PREFERENCE = {
-  'dpo': pairs('dpo', betas(1.0, 0.5, 0.3, 0.2)),
+  'dpo': pairs('dpo', LOG_RATIO),
   'cdpo': pairs('cdpo', betas(0.5, 0.3, 0.2, 0.1, label_smoothing=0.1)),
   'rdpo': pairs('rdpo', betas(1.0, 0.5, 0.3, 0.2, label_smoothing=0.1)),
   'ipo': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06)),
-  'slic_norm': pairs('slic_norm', betas(1.0, 0.5, 0.3, 0.2)),
+  'slic_norm': pairs('slic_norm', LOG_RATIO),
   'slic': pairs('slic', rates(*GENTLE)),
   'kto': pairs(
     'kto', betas(2.0, 1.0, 0.5, 0.25, lr=1e-4), reward_scale='preference'
@@ -60,13 +62,13 @@ PREFERENCE = {
   'ipo-ref': pairs('ipo', betas(0.2, 0.1, 0.07, 0.05), source='reference'),
   'dpo-stale': pairs(
     'dpo',
-    betas(1.0, 0.5, 0.3, 0.2),
+    LOG_RATIO,
     source='sampler',
     refresh_every=dict(sampler=32),
   ),
   'dpo-mixed': pairs(
     'dpo',
-    betas(1.0, 0.5, 0.3, 0.2),
+    LOG_RATIO,
     source='mixed',
     parts=('reference', 'policy'),
   ),
@@ -110,7 +112,7 @@ BEST_OF_N = {
   'raft': groups('raft', rates(*GENTLE)),
   'iterative_dpo': groups(
     'dpo',
-    betas(1.0, 0.5, 0.3, 0.2),
+    LOG_RATIO,
     source='sampler',
     refresh_every=dict(sampler=100),
   ),
@@ -130,25 +132,24 @@ GAMES = {
     reward_scale='preference',
   ),
   'ipo_md': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06), source='mixture'),
-  'xpo': pairs('xpo', betas(1.0, 0.5, 0.3, 0.2), source='policy_and_reference'),
+  'xpo': pairs('xpo', LOG_RATIO, source='policy_and_reference'),
 }
 
-TEACHER = 'rloo/lr0.0004-beta0.25'
+
+def distilled(loss, source):
+  """A student of an RLOO policy, by the learning rate."""
+  return dict(
+    loss=loss,
+    source=source,
+    teacher_of='rloo/lr0.0004-beta0.25',
+    group_size=2,
+    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
+  )
+
+
 DISTILLATION = {
-  'forward_kl': dict(
-    loss='forward_kl',
-    source='teacher',
-    teacher_of=TEACHER,
-    group_size=2,
-    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
-  ),
-  'reverse_kl': dict(
-    loss='reverse_kl',
-    source='policy',
-    teacher_of=TEACHER,
-    group_size=2,
-    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
-  ),
+  'forward_kl': distilled('forward_kl', 'teacher'),
+  'reverse_kl': distilled('reverse_kl', 'policy'),
 }
 
 LINES = {

@@ -15,7 +15,15 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from align_jax import checks, jobs, protocol, seeds, sharding, tasks
+from align_jax import (
+  checks,
+  jobs,
+  protocol,
+  seeds,
+  sharding,
+  tasks,
+  together,
+)
 from align_jax.jobs import Job
 from align_jax.metrics import read_jsonl, write_atomically
 
@@ -147,7 +155,7 @@ def check(cfg, runs):
   """Raises ValueError for what would fail only after hours of compute."""
   names = {run['name'] for run in runs}
   for run in runs:
-    checks.check_run(run, cfg['proxy'])
+    checks.check_run(run, cfg['proxy'], cfg['model'])
     if run['source'] == 'log' and run['log_of'] not in names:
       raise ValueError(
         f'{run["name"]}: log_of={run["log_of"]!r} is none of the runs '
@@ -158,20 +166,35 @@ def check(cfg, runs):
         f'{run["name"]}: teacher_of={run["teacher_of"]!r} is none of the runs '
         f'{", ".join(sorted(names))}'
       )
+    check_teacher(run, runs)
   checks.check_proxy(cfg['proxy'], cfg['golden'])
+  if cfg['together'] and math.prod(cfg['mesh'].values()) > 1:
+    raise ValueError('together=True stacks runs on one device, mesh has more')
   for note in dict.fromkeys(note for run in runs for note in checks.notes(run)):
     print(f'note: {note}', file=sys.stderr)
 
 
-def train_run(cfg, run, workdir, report):
-  """The job of one run: trains it and marks it as done."""
+def check_teacher(run, runs):
+  """A teacher's checkpoint has to hold all of its parameters."""
+  for other in runs:
+    if other['name'] == run['teacher_of'] and other['lora'].get('rank'):
+      raise ValueError(
+        f'{run["name"]}: teacher_of={other["name"]!r} trains adapters '
+        '(lora.rank > 0), expected a run of all parameters'
+      )
+
+
+def train_runs(cfg, runs, workdir, report):
+  """The job of one run or of several together: trains and marks as done."""
   sharding.use_mesh(**cfg['mesh'])
   start = time.time()
-  protocol.run_arm(cfg, run, workdir, report=report)
-  seconds = round(time.time() - start, 1)
-  write_atomically(
-    directory(workdir, run) / 'done.json', json.dumps({'seconds': seconds})
-  )
+  if len(runs) == 1:
+    protocol.run_arm(cfg, runs[0], workdir, report=report)
+  else:
+    protocol.run_together(cfg, runs, workdir, report=report)
+  done = json.dumps({'seconds': round(time.time() - start, 1)})
+  for run in runs:
+    write_atomically(directory(workdir, run) / 'done.json', done)
 
 
 def prepare_task(cfg, workdir, report):
@@ -203,21 +226,32 @@ def make_jobs(cfg, runs, workdir):
   unfinished = {(run['name'], run['seed']) for run in runs}
   awaited = {name for run in runs for name in reads(run)}
   first = lambda run: (run['seed'], run['name'] not in awaited)
-  for run in sorted(runs, key=first):
-    needs = [f'seed{run["seed"]}']
-    for name in reads(run):
-      if (name, run['seed']) in unfinished:
-        needs.append(f'seed{run["seed"]}/{name}')
+  runs = sorted(runs, key=first)
+  parts = together.groups(runs) if cfg['together'] else [[run] for run in runs]
+  job_of = {
+    (r['name'], r['seed']): job_name(part) for part in parts for r in part
+  }
+  for part in parts:
+    needs = [f'seed{part[0]["seed"]}']
+    for name in reads(part[0]):
+      if (name, part[0]['seed']) in unfinished:
+        needs.append(job_of[name, part[0]['seed']])
     result.append(
       Job(
-        f'seed{run["seed"]}/{run["name"]}',
-        train_run,
-        (cfg, run, workdir),
+        job_name(part),
+        train_runs,
+        (cfg, part, workdir),
         tuple(needs),
-        run['steps'],
+        part[0]['steps'],
       )
     )
   return result
+
+
+def job_name(runs):
+  """Of several runs together, the first and how many more."""
+  more = f'+{len(runs) - 1}' if len(runs) > 1 else ''
+  return f'seed{runs[0]["seed"]}/{runs[0]["name"]}{more}'
 
 
 def execute(cfg, runs, workdir):
@@ -315,20 +349,22 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
 
 
 def main(runs, report):
-  """The command line of an experiment.
+  """The command line of an experiment."""
+
+  def run(cfg):
+    if WORKDIR.value is None:
+      raise ValueError('--workdir is required')
+    workdir = pathlib.Path(WORKDIR.value).resolve()
+    experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
+
+  start(run)
+
+
+def start(run):
+  """Parses the command line, then run(cfg).
 
   What the user got wrong ends in one line, not in a traceback.
   """
-
-  def run(argv):
-    if len(argv) > 1:
-      raise ValueError(f'unexpected argument {argv[1]!r}')
-    for flag in (CONFIG, WORKDIR):
-      if flag.value is None:
-        raise ValueError(f'--{flag.name} is required')
-    cfg = as_dict(CONFIG.value)
-    workdir = pathlib.Path(WORKDIR.value).resolve()
-    experiment(runs, report, cfg, workdir, ONLY.value, REPORT.value)
 
   mistakes = (
     AttributeError,
@@ -348,7 +384,11 @@ def main(runs, report):
   def guarded(argv):
     logging.set_verbosity(logging.ERROR)  # orbax tells each step of a save
     try:
-      run(argv)
+      if len(argv) > 1:
+        raise ValueError(f'unexpected argument {argv[1]!r}')
+      if CONFIG.value is None:
+        raise ValueError('--config is required')
+      run(as_dict(CONFIG.value))
     except (ValueError, FileNotFoundError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise

@@ -10,20 +10,23 @@ and best-of-n and the closed-form optimum of the proxy as reference lines. With
 there. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
-import json
-
 import numpy as np
 
 from align_jax import frontier
-from align_jax.metrics import write_atomically
 from align_jax.report import Page, families_figure, show
 from experiments import common
-from experiments.online_vs_offline import (
+from experiments.pages import (
   GAIN,
+  KL_AXIS,
+  NOT_NEUTRAL,
+  by_prompt,
   compare,
+  finish,
   gain,
+  last_points,
   markdown,
-  write_csv,
+  proxy_by_prompt,
+  write_tables,
 )
 
 
@@ -107,12 +110,7 @@ def matched_how(points, budgets):
 
 def held_table(points):
   """Where the runs with a KL budget ended, worst first; None without any."""
-  last = {}
-  for p in points:
-    if p.get('kl_budget'):
-      key = p['arm'], p['config'], p['seed']
-      if p['step'] >= last.get(key, p)['step']:
-        last[key] = p
+  last = last_points(p for p in points if p.get('kl_budget'))
   if not last:
     return None
   miss = lambda p: abs(p['kl_seq_nats'] / p['kl_budget'] - 1)
@@ -190,10 +188,7 @@ def report(points, cfg, workdir):
   lines, families = reference_lines(cfg, names), families_of(cfg, names)
   header, rows = zoo_table(comparison, cfg)
   sentence = matched_how(points, comparison.budgets)
-  write_csv(workdir / 'table.csv', header, rows)
-  write_atomically(
-    workdir / 'points.jsonl', ''.join(json.dumps(p) + '\n' for p in points)
-  )
+  write_tables(workdir, points, header, rows)
   figures = workdir / 'figures'
   page = Page('Alignment methods at matched KL')
   page.text(sentence, 'verdict')
@@ -215,7 +210,7 @@ def report(points, cfg, workdir):
       comparison.table,
       across,
       lines,
-      'KL(policy || reference), nats per completion',
+      KL_AXIS,
       GAIN,
       settings['window'],
     ),
@@ -223,7 +218,7 @@ def report(points, cfg, workdir):
     'gold reward against KL, by family',
   )
   page.heading('Gold against proxy')
-  proxy = compare(points, settings, lambda point: point['proxy_by_prompt'])
+  proxy = compare(points, settings, proxy_by_prompt)
   page.figure(
     families_figure(
       families,
@@ -237,11 +232,7 @@ def report(points, cfg, workdir):
     figures / 'zoo_gold_vs_proxy.png',
     'gold reward against proxy reward, by family',
   )
-  page.text(
-    'KL is not a neutral axis across methods (Gao et al. 2022), so the same '
-    'budgets are drawn against the proxy as well.',
-    'note',
-  )
+  page.text(NOT_NEUTRAL, 'note')
   rise = rise_table(points)
   page.heading('From the first policy to the last')
   page.table(*rise, text_columns=2)
@@ -256,12 +247,7 @@ def report(points, cfg, workdir):
     page.heading('Best-of-n: its KL and the bound')
     page.table(*bound, text_columns=0)
     tables.append(bound)
-  page.heading('How to make this page')
-  started = json.loads((workdir / 'experiment.json').read_text())
-  page.code(started['command'])
-  page.code(started['versions'])
-  page.code(json.dumps(cfg, indent=1))
-  page.write(workdir / 'report.html')
+  finish(page, cfg, workdir)
   return '\n\n'.join([*(markdown(*table) for table in tables), sentence])
 
 
@@ -275,14 +261,13 @@ def gain_by_arm(points):
   pools = {}
   for p in points:
     if 'gold_samples' not in p and p['step'] == 0:
-      pools[p['arm'], p['seed']] = np.array(p['gold_by_prompt'])
+      pools[p['arm'], p['seed']] = by_prompt(p)
   of_trained = gain(trained) if trained else None
 
   def score(point):
     if 'gold_samples' in point:
       return of_trained(point)
-    start = pools[point['arm'], point['seed']]
-    return np.array(point['gold_by_prompt']) - start
+    return by_prompt(point) - pools[point['arm'], point['seed']]
 
   return score
 

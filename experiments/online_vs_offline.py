@@ -9,14 +9,11 @@ arms in between (`ref+proxy`, `ref+gold`, `online+gold`, `shuffled`) change one
 of these at a time. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
-import csv
-import io
 import json
 
 import numpy as np
 
 from align_jax import frontier
-from align_jax.metrics import write_atomically
 from align_jax.report import (
   Page,
   effects_figure,
@@ -25,10 +22,22 @@ from align_jax.report import (
   training_figure,
 )
 from experiments import common
+from experiments.pages import (
+  GAIN,
+  KL_AXIS,
+  NOT_NEUTRAL,
+  compare,
+  finish,
+  gain,
+  last_points,
+  markdown,
+  proxy_by_prompt,
+  references,
+  write_tables,
+)
 
 runs = common.sweep
 
-GAIN = 'gold reward gained over the reference'
 PANELS = {
   'gold': 'gold reward',
   'kl_seq_nats': 'KL from the reference (nats)',
@@ -41,34 +50,10 @@ PANELS = {
 }
 
 
-def compare(points, settings, score):
-  return frontier.Comparison(
-    frontier.curves(points, score), settings['budgets'], settings['resamples']
-  )
-
-
-def references(points):
-  """The reference's point of each seed, once."""
-  return list({p['seed']: p for p in points if p['step'] == 0}.values())
-
-
-def by_prompt(point):
-  return np.array(point['gold_by_prompt'])
-
-
-def gain(points):
-  """point -> gold reward per prompt above that of the seed's reference."""
-  start = {p['seed']: by_prompt(p) for p in references(points)}
-  return lambda point: by_prompt(point) - start[point['seed']]
-
-
 def against(points, arm):
   """point -> win rates against the last policy of `arm` of the same seed."""
-  last = {}
-  for point in points:
-    seed = point['seed']
-    if point['arm'] == arm and point['step'] >= last.get(seed, point)['step']:
-      last[seed] = point
+  mine = [p for p in points if p['arm'] == arm]
+  last = {seed: p for (_, _, seed), p in last_points(mine).items()}
   return lambda point: frontier.win_rate(
     point['gold_samples'], last[point['seed']]['gold_samples']
   )
@@ -151,16 +136,12 @@ def summary_table(comparison):
 
 def accuracy_table(points, workdir, seeds, settings):
   """The two numbers that decide the sign of the gap."""
-  last = {}
-  for point in points:
-    if point['arm'] == settings['control']:
-      key = point['config'], point['seed']
-      if point['step'] >= last.get(key, point)['step']:
-        last[key] = point
+  mine = [p for p in points if p['arm'] == settings['control']]
+  last = last_points(mine)
   rows = []
   for seed in seeds:
     proxy = json.loads((workdir / f'seed{seed}' / 'proxy.json').read_text())
-    policy = [p['implicit_accuracy'] for k, p in last.items() if k[1] == seed]
+    policy = [p['implicit_accuracy'] for k, p in last.items() if k[2] == seed]
     span = f'{min(policy):.3f} to {max(policy):.3f}' if policy else '-'
     rows.append(
       [str(seed), f'{proxy["held_out"]:.3f}', f'{proxy["golden"]:.3f}', span]
@@ -209,11 +190,6 @@ def samples_table(points, comparison, settings):
   return header, rows
 
 
-def markdown(header, rows):
-  lines = [header, ['--:'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
 def main_table(comparison, settings):
   """What the terminal shows: both arms and the effects."""
   arms = [
@@ -230,12 +206,6 @@ def main_table(comparison, settings):
   return ['KL (nats)', *arms, *effects], rows
 
 
-def write_csv(path, header, rows):
-  buffer = io.StringIO()
-  csv.writer(buffer, lineterminator='\n').writerows([header, *rows])
-  write_atomically(path, buffer.getvalue())
-
-
 def report(points, cfg, workdir):
   """Writes the page and its tables; returns what the terminal shows."""
   settings = cfg['report']
@@ -244,10 +214,7 @@ def report(points, cfg, workdir):
   sentence = verdict(comparison, settings)
   page.text(sentence, 'verdict')
   header, rows = matched_table(comparison, settings)
-  write_csv(workdir / 'table.csv', header, rows)
-  write_atomically(
-    workdir / 'points.jsonl', ''.join(json.dumps(p) + '\n' for p in points)
-  )
+  write_tables(workdir, points, header, rows)
   figures = workdir / 'figures'
   both = {settings['treatment'], settings['control']} <= set(comparison.arms)
 
@@ -259,7 +226,7 @@ def report(points, cfg, workdir):
     frontier_figure(
       comparison,
       None,
-      'KL(policy || reference), nats per completion',
+      KL_AXIS,
       GAIN,
       settings['window'],
     ),
@@ -306,17 +273,13 @@ def report(points, cfg, workdir):
   )
 
   page.heading('Gold against proxy')
-  proxy = compare(points, settings, lambda point: point['proxy_by_prompt'])
+  proxy = compare(points, settings, proxy_by_prompt)
   page.figure(
     frontier_figure(comparison, proxy.table, 'proxy reward', GAIN),
     figures / 'gold_vs_proxy.png',
     'gold reward against proxy reward, by arm',
   )
-  page.text(
-    'KL is not a neutral axis across methods (Gao et al. 2022), so the same '
-    'budgets are drawn against the proxy as well.',
-    'note',
-  )
+  page.text(NOT_NEUTRAL, 'note')
 
   if settings['golden_policy'] in comparison.arms:
     page.heading('Win rate')
@@ -325,7 +288,7 @@ def report(points, cfg, workdir):
       frontier_figure(
         wins,
         None,
-        'KL(policy || reference), nats per completion',
+        KL_AXIS,
         f'win rate against the last {settings["golden_policy"]} policy',
         settings['window'],
       ),
@@ -345,12 +308,7 @@ def report(points, cfg, workdir):
     page.heading('Samples side by side')
     page.table(*samples, text_columns=9)
 
-  page.heading('How to make this page')
-  started = json.loads((workdir / 'experiment.json').read_text())
-  page.code(started['command'])
-  page.code(started['versions'])
-  page.code(json.dumps(cfg, indent=1))
-  page.write(workdir / 'report.html')
+  finish(page, cfg, workdir)
   tables = main_table(comparison, settings), accuracies
   return '\n\n'.join([*(markdown(*table) for table in tables), sentence])
 

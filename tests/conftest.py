@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_judges
 
-from align_jax import sampling, scoring
+from align_jax import judges, sampling, scoring
 from align_jax.models import transformer
 
 # The persistent cache is on where JAX_COMPILATION_CACHE_DIR is set.
@@ -72,7 +73,7 @@ def token_logps(config):
 
 @pytest.fixture(scope='session')
 def sample(config):
-  """(params, prompts, valid, key, temperature) -> Batch, G = 3 and T = 6."""
+  """(params, prompts, valid, key[, temperature]) -> Batch, G = 3, T = 6."""
   return jax.jit(
     functools.partial(
       sampling.sample,
@@ -87,7 +88,33 @@ def sample(config):
 @pytest.fixture(scope='session')
 def batch(params, prompts, sample):
   """Sampled; some rows end with EOS, some are cut off."""
-  batch = sample(params, *prompts, jax.random.key(2), 1.0)
+  batch = sample(params, *prompts, jax.random.key(2))
   lengths = batch.valid.sum(1)
   assert lengths.min() < 6 and lengths.max() == 6
   return batch
+
+
+@pytest.fixture(scope='session')
+def causal(tmp_path_factory):
+  """The folder of a language model that reacts to what it reads."""
+  config = tiny_judges.CONFIG
+  params = tiny_judges.random_params(0, config)
+  return tiny_judges.write(tmp_path_factory.mktemp('causal'), params, config)
+
+
+@pytest.fixture(scope='session')
+def scalar(tmp_path_factory):
+  """The folder of a reward model."""
+  config = tiny_judges.SCALAR
+  params = tiny_judges.random_params(0, config)
+  return tiny_judges.write(tmp_path_factory.mktemp('scalar'), params, config)
+
+
+@pytest.fixture(scope='session')
+def judge(causal):
+  return judges.llm_judge(causal)
+
+
+@pytest.fixture(scope='session')
+def reward(scalar):
+  return judges.reward_model(scalar)

@@ -192,6 +192,16 @@ def test_every_row_of_the_real_file_is_right(tmp_path):
   task = arithmetic.make_task(seed=0, **knobs)
   batch = task.demonstrations(None, jax.random.key(0), 0)
   np.testing.assert_array_equal(task.gold(batch), 1)
+  asked, said = task.decode(batch)
+  other = dict(completions=np.roll(batch.completions, 1, 0))
+  other |= dict(valid=np.roll(batch.valid, 1, 0))
+  answer = {r['prompt']: r['answer'] for r in rows}
+  same = [
+    answer[q] == data.final_answer(t)
+    for q, t in zip(asked, said[-1:] + said[:-1])
+  ]
+  np.testing.assert_array_equal(task.gold(batch.replace(**other)), same)
+  assert not all(same)
 
 
 def test_sums_are_read_as_any_file(task, workdir):

@@ -336,7 +336,8 @@ COLUMNS = (
   'prompt completion chosen rejected label messages text scores completions '
   'conversations instruction input output output_1 output_2 preference turns '
   'question answer reference samples info summaries choice tools score_chosen '
-  'metadata'
+  'metadata instances choices question_id response1 annotator1 passages '
+  'prediction'
 ).split()
 
 

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -18,7 +19,7 @@ import pytest
 import safetensors.numpy
 
 from align_jax import scoring
-from align_jax.models import check, hf, hf_config, transformer
+from align_jax.models import check, hf, hf_config, lora, transformer
 from align_jax.types import Batch
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
@@ -54,13 +55,14 @@ def greedy(params, c, prompts, valid):
   """[P, NEW] tokens and the logits they were chosen from, with the cache."""
   state, kv = transformer.prefill(params, c, prompts, valid)
   first = logits_of(params, state[:, None], c)
+  layers = transformer.split_layers(params, c)
   cache = transformer.empty_cache(c, len(prompts), 1, NEW)
 
   def step(carry, index):
     logits, cache = carry
     token = logits.argmax(-1)
     states, cache = transformer.decode_step(
-      params, c, token, index, kv, valid, cache
+      layers, c, token, index, kv, valid, cache
     )
     return (logits_of(params, states, c), cache), (token[:, 0], logits[:, 0])
 
@@ -153,6 +155,25 @@ def test_export_loads_back_to_the_bit(name, dtype, tmp_path):
   assert again.config == model.config
   assert str(again.hf_config['dtype']) == dtype
   assert (tmp_path / 'generation_config.json').exists()
+
+
+def test_the_docs_import_and_export(tmp_path):
+  """The blocks of docs/models.md, in their order; B of the adapters is zero."""
+  page = (GOLDEN.parents[2] / 'docs' / 'models.md').read_text()
+  blocks = re.findall(r'```python\n(.*?)```', page, re.S)
+  load, merge = (b for b in blocks if 'hf.export' in b)
+  names = {'folder': GOLDEN / 'qwen3', 'out': tmp_path}
+  exec(load, names)
+  again = hf.load(tmp_path, dtype='bfloat16')
+  assert bits(again.params) == bits(names['params'])
+  assert names['config'].dtype == 'bfloat16'
+  settings = lora.Lora(rank=2)
+  names['adapters'] = lora.init(
+    jax.random.key(0), names['params'], names['config'], settings
+  )
+  exec(merge, names)
+  again = hf.load(tmp_path, dtype='bfloat16')
+  assert bits(again.params) == bits(names['params'])
 
 
 def test_a_toy_is_exported_as_llama(config, params, tmp_path):

@@ -68,14 +68,15 @@ def test_the_added_experiment_runs_with_the_added_reward(changed):
   out = run(
     changed,
     '-m',
-    'experiments.staleness',
+    'experiments.group_size',
     '--config=configs/smoke.py',
     '--workdir=out',
     '--config.arm.labels=questions',
   )
   assert 'page:' in out
   assert (changed / 'out' / 'report.html').exists()
-  assert (changed / 'out' / 'seed1' / 'stale' / 'sampler64').exists()
+  config = 'group_size8-batch_size8'
+  assert (changed / 'out' / 'seed1' / 'rloo' / config).exists()
 
 
 def test_every_command_of_the_readme_names_what_exists():

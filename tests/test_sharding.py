@@ -57,7 +57,7 @@ def train(params, place_state, place_batch):
     state, metrics = train_step(
       state, place_batch(batch), {**hparams, 'beta': beta}
     )
-  return state, metrics, train_step._cache_size()
+  return state, metrics, train_step.program._cache_size()
 
 
 def distance(x, y):

@@ -46,9 +46,7 @@ def state(params, ref_params):
 
 @pytest.fixture(scope='module')
 def draw(sample):
-  return lambda params, prompts, valid, key: sample(
-    params, prompts, valid, key, 1.0
-  )
+  return sample
 
 
 @pytest.fixture(scope='module')

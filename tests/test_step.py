@@ -75,10 +75,10 @@ def same(x, y):
 
 def test_one_compile_whatever_the_hparams(run, online, train_step):
   first = run(online)
-  assert train_step._cache_size() == 1
+  assert train_step.program._cache_size() == 1
   for hparams in ({'beta': 0.5}, {'learning_rate': 3e-2}):
     assert not same(run(online, **hparams)[0].params, first[0].params)
-  assert train_step._cache_size() == 1
+  assert train_step.program._cache_size() == 1
 
 
 def test_runs_are_bitwise_equal(run, online):

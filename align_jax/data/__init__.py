@@ -8,6 +8,7 @@ turns messages into text (`chat`) and a tokenizer texts into ids (`tokens`,
 
 from align_jax.data.answers import correct, final_answer
 from align_jax.data.chat import load_template
+from align_jax.data.comparisons import COMPARISONS
 from align_jax.data.examples import Encoded, Encoder, make_encoder
 from align_jax.data.files import fingerprint, local_path, rows
 from align_jax.data.pipeline import (
@@ -45,6 +46,7 @@ from align_jax.data.tokens import (
 )
 
 __all__ = [
+  'COMPARISONS',
   'Counts',
   'DATASETS',
   'Encoded',

@@ -290,6 +290,20 @@ def render(template, prompt, completion, tokens, control=(), tools=None):
   )
 
 
+def whole(template, conversation, tokens, control=()):
+  """All that the template writes, after the last answer too.
+
+  Args: as in `render`.
+  Returns:
+    text, spans of what messages say.
+  Raises:
+    ChatError: the template fails or drops a message.
+  """
+  show = lambda messages: _render(template, messages, None, tokens)[0]
+  text = show(conversation)
+  return text, _contents(show, conversation, text, control)
+
+
 def _started(show, prompt, control):
   """The text up to the end of the last message, which is to be continued."""
   text = show(prompt)

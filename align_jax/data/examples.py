@@ -133,7 +133,8 @@ def encode_text(encoder, text, contents=(), offset=0, after='start'):
   return ids, same
 
 
-def _token_names(vocabulary):
+def token_names(vocabulary):
+  """What a chat template is told: the texts of EOS, and BOS if there is one."""
   names = dict(eos_token=vocabulary.tokenizer.id_to_token(vocabulary.eos_id))
   if vocabulary.bos_id is not None:
     names['bos_token'] = vocabulary.tokenizer.id_to_token(vocabulary.bos_id)
@@ -176,7 +177,7 @@ def _of_texts(encoder, example):
 
 
 def _of_messages(encoder, example):
-  names = _token_names(encoder.vocabulary)
+  names = token_names(encoder.vocabulary)
   prompt, sides, same = None, [], True
   for completion in example.completions or [[]]:
     try:

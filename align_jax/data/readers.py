@@ -9,7 +9,9 @@ with the reason why there is none.
 import json
 import re
 
+from align_jax.data import comparisons
 from align_jax.data.answers import final_answer
+from align_jax.data.comparisons import instructed
 from align_jax.data.messages import said
 from align_jax.data.row import (
   LeftOut,
@@ -31,8 +33,6 @@ SHAREGPT = {
   'function_call': 'assistant',
   'observation': 'tool',
 }
-CHOICES = {1: (1, 2), 2: (2, 1)}  # preferred: (chosen, rejected)
-TIES = (0, 1.5)
 
 
 def standard(rows):
@@ -134,20 +134,11 @@ def scored_pairs(rows):
     )
 
 
-def _alpaca_prompt(row):
-  """`instruction`, and `input` if there is any, as one question."""
-  question = text_field(row, 'instruction')
-  if row.get('input') is not None:
-    extra = field(row, 'input', str)
-    question += f'\n\n{extra}' if extra.strip() else ''
-  return [said('user', question)]
-
-
 def alpaca(rows):
   """Demonstrations (Taori et al. 2023): `instruction`, `input`, `output`."""
   for row in rows:
     answer = said('assistant', text_field(row, 'output'))
-    yield Row(dict(prompt=_alpaca_prompt(row), completion=[answer]), place(row))
+    yield Row(dict(prompt=instructed(row), completion=[answer]), place(row))
 
 
 def alpaca_preference(rows):
@@ -157,34 +148,20 @@ def alpaca_preference(rows):
       name: [said('assistant', text_field(row, name))]
       for name in ('chosen', 'rejected')
     }
-    yield Row(dict(sides, prompt=_alpaca_prompt(row)), place(row))
+    yield Row(dict(sides, prompt=instructed(row)), place(row))
 
 
-def alpaca_pairs(rows):
-  """AlpacaFarm and AlpacaEval (Dubois et al. 2023, arXiv 2305.14387).
+def alpaca_seeds(rows):
+  """Seed tasks (Wang et al. 2022, arXiv 2212.10560), one row per instance.
 
-  `instruction`, perhaps `input`, `output_1`, `output_2`, and `preference`: 1
-  or 2, the better output; 0 or 1.5, a tie, is left out.
+  `instruction`, and `instances` with an `input`, which may be empty, and an
+  `output` each.
   """
   for row in rows:
-    preferred = number(row, "field 'preference'", row.get('preference'))
-    if preferred in TIES:
-      yield LeftOut('a tie')
-      continue
-    if preferred not in CHOICES:
-      raise row_error(
-        row,
-        f"field 'preference' is {preferred}, expected 1, 2, or 0 or 1.5 (tie)",
-        "field 'preference' is none of 0, 1, 1.5, 2",
-      )
-    better, worse = (
-      [said('assistant', text_field(row, f'output_{i}'))]
-      for i in CHOICES[preferred]
-    )
-    yield Row(
-      dict(prompt=_alpaca_prompt(row), chosen=better, rejected=worse),
-      place(row),
-    )
+    for found in field(row, 'instances', list):
+      typed(row, "field 'instances' item", found, dict)
+      made = Row(dict(found, instruction=row.get('instruction')), place(row))
+      yield from alpaca([made])
 
 
 def sharegpt(rows):
@@ -238,6 +215,67 @@ def questions(rows):
     if not turns:
       raise row_error(row, "field 'turns' is empty")
     yield Row(dict(prompt=[said('user', turns[0])]), place(row))
+
+
+def reference_answers(rows):
+  """MT-Bench's reference answers: the first turn of the first of `choices`.
+
+  The question is in another file, under the same `question_id`.
+  """
+  for row in rows:
+    turns = [
+      typed(row, "field 'choices' item", x, dict).get('turns')
+      for x in field(row, 'choices', list)[:1]
+    ]
+    if not turns or not typed(row, "field 'choices' turns", turns[0], list):
+      raise row_error(row, "field 'choices' has no turns")
+    made = dict(text=turns[0][0], question_id=field(row, 'question_id', int))
+    yield Row(made, place(row))
+
+
+# --- Judged pairs: ties are left out -----------------------------------------
+
+
+def _preferences(name, rows):
+  for row in rows:
+    yield from comparisons.preferences(comparisons.COMPARISONS[name](row))
+
+
+def alpaca_pairs(rows):
+  """AlpacaFarm and AlpacaEval (Dubois et al. 2023, arXiv 2305.14387).
+
+  `instruction`, perhaps `input`, `output_1`, `output_2`, and `preference`: 1
+  or 2, the better output; 0 or 1.5, a tie.
+  """
+  return _preferences('alpaca_pairs', rows)
+
+
+def pandalm(rows):
+  """PandaLM's test set (Wang et al. 2023, arXiv 2306.05087), by majority.
+
+  `instruction`, perhaps `input`, `response1`, `response2`, and `annotator1` to
+  `annotator3`: 1 or 2, the better response; 0, a tie.
+  """
+  return _preferences('pandalm', rows)
+
+
+def autoj(rows):
+  """Auto-J's test pairs (Li et al. 2023, arXiv 2310.05470).
+
+  `prompt`, `response 1`, `response 2`, and `label`: 0, the first one is better;
+  1, the second; 2, a tie.
+  """
+  return _preferences('autoj', rows)
+
+
+def qa_feedback(rows):
+  """QA-Feedback (Wu et al. 2023, arXiv 2306.01693): up to six pairs per row.
+
+  `question`, `passages`, lists of texts that follow it, `prediction 1` to
+  `prediction 4`, and `preference` for 1-2, 1-3, 1-4, 2-3, 2-4, 3-4: 1 or 2, the
+  better one of the two; 0, a tie.
+  """
+  return _preferences('qa_feedback', rows)
 
 
 # --- Plain texts -------------------------------------------------------------
@@ -329,6 +367,10 @@ SIGNATURES = {  # the columns of those that can be told, and a further test
   'hh': ({'chosen', 'rejected'}, _transcripts),
   'alpaca_preference': ({'instruction', 'chosen', 'rejected'}, None),
   'alpaca_pairs': ({'instruction', 'output_1', 'preference'}, None),
+  'pandalm': ({'instruction', 'response1', 'annotator1'}, None),
+  'autoj': ({'prompt', 'response 1', 'label'}, None),
+  'qa_feedback': ({'question', 'prediction 1', 'preference'}, None),
+  'alpaca_seeds': ({'instruction', 'instances'}, None),
   'alpaca': ({'instruction', 'output'}, None),
   'ultrafeedback_scores': ({'instruction', 'completions'}, None),
   'ultrafeedback': ({'prompt', 'chosen', 'rejected'}, _answers),
@@ -338,6 +380,7 @@ SIGNATURES = {  # the columns of those that can be told, and a further test
   'gsm8k': ({'question', 'answer'}, None),
   'lines': ({'line', 'text'}, lambda row: len(row) == 2),
   'questions': ({'turns'}, None),
+  'reference_answers': ({'question_id', 'choices'}, None),
 }
 
 
@@ -376,9 +419,14 @@ DATASETS = {  # by the name configs use
   'scored_pairs': scored_pairs,
   'alpaca': alpaca,
   'alpaca_preference': alpaca_preference,
+  'alpaca_seeds': alpaca_seeds,
   'alpaca_pairs': alpaca_pairs,
+  'pandalm': pandalm,
+  'autoj': autoj,
+  'qa_feedback': qa_feedback,
   'sharegpt': sharegpt,
   'questions': questions,
+  'reference_answers': reference_answers,
   'tldr': tldr,
   'tldr_comparisons': tldr_comparisons,
   'gsm8k': gsm8k,

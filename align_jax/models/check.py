@@ -44,13 +44,14 @@ def greedy(params, c, prompts, valid, size):
   """Tokens [P, size] and their logits [P, size, V], one at a time, cached."""
   state, kv = transformer.prefill(params, c, prompts, valid)
   first = head_outputs(params, c, state[:, None])
+  layers = transformer.split_layers(params, c)
   cache = transformer.empty_cache(c, len(prompts), 1, size)
 
   def step(carry, index):
     logits, cache = carry
     token = logits.argmax(-1)
     state, cache = transformer.decode_step(
-      params, c, token, index, kv, valid, cache
+      layers, c, token, index, kv, valid, cache
     )
     return (head_outputs(params, c, state), cache), (token[:, 0], logits[:, 0])
 

@@ -1,8 +1,9 @@
 """Published checkpoints in and out: folders of safetensors and a config.json.
 
 Tensors go one at a time from the file into the (sharded) parameters, and one
-file at a time back: the host never holds the model. No pickle is read and no
-code that came with a checkpoint is run.
+file at a time back: the host never holds the model beside its own shards
+(`models.measure_import` measures it). No pickle is read and no code that came
+with a checkpoint is run.
 """
 
 import functools
@@ -23,7 +24,7 @@ from align_jax.models import hf_config, hf_tensors, transformer
 
 NAMED = 8  # tensors in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
-FLOATS = ('F64', 'F32', 'F16', 'BF16')
+FLOATS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': jnp.bfloat16}
 # Buffers of old checkpoints, computed here.
 BUFFERS = ('rotary_emb.inv_freq', '.attn.bias', '.masked_bias')
 BUFFERS += ('.attention.bias',)
@@ -138,8 +139,24 @@ def _read_json(path):
     raise ValueError(f'{path}: not JSON ({error})') from error
 
 
+class Stored(NamedTuple):
+  """A tensor in a file."""
+
+  path: pathlib.Path
+  offset: int  # bytes
+  shape: tuple[int, ...]
+  dtype: str  # as safetensors calls it
+
+  def read(self):
+    """A view of the file: nothing is copied, and no page stays mapped after."""
+    dtype = np.dtype(FLOATS[self.dtype])
+    if 0 in self.shape:
+      return np.zeros(self.shape, dtype)
+    return np.memmap(self.path, dtype, 'r', self.offset, self.shape)
+
+
 def _open(folder):
-  """Tensor names -> the open file that holds them."""
+  """Tensor names -> where they are."""
   if (folder / INDEX).is_file():
     files = {*_read_json(folder / INDEX).get('weight_map', {}).values()}
   else:
@@ -150,13 +167,28 @@ def _open(folder):
     if not path.is_file():
       raise ValueError(f'{path}: no such file; weights are safetensors only')
     try:
-      file = safetensors.safe_open(path, framework='numpy')
+      with safetensors.safe_open(path, framework='numpy'):
+        pass
     except safetensors.SafetensorError as error:
       raise ValueError(
         f'{path}: not a whole safetensors file ({error})'
       ) from error
-    stored |= dict.fromkeys(file.keys(), file)
+    stored |= _contents(path)
   return stored
+
+
+def _contents(path):
+  """What the header of a safetensors file lists: {name: Stored}."""
+  with path.open('rb') as file:
+    size = int.from_bytes(file.read(8), 'little')
+    header = json.loads(file.read(size))
+  header.pop('__metadata__', None)
+  return {
+    name: Stored(
+      path, 8 + size + x['data_offsets'][0], tuple(x['shape']), x['dtype']
+    )
+    for name, x in header.items()
+  }
 
 
 def _match(rows, stored, config, family, folder):
@@ -174,8 +206,7 @@ def _match(rows, stored, config, family, folder):
   ]
   wrong = []
   for name in wanted.keys() & stored.keys():
-    piece = stored[name].get_slice(name)
-    shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
+    shape, dtype = stored[name].shape, stored[name].dtype
     if shape != wanted[name].shape or dtype not in FLOATS:
       expected = f'{wanted[name].shape} of {"/".join(FLOATS)}'
       wrong.append(f'{name} is {shape} of {dtype}, expected {expected}')
@@ -199,8 +230,8 @@ def _check_tied(config, head, names, stored, folder):
   if config.head != 'lm' or not config.tie_embeddings or head not in stored:
     return
   embed = next(n for r, n in names.items() if r.path == ('embed',))
-  get = lambda name: stored[name].get_tensor(name)
-  if not np.array_equal(get(head), get(embed)):
+  rows = zip(stored[head].read(), stored[embed].read())
+  if not all(np.array_equal(*pair) for pair in rows):
     raise ValueError(
       f'{folder}: tensor {head} differs from {embed}, expected the same since '
       'tie_word_embeddings is true'
@@ -212,42 +243,58 @@ def _write(whole, part, start):
   return jax.lax.dynamic_update_slice(whole, part, start)
 
 
-def _put(x, axes, mesh):
-  """A host array on the mesh, each device taking its own part."""
+def _put(x, dtype, axes, mesh):
+  """A host array on the mesh, each device taking its own part.
+
+  One part at a time, and none aliases the file that `x` may be a view of.
+  """
   if mesh is None:
-    return jnp.asarray(x)
+    return jnp.array(x.astype(dtype, copy=False))
   place = NamedSharding(mesh, sharding.spec(axes))
-  return jax.make_array_from_callback(x.shape, place, lambda i: x[i])
+  parts = [
+    jax.device_put(
+      x[index].astype(dtype, copy=False), device, may_alias=False
+    ).block_until_ready()
+    for device, index in place.addressable_devices_indices_map(x.shape).items()
+  ]
+  return jax.make_array_from_single_device_arrays(x.shape, place, parts)
 
 
-def _blank(path, spec, dtype, mesh):
+def _blank(spec, dtype, mesh):
   """Zeros where the parameter will be."""
   if mesh is None:
     return jnp.zeros(spec.shape, dtype)
-  sharding.check(spec.shape, spec.axes, mesh, jax.tree_util.keystr(path))
   place = NamedSharding(mesh, sharding.spec(spec.axes))
   zeros = functools.partial(jnp.zeros, spec.shape, dtype)
   return jax.jit(zeros, out_shardings=place)()
 
 
 def _fill(rows, names, stored, config, dtype, mesh):
+  """Each tensor into its parameter; the whole of one is its only copy."""
   specs = transformer.specs(config)
-  params = jax.tree_util.tree_map_with_path(
-    lambda path, s: _blank(path, s, dtype, mesh),
-    specs,
-    is_leaf=lambda x: isinstance(x, transformer.Spec),
-  )
+  params = {**specs, 'layers': dict(specs['layers'])}
   for row in rows:
     *above, leaf = row.path
-    tree, spec = params, specs
-    for key in above:
-      tree, spec = tree[key], spec[key]
-    x = stored[names[row]].get_tensor(names[row])
-    x = row.form.ours(x, row.part).reshape(row.size).astype(jnp.dtype(dtype))
-    x = _put(x, spec[leaf].axes, mesh)
-    start = np.asarray(row.start, np.int32)
-    tree[leaf] = _write(tree[leaf], x, start) if row.start else x
-  return params
+    tree = functools.reduce(lambda t, key: t[key], above, params)
+    spec = functools.reduce(lambda t, key: t[key], row.path, specs)
+    label = '.'.join(row.path)
+    if mesh is not None:
+      sharding.check(spec.shape, spec.axes, mesh, label)
+    x = stored[names[row]].read()
+    x = row.form.ours(x, row.part).reshape(row.size)
+    x = _put(x, jnp.dtype(dtype), spec.axes, mesh)
+    if row.size != spec.shape:
+      if tree[leaf] is spec:
+        tree[leaf] = _blank(spec, dtype, mesh)
+      x = _write(tree[leaf], x, np.asarray(row.start, np.int32))
+    tree[leaf] = x
+  # What no tensor fills is a new head.
+  blank = lambda x: (
+    _blank(x, dtype, mesh) if isinstance(x, transformer.Spec) else x
+  )
+  return jax.tree.map(
+    blank, params, is_leaf=lambda x: isinstance(x, transformer.Spec)
+  )
 
 
 def export(

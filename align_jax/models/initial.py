@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from align_jax.models import hf, hf_config, transformer
+from align_jax.models import hf, hf_config
+from align_jax.models.interface import of
 
 # What a configuration may still say of a model that has a checkpoint.
 BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype')
@@ -63,6 +64,6 @@ def params(model, config, key):
     key: of fresh parameters.
   """
   if not model.get('checkpoint'):
-    return transformer.init(key, config)
+    return of(config).init(key, config)
   dtype = _dtype(model, 'param_dtype')
   return hf.load(folder_of(model), dtype=dtype, head='lm').params

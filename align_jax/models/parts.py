@@ -1,5 +1,6 @@
 """What layers are made of: projections, norms, MLPs."""
 
+import functools
 import math
 
 import jax
@@ -47,6 +48,13 @@ def soft_cap(x, cap):
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+@functools.partial(jax.checkpoint, static_argnums=1)
+def _gate(both, activation):
+  """[..., 2, F] -> [..., F]; what lies between is cheaper made than kept."""
+  gate, up = jnp.split(both, 2, axis=-2)
+  return (activation(gate) * up)[..., 0, :]
+
+
 def mlp(h, layer, c):
   """[..., D] -> [..., D]: gated or not, of one expert or of several."""
   activation = ACTIVATIONS[c.activation]
@@ -56,8 +64,7 @@ def mlp(h, layer, c):
     h = activation(with_bias(project(h, layer['up']), layer, 'up_bias'))
   else:
     both = with_bias(project(h, layer['gate_up']), layer, 'gate_up_bias')
-    gate, up = jnp.split(both, 2, axis=-2)
-    h = (activation(gate) * up)[..., 0, :]
+    h = _gate(both, activation)
   return with_bias(project(h, layer['down']), layer, 'down_bias')
 
 

@@ -13,34 +13,36 @@ Completions read the keys and values of their prompt where they are; nothing is
 ever repeated per completion.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from align_jax import ops
+from align_jax.models import cache
+from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
 from align_jax.sharding import shard
 
-MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
 
 
 class Spec(NamedTuple):
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]  # logical names, see sharding.RULES
-  init: Callable  # (key, shape) -> array
+  init: Callable  # standard normal noise of that shape -> array
 
 
 def _normal(scale):
-  return lambda key, shape: scale * jax.random.normal(key, shape)
+  return lambda noise: scale * noise
 
 
-_ones = lambda key, shape: jnp.ones(shape)
-_zeros = lambda key, shape: jnp.zeros(shape)
+_ones, _zeros = jnp.ones_like, jnp.zeros_like
 
 
 def specs(c: ModelConfig):
@@ -134,13 +136,43 @@ def _is_spec(x):
 def init(key, c: ModelConfig):
   """Parameters float32, drawn from `specs`."""
   table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  keys = jax.random.split(key, len(table))
-  return treedef.unflatten(s.init(k, s.shape) for s, k in zip(table, keys))
+  # One draw for all: XLA needs a second to compile one, for each shape.
+  sizes = [math.prod(s.shape) for s in table]
+  noise = jax.random.normal(key, (sum(sizes),))
+  parts = jnp.split(noise, np.cumsum(sizes)[:-1])
+  return treedef.unflatten(
+    s.init(part.reshape(s.shape)) for s, part in zip(table, parts)
+  )
 
 
 def axes(c: ModelConfig):
   """Logical axes of each parameter, for `sharding.place`."""
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
+
+
+def width(c):
+  """D: the size of a hidden state."""
+  return c.dim
+
+
+def matrix_dims(path, shape, c):
+  """(stacked, input) dimensions of the matrix at `path`, for LoRA.
+
+  Raises:
+    ValueError: not a matrix.
+  """
+  name = path.split('.')[-1]
+  if name not in INPUTS:
+    raise ValueError(f'{path} is none of the matrices {sorted(INPUTS)}')
+  stacked = 1 if path.startswith('layers.') else 0
+  if c.num_experts and name in ('gate_up', 'down'):
+    stacked += 1
+  return stacked, INPUTS[name]
+
+
+# Input dimensions of a layer's matrices, and of the head's.
+INPUTS = {'qkv': 1, 'o': 3, 'gate_up': 1, 'up': 1, 'down': 1, 'router': 1}
+INPUTS |= {'head': 1}
 
 
 def _layers(params, c):
@@ -217,37 +249,10 @@ def _prompt_layer(x, layer, positions, valid, c):
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
   mask = _in_sight(mask, layer, positions, positions)
-  scores = jnp.einsum('pkrsh,pkth->pkrst', q, k)
-  weights = jax.nn.softmax(_mask(scores, mask[:, None, None], c), -1)
-  weights = weights.astype(x.dtype)
-  attended = jnp.einsum('pkrst,pkth->pskrh', weights, v)
+  parts = [(PROMPT, k, v, mask[:, None, None])]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = jnp.moveaxis(attended, 3, 1)
   return _after_attention(x, attended, layer, c), (k, v)
-
-
-def _attend_both(q, prompt_kv, kv, prompt_mask, mask, c):
-  """Attention over the shared prompt and the row's own completion.
-
-  Args:
-    q: [P, K, G, R, T, H].
-    prompt_kv: keys and values [P, K, S, H].
-    kv: keys and values [P, K, G, U, H].
-    prompt_mask: broadcastable to [P, K, G, R, T, S].
-    mask: broadcastable to [P, K, G, R, T, U].
-  Returns:
-    [P, K, G, R, T, H].
-  """
-  scores = jnp.concatenate(
-    [
-      _mask(jnp.einsum('pkgrth,pksh->pkgrts', q, prompt_kv[0]), prompt_mask, c),
-      _mask(jnp.einsum('pkgrth,pkguh->pkgrtu', q, kv[0]), mask, c),
-    ],
-    -1,
-  )
-  weights = jax.nn.softmax(scores, -1).astype(q.dtype)
-  size = prompt_kv[0].shape[2]
-  return jnp.einsum(
-    'pkgrts,pksh->pkgrth', weights[..., :size], prompt_kv[1]
-  ) + jnp.einsum('pkgrtu,pkguh->pkgrth', weights[..., size:], kv[1])
 
 
 def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
@@ -259,9 +264,12 @@ def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
   causal = _in_sight(causal, layer, positions, positions)
   prompt_mask = _prompt_mask(layer, positions, *prompt)
-  attended = _attend_both(
-    q, prompt_kv, (k, v), prompt_mask, causal[:, None, :, None], c
-  ).transpose(0, 2, 4, 1, 3, 5)
+  parts = [
+    (SHARED, *prompt_kv, prompt_mask),
+    (OWN, k, v, causal[:, None, :, None]),
+  ]
+  attended = attend(q, parts, c.attention_softcap)
+  attended = attended.transpose(0, 2, 4, 1, 3, 5)
   return _after_attention(x, attended, layer, c)
 
 
@@ -324,75 +332,99 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 
-def prefill(params, c, prompts, prompt_valid):
+def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   """Hidden state after each prompt, and the prompts' keys and values.
 
+  Args:
+    cache_dtype: a name in `cache.STORES`; None: that of the activations.
   Returns:
-    [P, D]; keys and values [L, P, K, S, H].
+    [P, D]; keys and values by layer, see `cache.store_prompt`.
   """
   _check_length(c, prompts.shape[1])
   positions = ops.positions(prompt_valid)
   body = lambda x, layer: _prompt_layer(x, layer, positions, prompt_valid, c)
   x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
-  return norm(x[:, -1], params, 'norm', c), kv
+  kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
+  layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
+  return norm(x[:, -1], params, 'norm', c), tuple(layers)
 
 
-def empty_cache(c, num_prompts, group_size, size):
-  """Per layer, keys and values [P, K, G, size, H] of the completions."""
-  shape = (num_prompts, c.num_kv_heads, group_size, size, c.head_dim)
-  return tuple(
-    (jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
-    for _ in range(c.num_layers)
+def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
+  """Per layer, room for `size` keys and values of every completion."""
+  shape = (num_prompts, c.num_kv_heads * group_size, size, c.head_dim)
+  zeros = lambda: cache.empty(shape, cache_dtype or c.dtype)
+  return tuple((zeros(), zeros()) for _ in range(c.num_layers))
+
+
+def split_layers(params, c):
+  """The parameters as `decode_step` wants them: a tuple of layers.
+
+  Outside of the loop over tokens, which would take them apart in every step.
+  """
+  layers = _layers(params, c)
+  split = tuple(
+    jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)
   )
+  return {**params, 'layers': jax.lax.optimization_barrier(split)}
 
 
-def decode_step(params, c, tokens, index, prompt_kv, prompt_valid, cache):
+def decode_step(
+  params, c, tokens, index, prompt_kv, prompt_valid, caches, cache_dtype=None
+):
   """Feeds completion token number `index` of every row.
 
   Layers are unrolled: a scan would copy the cache once per token.
 
   Args:
+    params: as `split_layers` returns them.
     tokens: int32 [P, G].
-    index: int [], the same for all rows.
-    prompt_kv: as `prefill` returns it.
-    cache: as `empty_cache` returns it, filled below `index`.
+    index: int [], the same for all rows; or int [P], one for each prompt's.
+    prompt_kv: as `prefill` returns them.
+    caches: as `empty_cache` returns them; nothing beyond `index` is read.
   Returns:
-    hidden states [P, G, D] that predict the next token, and the cache.
+    hidden states [P, G, D] that predict the next token, and the caches.
   """
-  _check_length(c, prompt_valid.shape[1] + cache[0][0].shape[3])
+  size = caches[0][0].numbers.shape[2]
+  _check_length(c, prompt_valid.shape[1] + size)
   positions = jnp.broadcast_to(
-    prompt_valid.sum(-1)[:, None] + index, tokens.shape
+    (prompt_valid.sum(-1) + index)[:, None], tokens.shape
   )
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  slots = jnp.arange(cache[0][0].shape[3])
-  seen = slots <= index
-  layers, new_cache = _layers(params, c), []
-  for i in range(c.num_layers):
-    layer = jax.tree.map(lambda a: a[i], layers)
+  slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))
+  new_caches = []
+  for i, layer in enumerate(params['layers']):
     q, k, v = _qkv(x, layer, positions, c)
+    by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
     own = tuple(
-      jax.lax.dynamic_update_slice_in_dim(
-        old, new.swapaxes(1, 2)[:, :, :, None], index, axis=3
-      )
-      for old, new in zip(cache[i], (k, v))
+      cache.put(old, cache.store(by_row(new), cache_dtype or c.dtype), index)
+      for old, new in zip(caches[i], (k, v))
     )
-    new_cache.append(own)
-    attended = _attend_both(
-      q.swapaxes(1, 2)[:, :, :, :, None],
-      (prompt_kv[0][i], prompt_kv[1][i]),
+    new_caches.append(own)
+    seen = slots <= last
+    if c.windows:
+      seen &= last - slots < layer['window']
+    prompt_mask = _prompt_mask(layer, positions, *prompt)[..., 0, :]
+    attended = cache.attend(
+      q.swapaxes(1, 2),
+      prompt_kv[i],
       own,
-      _prompt_mask(layer, positions, *prompt),
-      seen & (index - slots < layer['window']) if c.windows else seen,
-      c,
-    )[:, :, :, :, 0].swapaxes(1, 2)
-    x = _after_attention(x, attended, layer, c)
-  return norm(x, params, 'norm', c), tuple(new_cache)
+      lambda scores: _mask(scores, prompt_mask, c),
+      lambda scores: _mask(scores, seen, c),
+    )
+    x = _after_attention(x, attended.swapaxes(1, 2), layer, c)
+  return norm(x, params, 'norm', c), tuple(new_caches)
 
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
   return params['embed'].T if c.tie_embeddings else params['head']
+
+
+def logits(states, weights, c):
+  """Float32 logits [..., V] of states [..., D]."""
+  product = states @ weights.astype(states.dtype)
+  return final_logits(product.astype(jnp.float32), c)
 
 
 def final_logits(logits, c):

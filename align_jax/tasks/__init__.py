@@ -6,13 +6,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from align_jax.models.transformer import ModelConfig
 from align_jax.types import Batch, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  model: ModelConfig  # of the policy
+  model: Any  # the policy: a ModelConfig or an Adapter
   max_new_tokens: int  # T
   eos_id: int | None
   train_prompts: Prompts

@@ -20,7 +20,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax.metrics import write_atomically
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
@@ -169,7 +169,7 @@ def make_task(
   Args:
     seed: of the run; all runs have the same task.
     workdir: where sums are generated.
-    model: dict of ModelConfig fields of the policy.
+    model: dict, see `models.interface.from_fields`.
     sft_batch_size: demonstrations per step, drawn from all that is not held
       out.
     data: a local file or a hub data set, see `data.rows`; '' generates sums.
@@ -188,7 +188,7 @@ def make_task(
   del seed
   if not 0 <= wrong_share <= 1:
     raise ValueError(f'task.wrong_share={wrong_share} is not within [0, 1]')
-  config = ModelConfig(**model)
+  config = from_fields(**model)
   vocabulary = data_lib.make_vocabulary(
     tokenizer, (), config.vocab_size, size=BYTES
   )

@@ -24,7 +24,7 @@ import numpy as np
 from align_jax import batches, rewards, sharding
 from align_jax import data as data_lib
 from align_jax.models import hf
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task, pair_files, pair_judge
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import judge_config, load_params, save_params
@@ -401,7 +401,7 @@ def make_task(
     eval_prompts=eval_prompts,
     **made,
   )
-  config, folder = ModelConfig(**model), pathlib.Path(workdir)
+  config, folder = from_fields(**model), pathlib.Path(workdir)
   vocabulary = data_lib.load_tokenizer(
     folder, eos_token=eos_token or None, needs_bos=False
   )

@@ -20,7 +20,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax import sharding
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.interface import from_fields
 from align_jax.programs import scorer
 from align_jax.tasks import Task
 from align_jax.tasks.folders import make_once
@@ -162,7 +162,7 @@ def make_task(
   Args:
     seed: of the run; all runs have the same task.
     workdir: the folder of `prepare`, and of nothing else.
-    model: dict of ModelConfig fields of the policy; its vocab_size is also
+    model: dict, see `models.interface.from_fields`; its vocab_size is also
       the judge's.
     prompts, eval_prompts: how many to train on and to hold out, at most: equal
       ones count once, and training has none of the held-out ones.
@@ -198,7 +198,7 @@ def make_task(
     judge_model=judge_model,
     **made,
   )
-  config, folder = ModelConfig(**model), pathlib.Path(workdir)
+  config, folder = from_fields(**model), pathlib.Path(workdir)
   tokenizer, bos_id, eos_id = data_lib.load_tokenizer(folder)
   with np.load(folder / 'reviews.npz') as arrays:
     reviews = Reviews(**arrays)
@@ -229,7 +229,7 @@ def make_task(
 
   def gold(batch):
     # Without what the judge does not read: one program for all batches.
-    batch = batch.replace(sampler_logps=None, ref_logps=None)
+    batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
     return scorer(judge)(judge_params, batch)
 
   return Task(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
@@ -75,7 +75,7 @@ def make_task(
   """The task with weights drawn from `seed`.
 
   Args:
-    model: dict of ModelConfig fields.
+    model: dict, see `models.interface.from_fields`.
     prompts, eval_prompts: how many to train on, and how many to hold out; 0
       measures on the training prompts, as Tang et al. do.
     completion_len: T.
@@ -86,7 +86,7 @@ def make_task(
   del workdir  # nothing is cached
   if not 0 <= peak_shift <= 1:
     raise ValueError(f'task.peak_shift={peak_shift} is not within [0, 1]')
-  config = ModelConfig(**model)
+  config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts)
   if train.tokens.max() >= vocab or completion_len > vocab:

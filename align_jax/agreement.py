@@ -1,0 +1,221 @@
+"""How far does a judge agree with people?
+
+  python -m align_jax.agreement FOLDER DATA [--kind reward_model]
+
+DATA are judged pairs that `align_jax.data.COMPARISONS` reads: PandaLM, Auto-J,
+AlpacaEval, QA-Feedback. Prints a line per figure, with 95% intervals over the
+prompts; docs/judges.md says what they mean.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+from align_jax import data, judges
+from align_jax.data import comparisons, readers
+from align_jax.data.row import Counts, RowError
+
+RESAMPLES = 1000
+
+
+def judged_rows(path, counts, limit=None):
+  """The judged pairs of a file, bad rows counted: a list of Rows.
+
+  Args:
+    path: see `data.rows`.
+    counts: Counts, filled in.
+    limit: pairs at most.
+  Raises:
+    ValueError: the rows are no judged pairs; too many bad ones.
+  """
+  found, name = [], None
+  for row in data.rows(path):
+    name = name or readers.detect_reader(row)
+    if name not in data.COMPARISONS:
+      raise ValueError(
+        f'{path}: columns {sorted(row)} are no judged pairs; expected those of '
+        f'one of {sorted(data.COMPARISONS)}'
+      )
+    counts.rows += 1
+    try:
+      made = list(data.COMPARISONS[name](row))
+    except RowError as error:
+      counts.skip(error)
+      continue
+    counts.more += len(made) - 1
+    counts.kept += len(made)
+    found += made
+    if limit and len(found) >= limit:
+      break
+  counts.check(path)
+  return found[:limit]
+
+
+class Asked(NamedTuple):
+  """What a judge says of N pairs."""
+
+  orders: np.ndarray  # f32 [N, 2]  that the first is better, in either order
+  mass: np.ndarray | None  # f32 [N]  probability of any label; None: no labels
+
+
+def ask(judge, rows):
+  """A judge of JUDGES on judged rows; a score is one by Bradley-Terry.
+
+  Returns:
+    Asked.
+  """
+  prompts, firsts, seconds = (
+    [row[name] for row in rows] for name in ('prompt', 'first', 'second')
+  )
+  if isinstance(judge, judges.Pairwise):
+    logps = judge.asked(prompts, firsts, seconds)
+    return Asked(judges.chances(logps), np.exp(logps).sum(2).mean(1))
+  texts = [_text(prompt) for prompt in prompts] * 2
+  one, other = judge(texts, firsts + seconds).reshape(2, -1)
+  chance = 1 / (1 + np.exp(other - one))
+  return Asked(np.stack([chance, chance], 1), None)
+
+
+def _text(prompt):
+  """The only message of a judged pair."""
+  (message,) = prompt
+  return message['content']
+
+
+def verdicts(orders):
+  """1, 0, or 0.5, a tie: the two orders do not say the same. f64 [N]."""
+  first, second = np.sign(orders - 0.5).T
+  return np.where(first == second, 0.5 + 0.5 * first, 0.5)
+
+
+def interval(hits, counted, groups):
+  """The share of hits, and its 95% interval over resampled groups.
+
+  Args:
+    hits: f64 [N], 0 to 1.
+    counted: bool [N], which rows there are.
+    groups: int [N], of prompts.
+  Returns:
+    share, low, high; NaN without rows.
+  """
+  size = groups.max() + 1
+  tops = np.bincount(groups, hits * counted, size)
+  bottoms = np.bincount(groups, counted, size)
+  if not bottoms.sum():
+    return (float('nan'),) * 3
+  rng = np.random.default_rng(0)
+  weights = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES)
+  below = weights @ bottoms
+  shares = (weights @ tops)[below > 0] / below[below > 0]
+  low, high = np.quantile(shares, [0.025, 0.975])
+  return tops.sum() / bottoms.sum(), low, high
+
+
+def _with_each(rows, verdict):
+  """How often each row's annotators, taken alone, have that verdict: [N]."""
+  pairs = zip(rows, verdict, strict=True)
+  return np.array([np.mean(np.equal(r['votes'], v)) for r, v in pairs])
+
+
+def _among(votes):
+  """How often two of the annotators have the same verdict; NaN for one."""
+  pairs = [a == b for a, b in itertools.combinations(votes, 2)]
+  return np.mean(pairs) if pairs else np.nan
+
+
+def figures(rows, orders):
+  """What a judge and people agree on.
+
+  Args:
+    rows: N judged ones.
+    orders: f32 [N, 2], as `Asked` has them.
+  Returns:
+    dict: name -> (share, low, high).
+  """
+  names, groups = {}, []
+  for row in rows:
+    key = json.dumps(row['prompt'])
+    groups.append(names.setdefault(key, len(names)))
+  groups, chance = np.array(groups), orders.mean(1)
+  people = np.array([comparisons.majority(row['votes']) for row in rows])
+  decided, said = people != 0.5, verdicts(orders)
+  right = np.where(chance == 0.5, 0.5, (chance > 0.5) == (people == 1))
+  longer = np.array([len(r['first']) - len(r['second']) for r in rows])
+  unequal = decided & (longer != 0)
+  likes_longer = lambda x: np.where(x == 0.5, 0.5, (x > 0.5) == (longer > 0))
+  among = np.array([_among(row['votes']) for row in rows])
+  every = np.ones(len(rows), bool)
+  table = {
+    'agrees, where people prefer one': (right, decided),
+    'agrees, ties too': (said == people, every),
+    'agrees with one annotator, ties too': (_with_each(rows, said), every),
+    'two annotators agree, ties too': (np.nan_to_num(among), among == among),
+    'calls a tie (the orders differ)': (said == 0.5, every),
+    'verdict flips with the order': (judges.flips(orders), every),
+    'probability of what is shown first': (judges.first_shown(orders), every),
+    'judge prefers the longer one': (likes_longer(chance), unequal),
+    'people prefer the longer one': (likes_longer(people), unequal),
+  }
+  return {name: interval(*x, groups) for name, x in table.items()}
+
+
+def make_parser():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('folder', help='a checkpoint: local folder or hub id')
+  parser.add_argument('data', help='judged pairs')
+  parser.add_argument(
+    '--kind', choices=sorted(judges.JUDGES), default='llm_judge'
+  )
+  parser.add_argument(
+    '--ties', action='store_true', help='an llm_judge may answer C, a tie'
+  )
+  parser.add_argument('--limit', type=int, help='pairs at most')
+  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--max-length', type=int, default=4096, help='tokens')
+  parser.add_argument('--batch-size', type=int, default=8)
+  parser.add_argument(
+    '--max-bad-share', type=float, default=0.1, help='of rows skipped as bad'
+  )
+  return parser
+
+
+def lines(args):
+  """Yields what is printed for the parsed arguments."""
+  counts = Counts('skip', args.max_bad_share)
+  rows = judged_rows(args.data, counts, args.limit)
+  if not rows:
+    raise ValueError(f'{args.data}: no judged pair was left')
+  knobs = dict(
+    dtype=args.dtype, max_length=args.max_length, batch_size=args.batch_size
+  )
+  if args.ties:
+    if args.kind != 'llm_judge':
+      raise ValueError(f'--ties is for --kind=llm_judge, got {args.kind!r}')
+    knobs |= dict(template=judges.TIES_PROMPT, labels=('A', 'B', 'C'))
+  judge = judges.JUDGES[args.kind](args.folder, **knobs)
+  asked = ask(judge, rows)
+  bad = sum(counts.bad.values())
+  yield f'{len(rows)} pairs; {bad} of {counts.rows} rows were bad, left out'
+  for name, (share, low, high) in figures(rows, asked.orders).items():
+    if share == share:
+      yield f'{share:.3f} [{low:.3f}, {high:.3f}]  {name}'
+  if asked.mass is not None:
+    yield f'{asked.mass.mean():.3f}  probability that a label is the answer'
+
+
+def main(argv=None):
+  """Runs the command line; a mistake is one line, and exit status 1."""
+  args = make_parser().parse_args(argv)
+  try:
+    for line in lines(args):
+      print(line)
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

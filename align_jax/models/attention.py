@@ -1,0 +1,47 @@
+"""Attention over keys and values that lie in several places."""
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.models.parts import soft_cap
+
+MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+
+
+def attend(q, parts, softcap=None):
+  """Softmax attention over all keys of all parts.
+
+  The parts are never put side by side, and the weighted values are divided by
+  the weights' sum, not the weights: both would copy the largest arrays there
+  are.
+
+  Args:
+    q: [..., T, H], scaled.
+    parts: a list of (equations, keys, values, mask): `PROMPT`, `SHARED` or
+      `OWN`, the keys and values that it names, and a mask that broadcasts to
+      the scores [..., T, keys].
+    softcap: of the scores, see `parts.soft_cap`.
+  Returns:
+    as q; finite where the mask lets nothing through.
+  """
+
+  def score(equations, keys, mask):
+    scores = jnp.einsum(equations[0], q, keys).astype(jnp.float32)
+    return jnp.where(mask, soft_cap(scores, softcap), MASKED)
+
+  scores = [score(equations, k, mask) for equations, k, _, mask in parts]
+  tops = [s.max(-1, keepdims=True) for s in scores]
+  top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, tops))
+  weights = [jnp.exp(s - top) for s in scores]
+  total = sum(w.sum(-1, keepdims=True) for w in weights)
+  values = sum(
+    jnp.einsum(equations[1], w.astype(q.dtype), v)
+    for w, (equations, _, v, _) in zip(weights, parts)
+  )
+  return (values / total).astype(q.dtype)
+
+
+# Of the scores, then of the weighted values.
+PROMPT = 'pkrsh,pkth->pkrst', 'pkrst,pkth->pkrsh'  # one sequence
+SHARED = 'pkgrth,pksh->pkgrts', 'pkgrts,pksh->pkgrth'  # one for all G
+OWN = 'pkgrth,pkguh->pkgrtu', 'pkgrtu,pkguh->pkgrth'  # each of G its own

@@ -1,0 +1,51 @@
+"""What runs a model, by what describes it.
+
+A model is known by a hashable record `c`: a `ModelConfig` or an `Adapter`. The
+rest of the package runs it by `of(c)`, which has
+
+  init(key, c), axes(c), width(c)                parameters, their axes, D
+  hidden_states(params, c, prompts, ...)         all tokens at once
+  prefill, empty_cache, split_layers, decode_step   a token at a time
+  head_weights(params, c), logits(states, weights, c)
+  matrix_dims(path, shape, c)                    what LoRA may adapt
+
+as `models.transformer` documents them. A record of another kind registers
+functions of its own: `interface.of.register(MyRecord)(lambda c: my_module)`.
+"""
+
+import functools
+import importlib
+
+from align_jax.models import adapter, transformer
+
+
+@functools.singledispatch
+def of(c):
+  """The functions that run the model `c`."""
+  raise TypeError(f'{c!r} is no model, expected a ModelConfig or an Adapter')
+
+
+of.register(transformer.ModelConfig)(lambda c: transformer)
+of.register(adapter.Adapter)(lambda c: adapter)
+
+
+def from_fields(adapter='', **fields):
+  """The model that a config's fields describe.
+
+  Args:
+    adapter: 'package.module:Class', an `Adapter` of the user's; '': the
+      transformer of this package.
+    **fields: of that class, or of ModelConfig.
+  Raises:
+    ValueError: no such class; names the config key.
+  """
+  if not adapter:
+    return transformer.ModelConfig(**fields)
+  module, _, name = adapter.partition(':')
+  try:
+    kind = getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f"model.adapter={adapter!r}: expected 'package.module:Class' ({error})"
+    ) from error
+  return kind(**fields)

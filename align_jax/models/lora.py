@@ -1,0 +1,149 @@
+"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685).
+
+A matrix W [inputs, outputs] becomes W + alpha / rank * A B, where A
+[inputs, rank] and B [rank, outputs] are trained and W is not. B starts at zero,
+so the first policy is the base itself. Fused matrices have one A for all of
+their outputs; stacked ones (layers, experts) a pair each.
+
+The trained tree is {'lora': Adapters}; all else sees `merge`d parameters.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.models.interface import of
+
+KEY = 'lora'  # of the adapters, among a run's params
+BASE = 'base'  # the anchor of W, where 'ref' moves and cannot be it
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """What is adapted, and how much.
+
+  Attributes:
+    rank: 0 trains all parameters instead.
+    alpha: the product is multiplied by alpha / rank.
+    targets: ends of the paths of matrices, such as 'qkv' or 'layers.qkv'.
+  """
+
+  rank: int = 0
+  alpha: float = 16.0
+  targets: tuple[str, ...] = ('qkv', 'o', 'gate_up', 'down')
+
+  def __post_init__(self):
+    object.__setattr__(self, 'targets', tuple(self.targets))
+    if not isinstance(self.rank, int) or self.rank < 0:
+      raise ValueError(f'lora.rank={self.rank!r} is not an integer >= 0')
+    if not self.alpha > 0:
+      raise ValueError(f'lora.alpha={self.alpha!r} is not > 0')
+    if not self.targets:
+      raise ValueError('lora.targets is empty, expected names of matrices')
+
+
+class Pair(NamedTuple):
+  a: Any  # [*stacked, *inputs, rank]
+  b: Any  # [*stacked, rank, *outputs]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+  pairs: dict  # the tree of the parameters, a Pair for each adapted one
+  scale: float = dataclasses.field(metadata=dict(static=True))
+
+
+def _targets(shapes, c, lora):
+  """{path: (array or shape, stacked, inputs)} of what is adapted."""
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator='.'): (path, x)
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+  found = {}
+  for target in lora.targets:
+    own = [n for n in leaves if f'.{n}'.endswith(f'.{target}')]
+    if not own:
+      raise ValueError(
+        f'lora.targets: {target!r} ends no path of the parameters '
+        f'{", ".join(leaves)}'
+      )
+    for name in own:
+      path, x = leaves[name]
+      dims = of(c).matrix_dims(name, x.shape, c)
+      found[tuple(p.key for p in path)] = (x, *dims)
+  return found
+
+
+def _nested(flat):
+  """{(key, ...): leaf} -> nested dicts."""
+  tree = {}
+  for (*above, last), leaf in flat.items():
+    inner = tree
+    for key in above:
+      inner = inner.setdefault(key, {})
+    inner[last] = leaf
+  return tree
+
+
+def init(key, base, c, lora):
+  """Adapters of `base`, float32: A normal with variance 1 / inputs, B zero.
+
+  Raises:
+    ValueError: a target that is not there, or no matrix.
+  """
+
+  def pair(key, w, stacked, inputs):
+    lead, rows = w.shape[:stacked], w.shape[stacked : stacked + inputs]
+    a = jax.random.normal(key, (*lead, *rows, lora.rank))
+    a = a * math.prod(rows) ** -0.5
+    return Pair(a, jnp.zeros((*lead, lora.rank, *w.shape[stacked + inputs :])))
+
+  found = _targets(base, c, lora)
+  keys = jax.random.split(key, len(found))
+  pairs = {p: pair(k, *x) for k, (p, x) in zip(keys, found.items())}
+  return Adapters(_nested(pairs), lora.alpha / lora.rank)
+
+
+def axes(c, lora):
+  """Logical axes of the adapters: those of the matrix, the rank on none."""
+  model = of(c)
+  shapes = jax.eval_shape(lambda key: model.init(key, c), jax.random.key(0))
+
+  def pair(path, stacked, inputs):
+    names = model.axes(c)
+    for key in path:
+      names = names[key]
+    middle = stacked + inputs
+    lead, rows, columns = names[:stacked], names[stacked:middle], names[middle:]
+    return Pair((*lead, *rows, None), (*lead, None, *columns))
+
+  found = _targets(shapes, c, lora)
+  pairs = {path: pair(path, *dims) for path, (_, *dims) in found.items()}
+  return Adapters(_nested(pairs), lora.alpha / lora.rank)
+
+
+def _adapted(w, pair, scale):
+  stacked = pair.a.ndim + pair.b.ndim - 2 - w.ndim
+  lead, rank = w.shape[:stacked], pair.a.shape[-1]
+  product = pair.a.reshape(*lead, -1, rank) @ pair.b.reshape(*lead, rank, -1)
+  return (w + scale * product.reshape(w.shape)).astype(w.dtype)
+
+
+def merge(base, adapters):
+  """The parameters with W + alpha / rank * A B for W, in W's dtype."""
+
+  def into(tree, pairs):
+    if isinstance(pairs, Pair):
+      return _adapted(tree, pairs, adapters.scale)
+    return {**tree, **{k: into(tree[k], p) for k, p in pairs.items()}}
+
+  return into(base, adapters.pairs)
+
+
+def base_of(anchors):
+  """What a state's adapters adapt: the reference, where that stays."""
+  return anchors[BASE] if BASE in anchors else anchors['ref']

@@ -1,0 +1,108 @@
+"""Runs that differ in numbers alone, trained as one program.
+
+The runs of an arm's sweep on one seed: same source, same loss, other learning
+rates and strengths. Their states are stacked in front and `jax.vmap` does the
+rest, which fills an accelerator that one small run leaves idle; on a CPU
+processes side by side are faster, see docs/performance.md.
+"""
+
+import contextlib
+import hashlib
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.metrics import Writer
+from align_jax.rewards import REWARDS
+
+NUMBERS = ('learning_rate', 'loss_kwargs', 'config', 'name')  # may differ
+
+
+def stack(trees):
+  """Trees of one structure as one, each array with a new first dimension."""
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+
+def unstack(tree, index):
+  return jax.tree.map(lambda x: x[index], tree)
+
+
+def kind(run):
+  """What runs must have in common to go together; None for one that cannot.
+
+  Rewards of texts are computed on the host, a run that keeps its log writes it
+  alone, and a budget is held by each run at its own pace.
+  """
+  if run['labels'] in ('judge', *REWARDS):
+    return None
+  if run['keep_log'] or run['kl_budget']:
+    return None
+  if run['reweigh']:
+    return None
+  shared = {k: v for k, v in run.items() if k not in NUMBERS}
+  words = {k: v for k, v in run['loss_kwargs'].items() if isinstance(v, str)}
+  return repr((sorted(shared.items()), sorted(run['loss_kwargs']), words))
+
+
+def groups(runs):
+  """The runs in lists that can go together, in their order."""
+  found = {}
+  for i, run in enumerate(runs):
+    found.setdefault(kind(run) or i, []).append(run)
+  return list(found.values())
+
+
+def directory(runs):
+  """Where the checkpoints of these runs are while they are under way."""
+  names = '\n'.join(run['name'] for run in runs)
+  digest = hashlib.blake2b(names.encode(), digest_size=4).hexdigest()
+  return f'{runs[0]["arm"]}/together-{digest}'
+
+
+def source(one):
+  """-> (stacked state, key, step) -> stacked Batches; one key for all, as if
+  each was alone."""
+  many = jax.vmap(one, in_axes=(0, None, None))
+
+  def drawn(state, key, step):
+    try:
+      return many(state, key, step)
+    except jax.errors.TracerArrayConversionError as error:
+      raise ValueError(
+        'together=True needs rewards that are computed on the device'
+      ) from error
+
+  return drawn
+
+
+def step(one):
+  """-> (stacked state, Batches, hparams) -> stacked state and metrics."""
+  return jax.jit(jax.vmap(one), donate_argnums=0)
+
+
+class Writers:
+  """A `metrics.Writer` for each of several runs, behind one."""
+
+  def __init__(self, directories, step):
+    self._stack = contextlib.ExitStack()
+    self._writers = [Writer(directory, step) for directory in directories]
+    self.points = set.intersection(*(w.points for w in self._writers))
+
+  def __enter__(self):
+    for writer in self._writers:
+      self._stack.enter_context(writer)
+    return self
+
+  def __exit__(self, *details):
+    return self._stack.__exit__(*details)
+
+  def write(self, step, metrics):
+    for i, writer in enumerate(self._writers):
+      writer.write(step, unstack(metrics, i))
+
+  def point(self, step, points):
+    """Writes a point for each run; returns the last one's."""
+    for writer, point in zip(self._writers, points, strict=True):
+      writer.point(step, point)
+    self.points.add(step)
+    return points[-1]

@@ -1,0 +1,435 @@
+"""Judges from checkpoints: the arithmetic of their answers, and as labels."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_judges import (
+  CONFIG,
+  OTHERS,
+  PAIRS,
+  PROMPTS,
+  SCALAR,
+  TEXTS,
+  random_params,
+  write,
+)
+
+from align_jax import arms, checks, data, judges, protocol, rewards, train
+from align_jax.models import hf, transformer
+from align_jax.types import Batch
+from configs import arithmetic, base
+from experiments import common
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
+TORCH = importlib.util.find_spec('torch') is not None
+
+
+# --- Reward models ------------------------------------------------------------
+
+
+def words_folder(tmp_path, name):
+  """A golden checkpoint, with a tokenizer of a word per token."""
+  import tokenizers
+
+  shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
+  size = json.loads((tmp_path / 'config.json').read_text())['vocab_size']
+  vocabulary = {f'w{i}': i for i in range(size)}
+  words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, 'w0'))
+  words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  words.save(str(tmp_path / 'tokenizer.json'))
+  settings = dict(bos_token=None, eos_token='w2')
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings))
+  return tmp_path
+
+
+def test_scores_are_those_that_transformers_gave(tmp_path):
+  """tests/golden/make_hf.py wrote checkpoint and scores."""
+  g = dict(np.load(GOLDEN / 'qwen2_scores' / 'golden.npz'))
+  folder = words_folder(tmp_path, 'qwen2_scores')
+  said = lambda ids: ''.join(f' w{i}' for i in ids)
+  asked = [said(p[v]) for p, v in zip(g['prompts'], g['valid'])]
+  size = g['completions'].shape[1]
+  reward = judges.reward_model(folder)
+  got = reward(
+    [text for text in asked for _ in range(size)],
+    [said(ids) for group in g['completions'] for ids in group],
+  )
+  assert got.dtype == np.float32
+  scale = np.abs(g['scores']).max()
+  np.testing.assert_allclose(got, g['scores'], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.skipif(not TORCH, reason='needs torch')
+@pytest.mark.parametrize('adds_bos', [False, True])
+def test_a_chat_is_scored_as_transformers_does(scalar, tmp_path, adds_bos):
+  """With its template and without one, whoever writes the BOS."""
+  import tokenizers
+  import torch
+  import transformers
+
+  torch.set_num_threads(1)
+  shutil.copytree(scalar, tmp_path, dirs_exist_ok=True)
+  file = str(tmp_path / 'tokenizer.json')
+  if adds_bos:
+    tokenizer = tokenizers.Tokenizer.from_file(file)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+      single='<s> $A', special_tokens=[('<s>', 1)]
+    )
+    tokenizer.save(file)
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  auto = transformers.AutoModelForSequenceClassification
+  model = auto.from_pretrained(tmp_path, dtype='float32').eval()
+
+  def score(ids):
+    assert ids.count(1) == (adds_bos or ids[0] == 1)
+    with torch.no_grad():
+      return float(model(torch.tensor([ids])).logits[0, 0])
+
+  chats = [
+    [dict(role='user', content=p), dict(role='assistant', content=t)]
+    for p, t in zip(PROMPTS, TEXTS)
+  ]
+  texts = [theirs.apply_chat_template(x, tokenize=False) for x in chats]
+  ids = [theirs(x, add_special_tokens=False)['input_ids'] for x in texts]
+  assert all(x[0] == 1 and x[-2:].count(2) == 1 for x in ids)
+  want = [score(x) for x in ids]
+  got = judges.reward_model(tmp_path)(PROMPTS, TEXTS)
+  assert np.ptp(want) > 0.1
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  plain = [theirs(p + t)['input_ids'] for p, t in zip(PROMPTS, TEXTS)]
+  assert all((x[0] == 1) == adds_bos for x in plain)
+  got = judges.reward_model(tmp_path, template='')(PROMPTS, TEXTS)
+  np.testing.assert_allclose(got, [score(x) for x in plain], 1e-4, 1e-5)
+
+
+def test_messages_are_prompts_too(reward):
+  messages = [[dict(role='user', content=text)] for text in PROMPTS]
+  np.testing.assert_array_equal(reward(messages, TEXTS), reward(PROMPTS, TEXTS))
+
+
+def test_padding_and_batching_change_no_score(scalar, reward):
+  want = reward(PROMPTS, TEXTS)
+  alone = [reward([p], [t])[0] for p, t in zip(PROMPTS, TEXTS)]
+  np.testing.assert_allclose(alone, want, rtol=1e-4, atol=1e-5)
+  three = judges.reward_model(scalar, batch_size=3)
+  np.testing.assert_allclose(three(PROMPTS, TEXTS), want, rtol=1e-4, atol=1e-5)
+  assert reward([], []).shape == (0,)
+
+
+# --- Pairwise judges ----------------------------------------------------------
+
+
+def test_the_labels_share_one(judge):
+  logps = judge.label_logps(*PAIRS)
+  assert logps.shape == (4, 2) and (np.exp(logps).sum(1) < 1).all()
+  first = judge.orders(*PAIRS)
+  # Asked the other way round, the second column is what the first one was.
+  second = judge.orders(PROMPTS, OTHERS, TEXTS)
+  np.testing.assert_allclose(first + second[:, ::-1], 1, atol=1e-6)
+  want = np.exp(logps[:, 0]) / np.exp(logps).sum(1)
+  np.testing.assert_allclose(first[:, 0], want, rtol=1e-5)
+
+
+def test_swapping_a_pair_swaps_its_verdict(judge):
+  one, other = judge(*PAIRS), judge(PROMPTS, OTHERS, TEXTS)
+  assert np.abs(one - 0.5).max() > 0.01
+  np.testing.assert_allclose(one + other, 1, atol=1e-6)
+  np.testing.assert_allclose(judge(PROMPTS, TEXTS, TEXTS), 0.5, atol=1e-6)
+
+
+def test_padding_and_batching_change_no_verdict(causal, judge):
+  want = judge(*PAIRS)
+  for size in (1, 3):
+    again = judges.llm_judge(causal, batch_size=size)
+    np.testing.assert_allclose(again(*PAIRS), want, atol=1e-5)
+  limited = judges.llm_judge(causal, max_length=150)
+  np.testing.assert_allclose(limited(*PAIRS), want, atol=1e-5)
+
+
+def biased(folder, like, bias):
+  """A judge that says what is shown as A by `bias` nats more than without."""
+  model = hf.load(like)
+  reader = judges._open(like, 'lm', None, 'float32', 512)
+  asked = judges._encoded(reader.encoder, 'x').prompt
+  (a,), (b,) = judges._label_ids(reader.encoder, ('A', 'B'))
+  weak = {k: 0.01 * model.params['layers'][k] for k in ('o', 'down')}
+  layers = {**model.params['layers'], **weak}
+  params = {**model.params, 'layers': layers}
+  tokens = np.array([asked])
+  state, _ = transformer.prefill(params, CONFIG, tokens, tokens >= 0)
+  direction = state[0] / (state[0] @ state[0])
+  head = params['head'].at[:, b].set(params['head'][:, a])
+  head = head + 0.1 * random_params(3, CONFIG)['head']
+  head = head.at[:, a].add(bias * direction)
+  return write(folder, {**params, 'head': head}, CONFIG)
+
+
+def test_both_orders_remove_a_planted_bias(tmp_path, causal):
+  judge = judges.llm_judge(biased(tmp_path, causal, 6.0))
+  orders = judge.orders(*PAIRS)
+  assert judges.flips(orders).all()
+  assert judges.first_shown(orders).min() > 0.9
+  assert (orders[:, 0] > 0.9).all() and (orders[:, 1] < 0.1).all()
+  np.testing.assert_allclose(judge(*PAIRS), 0.5, atol=0.1)
+
+
+def test_position_bias_counts():
+  orders = np.array([[0.9, 0.8], [0.9, 0.2], [0.5, 0.5], [0.4, 0.3]])
+  assert judges.flips(orders).tolist() == [False, True, False, False]
+  want = [0.55, 0.85, 0.5, 0.55]
+  np.testing.assert_allclose(judges.first_shown(orders), want)
+
+
+def test_a_tie_counts_half(causal):
+  labels = ('A', 'B', 'C')
+  judge = judges.llm_judge(causal, template=judges.TIES_PROMPT, labels=labels)
+  chances = np.exp(judge.label_logps(*PAIRS).astype(float))
+  chances /= chances.sum(1, keepdims=True)
+  assert chances.shape == (4, 3)
+  want = chances[:, 0] + chances[:, 2] / 2
+  np.testing.assert_allclose(judge.orders(*PAIRS)[:, 0], want, rtol=1e-5)
+  swapped = judge(PROMPTS, OTHERS, TEXTS)
+  np.testing.assert_allclose(judge(*PAIRS) + swapped, 1, atol=1e-6)
+
+
+TEMPLATE_OF_WORDS = """{prompt}
+first: {first}
+second: {second}
+Which one? alpha7 or beta7"""
+
+
+@pytest.mark.parametrize('chat', [None, ''])
+def test_a_label_of_several_tokens_has_the_product(causal, chat):
+  how = dict(template=TEMPLATE_OF_WORDS, labels=('alpha7', 'beta7'))
+  judge = judges.llm_judge(causal, **how, chat_template=chat)
+  reader = judges._open(causal, 'lm', chat, 'float32', 512)
+  labels = judges._label_ids(reader.encoder, how['labels'])
+  assert min(map(len, labels)) > 1
+  got = judge.label_logps(*PAIRS)
+  for row, shown in enumerate(zip(*PAIRS)):
+    question = judges._question(TEMPLATE_OF_WORDS, *shown)
+    asked = judges._encoded(reader.encoder, question).prompt
+    for label, ids in enumerate(labels):
+      total = 0
+      for i, token in enumerate(ids):
+        arrays = data.left_pad([[*asked, *ids[:i]]], 128)
+        state, _ = prefill(reader.model.params, *arrays)
+        logits = np.asarray(state[0] @ reader.model.params['head'], float)
+        total += logits[token] - np.logaddexp.reduce(logits)
+      assert np.isclose(got[row, label], total, atol=1e-3)
+
+
+@jax.jit
+def prefill(params, tokens, valid):
+  return transformer.prefill(params, CONFIG, tokens, valid)
+
+
+LABELS = 'begin with the same tokens'
+
+
+@pytest.mark.parametrize(
+  'knobs, said',
+  [
+    (dict(labels=('A', 'A')), LABELS),
+    (
+      dict(template=f'{TEMPLATE_OF_WORDS} x7 x77', labels=('x7', 'x77')),
+      LABELS,
+    ),
+    (dict(labels=('A',)), 'expected two, or three with a tie'),
+    (dict(labels=('A', 'Z')), "never mentions the label 'Z'"),
+    (dict(template='{prompt} {first} A B'), r"fields \['first', 'prompt'\], e"),
+    (dict(template='{prompt} {first} {second} {x} A B'), "'x'"),
+    (dict(template='{prompt} {first} {second} { A B'), 'literal braces'),
+    (dict(chat_template='no'), 'no: no such file'),
+  ],
+)
+def test_a_judge_that_cannot_ask_is_refused(causal, knobs, said):
+  with pytest.raises((ValueError, FileNotFoundError), match=said):
+    judges.llm_judge(causal, **knobs)
+
+
+def test_the_other_kind_of_checkpoint_is_refused(causal, scalar):
+  with pytest.raises(ValueError, match='expected one ForSequenceClassificati'):
+    judges.reward_model(causal)
+  with pytest.raises(ValueError, match='expected one ForCausalLM'):
+    judges.llm_judge(scalar)
+
+
+def test_a_tokenizer_too_large_for_its_model_is_refused(scalar, tmp_path):
+  shutil.copytree(scalar, tmp_path, dirs_exist_ok=True)
+  small = dataclasses.replace(SCALAR, vocab_size=300)
+  hf.export(tmp_path, random_params(0, small), small)
+  with pytest.raises(ValueError, match='tokens, more than the vocab_size=300'):
+    judges.reward_model(tmp_path)
+
+
+def test_a_row_too_long_is_named_and_never_cut(scalar, causal):
+  reward = judges.reward_model(scalar, max_length=40)
+  with pytest.raises(ValueError, match='row 1 has .* more than max_length=40'):
+    reward(PROMPTS[:2], ['a', 'z' * 50])
+  judge = judges.llm_judge(causal, max_length=40)
+  with pytest.raises(ValueError, match='row 0 has .* more than max_length=40'):
+    judge(*PAIRS)
+
+
+SHARDED = """
+import json, sys
+import numpy as np
+from align_jax import judges, sharding
+from tiny_judges import PAIRS, PROMPTS, TEXTS
+
+sharding.use_mesh(data=1, fsdp=2, tensor=1)
+reward, judge = (
+  make(folder, batch_size=2)
+  for make, folder in zip((judges.reward_model, judges.llm_judge), sys.argv[1:])
+)
+out = [reward(PROMPTS, TEXTS), judge(*PAIRS)]
+print(json.dumps([x.tolist() for x in out]))
+"""
+
+
+def test_two_devices_judge_as_one_does(scalar, causal, reward, judge):
+  flags = '--xla_force_host_platform_device_count=2'
+  root = pathlib.Path(__file__).parents[1]
+  path = os.pathsep.join([str(root), str(root / 'tests')])
+  done = subprocess.run(
+    [sys.executable, '-c', SHARDED, scalar, causal],
+    env={**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': path},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  scores, chances = json.loads(done.stdout.splitlines()[-1])
+  want = reward(PROMPTS, TEXTS)
+  np.testing.assert_allclose(scores, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(chances, judge(*PAIRS), atol=1e-5)
+
+
+# --- As labels ----------------------------------------------------------------
+
+
+def groups(size):
+  zeros = jnp.zeros((2 * size, 1))
+  return Batch(*[zeros[:2]] * 2, *[zeros] * 3, zeros[:, 0], group_size=size)
+
+
+def decode(batch):
+  size = batch.group_size
+  prompts = [p for p in 'xy' for _ in range(size)]
+  return prompts, [f'{p}{i}' for p in 'xy' for i in range(size)]
+
+
+def by_number(prompts, firsts, seconds):
+  """Its chances are linear in the numbers that completions end with."""
+  assert [(f[0], s[0]) for f, s in zip(firsts, seconds)] == list(
+    zip(prompts, prompts)
+  )
+  return [0.5 + 0.1 * (int(f[1]) - int(s[1])) for f, s in zip(firsts, seconds)]
+
+
+@pytest.mark.parametrize(
+  'size, want', [(2, [0.4, 0.6]), (3, [0.35, 0.5, 0.65])]
+)
+def test_a_groups_mean_win_rate(size, want):
+  got = rewards.from_pairwise(by_number, decode)(groups(size))
+  np.testing.assert_allclose(got, want * 2, atol=1e-6)
+  with pytest.raises(ValueError, match='group_size >= 2'):
+    rewards.from_pairwise(by_number, decode)(groups(1))
+
+
+@pytest.mark.parametrize('bad', [[0.5], [0.5, 1.5], [0.5, float('nan')]])
+def test_what_is_no_probability_is_named(bad):
+  def broken(prompts, firsts, seconds):
+    return bad
+
+  with pytest.raises(ValueError, match="'broken' must return 2 probabilities"):
+    rewards.from_pairwise(broken, decode)(groups(2))
+
+
+def small():
+  c = base.smoke(arithmetic.get_config())
+  c.task.update(prompts=16, eval_prompts=4)
+  c.model.update(dim=8, num_heads=2, num_kv_heads=2, head_dim=4, mlp_dim=8)
+  c.arm.update(batch_size=2, group_size=2, loss='ipo', loss_kwargs={})
+  c.arm.update(steps=2, save_every=2)
+  c.seeds = 1
+  cfg = common.as_dict(c)
+  cfg['methods'] = {}
+  return cfg
+
+
+def judged(kind, folder, **arm):
+  settings = dict(kind=kind, checkpoint=str(folder), max_length=256)
+  return dict(labels='judge', judge=settings, **arm)
+
+
+def test_arms_that_judges_label(causal, scalar, tmp_path):
+  cfg = small()
+  cfg['arms'] = {
+    'feedback': judged('llm_judge', causal),
+    'scored': judged('reward_model', scalar),
+  }
+  runs = common.sweep(cfg)
+  common.check(cfg, runs)
+  labels = {}
+  for run in runs:
+    protocol.run_arm(cfg, {**run, 'keep_log': True}, tmp_path)
+    log = train.read_log(tmp_path / 'seed0' / run['name'])
+    size = run['group_size']
+    labels[run['arm']] = np.asarray(log.rewards).reshape(-1, size)
+  assert np.ptp(labels['feedback']) > 1e-4
+  np.testing.assert_allclose(labels['feedback'].mean(1), 0.5, atol=1e-5)
+  assert np.abs(labels['scored'].mean(1) - 0.5).max() > 1e-3
+  seed = protocol.prepare_seed(cfg, 0, tmp_path)
+  score = judges.reward_model(scalar)
+  want = score(*seed.task.decode(seed.pairs))
+  np.testing.assert_allclose(
+    arms.reward_of(seed, runs[1])(seed.pairs), want, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_the_arms_of_the_page_are_sound(causal, scalar):
+  """docs/judges.md, with folders that exist."""
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'judges.md').read_text()
+  (block,) = re.findall(r'```python\n(c\.arms.*?)```', page, re.DOTALL)
+  block = block.replace('models/judge', str(causal))
+  block = block.replace('models/reward', str(scalar))
+  c = base.smoke(arithmetic.get_config())
+  exec(block, {'c': c})
+  runs = common.sweep(common.as_dict(c))
+  assert {run['judge']['kind'] for run in runs} == set(judges.JUDGES)
+  for run in runs:
+    checks.check_run(run)
+
+
+@pytest.mark.parametrize(
+  'judge, arm, said',
+  [
+    (dict(kind='oracle'), {}, "judge.kind='oracle' is none of"),
+    (dict(checkpoint=''), {}, 'judge.checkpoint is empty'),
+    (dict(checkpoint='/no/such'), {}, "checkpoint='/no/such': no such folder"),
+    (dict(temperature=1), {}, "judge.temperature: 'llm_judge' has only"),
+    (dict(template='{prompt}'), {}, 'template has the fields'),
+    ({}, dict(group_size=1, loss='reinforce'), 'group_size >= 2, got 1'),
+    ({}, dict(reward_scale='preference'), 'gives chances to win already'),
+  ],
+)
+def test_wrong_settings_are_told_before_anything_runs(causal, judge, arm, said):
+  cfg = small()
+  cfg['arms'] = {'feedback': {**judged('llm_judge', causal), **arm}}
+  cfg['arms']['feedback']['judge'].update(judge)
+  (run,) = common.sweep(cfg)
+  with pytest.raises(ValueError, match=f'^feedback/default: .*{said}'):
+    checks.check_run(run)

@@ -1,0 +1,465 @@
+"""Every way of sampling draws its own law, in whatever slot and company.
+
+Four tokens, completions of at most four: the law is worked out by enumeration,
+a step at a time, with 0 as EOS.
+"""
+
+import functools
+import itertools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import EOS_ID, init
+from enumerable import Language, total_variation
+from scipy import stats
+
+from align_jax import (
+  batches,
+  cache_cost,
+  protocol,
+  rewards,
+  sampling,
+  scoring,
+)
+from align_jax.evaluate import evaluate
+from align_jax.models import cache, transformer
+from align_jax.sampling import Truncation
+
+V = T = 4
+N = 50_000  # completions of each of the two prompts
+PROMPTS = np.array([[1, 2], [3, 0]], np.int32)
+WHOLE = np.ones(PROMPTS.shape, bool)
+MODES = {  # temperature, truncation, stop token, limits
+  'temperature': (0.6, Truncation(), -1, (T, T)),
+  'top_k': (1.0, Truncation(top_k=2), -1, (T, T)),
+  'top_p': (1.0, Truncation(top_p=0.7), -1, (T, T)),
+  'min_p': (1.0, Truncation(min_p=0.3), -1, (T, T)),
+  'all three': (1.4, Truncation(3, 0.9, 0.2), -1, (T, T)),
+  'stop token': (1.0, Truncation(), 2, (T, T)),
+  'limits': (1.0, Truncation(), -1, (1, 3)),
+}
+
+
+@pytest.fixture(scope='module')
+def tiny():
+  return transformer.ModelConfig(
+    vocab_size=V,
+    dim=8,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_dim=8,
+  )
+
+
+@pytest.fixture(scope='module')
+def policy(tiny):
+  return init(0, tiny)
+
+
+@pytest.fixture(scope='module')
+def next_logps(tiny, policy):
+  """{prefix: f64 [V]} of each prompt, by scoring."""
+  language = Language(V, T)
+  batch = language.rows(np.tile(np.arange(V**T), 2), V**T)
+  batch = batch.replace(prompts=PROMPTS, prompt_valid=WHOLE)
+  score = jax.jit(functools.partial(scoring.token_logps, config=tiny))
+  logps = np.asarray(score(policy, batch), np.float64).reshape(2, -1, T)
+  steps = [{}, {}]
+  for table, rows in zip(steps, logps):
+    for tokens, row in zip(language.tokens.tolist(), rows):
+      for t in range(T):
+        table.setdefault(tuple(tokens[:t]), np.zeros(V))[tokens[t]] = row[t]
+  return steps
+
+
+def step_law(logps, temperature, truncation):
+  """The rules, a token at a time: f64 [V]."""
+  probs = np.exp(logps / temperature)
+  order = sorted(range(V), key=lambda i: -probs[i])[: truncation.top_k]
+  total, before, kept = probs[order].sum(), 0.0, []
+  for i in order:
+    if before < truncation.top_p * total:
+      kept.append(i)
+    before += probs[i]
+  kept = [i for i in kept if probs[i] >= truncation.min_p * probs[order[0]]]
+  law = np.zeros(V)
+  law[kept] = probs[kept]
+  return law / law.sum()
+
+
+def law_of(steps, temperature, truncation, stop, limit):
+  """Probability of each padded completion: f64 [V^T]."""
+  law = np.zeros((V,) * T)
+
+  def walk(prefix, chance):
+    if prefix and (prefix[-1] in (EOS_ID, stop) or len(prefix) >= limit):
+      law[prefix + (0,) * (T - len(prefix))] += chance
+      return
+    chances = step_law(steps[prefix], temperature, truncation)
+    for token in range(V):
+      walk((*prefix, token), chance * chances[token])
+
+  walk((), 1.0)
+  return law.reshape(-1)
+
+
+@pytest.fixture(scope='module')
+def samplers(tiny):
+  """All at once and by slots; the modes are arguments."""
+  static = dict(config=tiny, max_new_tokens=T, eos_id=EOS_ID, group_size=N)
+  refill = functools.partial(sampling.sample_many, slots=2000)
+  return {
+    'whole': jax.jit(functools.partial(sampling.sample, **static)),
+    'slots': jax.jit(functools.partial(refill, **static)),
+  }
+
+
+def draw(sampler, policy, mode, seed=0):
+  temperature, truncation, stop, limits = mode
+  return sampler(
+    policy,
+    PROMPTS,
+    WHOLE,
+    jax.random.key(seed),
+    temperature,
+    truncation=truncation,
+    stop_tokens=jnp.array([stop, -1]),
+    limits=jnp.array(limits),
+  )
+
+
+def follows(batch, laws):
+  """Chi-square over the completions of each prompt, the rarest ones pooled."""
+  index = np.ravel_multi_index(np.asarray(batch.completions).T, (V,) * T)
+  for drawn, law in zip(index.reshape(2, -1), laws):
+    counts, expected = np.bincount(drawn, minlength=V**T), len(drawn) * law
+    assert counts[law == 0].sum() == 0
+    rare = (expected < 5) & (law > 0)
+    pool = lambda x: np.append(x[expected >= 5], x[rare].sum())
+    got, want = pool(counts), pool(expected)
+    if want[-1] < 5:  # too few for a cell of their own
+      got, want = (np.append(x[:-2], x[-2:].sum()) for x in (got, want))
+    assert stats.chisquare(got, want * got.sum() / want.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('way', ['whole', 'slots'])
+@pytest.mark.parametrize('name', MODES)
+def test_every_mode_draws_its_law(samplers, policy, next_logps, way, name):
+  temperature, truncation, stop, limits = mode = MODES[name]
+  laws = [
+    law_of(x, temperature, truncation, stop, limit)
+    for x, limit in zip(next_logps, limits)
+  ]
+  for law, steps in zip(laws, next_logps):
+    plain = law_of(steps, 1.0, Truncation(), -1, T)
+    assert total_variation(law, plain) > 0.05
+  batch = draw(samplers[way], policy, mode)
+  follows(batch, laws)
+  # The same distribution by what the sampler says of it.
+  index = np.ravel_multi_index(np.asarray(batch.completions).T, (V,) * T)
+  said = np.asarray(batch.sampler_logps).sum(1).reshape(2, -1)
+  for law, drawn, logps in zip(laws, index.reshape(2, -1), said):
+    np.testing.assert_allclose(logps, np.log(law[drawn]), atol=2e-5)
+  # And the policy's own, which the law with nothing changed tells.
+  own, rows = np.asarray(batch.policy_logps), np.asarray(batch.completions)
+  lengths = np.asarray(batch.valid).sum(1)
+  for row in range(0, 2 * N, 997):
+    tokens = tuple(rows[row].tolist())
+    for t in range(lengths[row]):
+      want = next_logps[row // N][tokens[:t]][tokens[t]]
+      np.testing.assert_allclose(own[row, t], want, atol=1e-5)
+
+
+def test_no_mode_draws_the_policy(tiny, policy, next_logps):
+  f = functools.partial(
+    sampling.sample, config=tiny, max_new_tokens=T, group_size=N, eos_id=EOS_ID
+  )
+  batch = jax.jit(f)(policy, PROMPTS, WHOLE, jax.random.key(1))
+  assert batch.policy_logps is None
+  follows(batch, [law_of(x, 1.0, Truncation(), -1, T) for x in next_logps])
+
+
+def test_modes_compile_once(samplers, policy):
+  """Numbers, stop tokens, limits and keys are arguments like any others."""
+  sampler = samplers['whole']
+  for seed, mode in enumerate(MODES.values()):
+    draw(sampler, policy, mode, seed)
+  assert sampler._cache_size() == 1
+  draw(samplers['slots'], policy, MODES['limits'], 1)
+  assert samplers['slots']._cache_size() == 1  # for all tests before it
+
+
+def test_stop_tokens_end_a_completion(samplers, policy):
+  batch = draw(samplers['whole'], policy, MODES['stop token'])
+  tokens, valid = np.asarray(batch.completions), np.asarray(batch.valid)
+  ends = (tokens == 2) | ((tokens == EOS_ID) & valid)
+  assert ends.any() and not ends[:, :-1][valid[:, 1:]].any()
+  last = tokens[np.arange(len(tokens)), valid.sum(1) - 1]
+  cut = np.asarray(rewards.unfinished(batch, [EOS_ID, 2]))
+  assert cut.any() and (cut == ~np.isin(last, (EOS_ID, 2))).all()
+  assert (valid[cut].sum(1) == T).all()
+  assert (np.asarray(rewards.unfinished(batch, EOS_ID)) > cut).any()
+
+
+def test_limits_are_kept_and_count_as_cut_off(samplers, policy):
+  batch = draw(samplers['whole'], policy, MODES['limits'])
+  lengths = np.asarray(batch.valid).sum(1).reshape(2, -1)
+  assert (lengths[0] == 1).all() and lengths[1].max() == 3
+  cut = np.asarray(rewards.unfinished(batch, EOS_ID)).reshape(2, -1)
+  assert cut[0].any() and not cut[0].all()
+  assert (lengths[1][cut[1]] == 3).all()
+
+
+@pytest.fixture(scope='module')
+def ragged(params, prompts, config):
+  """(f, prompts, ids, limits, **static) -> Batch of G = 3, T = 6."""
+  key = jax.random.key(3)
+  static = dict(config=config, group_size=3, max_new_tokens=6, eos_id=EOS_ID)
+
+  def f(sampler, ids, limits, **more):
+    sampler = jax.jit(functools.partial(sampler, **static, **more))
+    pick = [x[np.array(ids)] for x in prompts]
+    ids = jnp.array(ids)
+    return sampler(params, *pick, key, limits=limits[ids], prompt_ids=ids)
+
+  return f
+
+
+LIMITS = jnp.array([[6, 1, 2], [6, 6, 3], [1, 1, 1], [6, 5, 6]])
+
+
+@pytest.fixture(scope='module')
+def alone(ragged):
+  batch = ragged(sampling.sample, range(4), LIMITS)
+  assert len(set(np.asarray(batch.valid.sum(1)).tolist())) > 3
+  return batch
+
+
+@pytest.mark.parametrize('slots', [1, 5])
+def test_a_slot_leaves_no_trace(ragged, alone, slots):
+  """Row by row what the whole batch is; any number of slots."""
+  batch = ragged(sampling.sample_many, range(4), LIMITS, slots=slots)
+  same(batch, alone)
+
+
+def test_neighbours_leave_no_trace(ragged, alone):
+  """Other prompts, in another order, with the ids that they had."""
+  batch = ragged(sampling.sample, [3, 1], LIMITS)
+  same(batch, batches.take(alone, np.array([3, 1])))
+  renamed = ragged(sampling.sample, [3, 1], LIMITS * 0 + 6)
+  assert (renamed.completions != batch.completions).any()
+
+
+def same(batch, other):
+  assert batch.group_size == other.group_size
+  for name in ('prompts', 'completions', 'valid', 'mask'):
+    np.testing.assert_array_equal(getattr(batch, name), getattr(other, name))
+  np.testing.assert_allclose(
+    batch.sampler_logps, other.sampler_logps, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('name', ['temperature', 'truncation'])
+def test_sampler_logps_of_slots_equal_scoring(
+  params, prompts, config, token_logps, name
+):
+  change = {'temperature': 0.7, 'truncation': Truncation(top_p=0.8)}[name]
+  f = functools.partial(
+    sampling.sample_many,
+    slots=5,
+    config=config,
+    group_size=3,
+    max_new_tokens=6,
+    eos_id=EOS_ID,
+  )
+  batch = jax.jit(f)(params, *prompts, jax.random.key(0), **{name: change})
+  close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
+  close(batch.policy_logps, token_logps(params, batch, 1.0))
+  assert jnp.abs(batch.policy_logps - batch.sampler_logps).max() > 0.1
+  if name == 'temperature':
+    close(batch.sampler_logps, token_logps(params, batch, 0.7))
+  else:
+    assert (batch.sampler_logps >= batch.policy_logps - 1e-5).all()
+
+
+def test_truncation_keeps_what_its_rules_say():
+  """Ties and impossible tokens included, against a sort in float64."""
+  rng = np.random.default_rng(0)
+  logits = (3 * rng.normal(size=(60, 20))).astype(np.float32)
+  logits[:30] = np.round(logits[:30])
+  logits[:, 3] = -np.inf
+  f = jax.jit(sampling.truncate)
+  values = itertools.product((1, 5, 20, 2**30), (0.5, 0.99, 1.0), (0.0, 0.1))
+  for k, p, m in values:
+    got = np.isfinite(f(logits, Truncation(k, p, m)))
+    for row, kept in zip(logits.astype(np.float64), got):
+      inside = row >= np.sort(row)[::-1][min(k, 20) - 1]
+      probs = np.where(inside, np.exp(row - row.max()), 0)
+      above = np.array([probs[row > x].sum() for x in row]) / probs.sum()
+      inside &= (above < p) & (row > -np.inf)
+      inside &= np.exp(row - row.max()) >= m
+      np.testing.assert_array_equal(kept, inside)
+  assert f._cache_size() == 1
+
+
+# No KL is estimated from anything but the policy itself.
+
+
+@pytest.fixture(scope='module')
+def tempered(params, prompts, sample):
+  batch = sample(params, *prompts, jax.random.key(0), 0.5)
+  assert batch.policy_logps is not None
+  return batch
+
+
+REFUSED = pytest.raises(ValueError, match='temperature 1 and untruncated')
+
+
+def test_no_kl_of_tempered_samples(config, params, ref_params, tempered):
+  judge = types.SimpleNamespace(
+    sample=lambda *args: tempered, prompts=(), key=None
+  )
+  with REFUSED:
+    evaluate(judge, params, ref_params)
+  with REFUSED:
+    scoring.token_kls(params, ref_params, tempered, config=config)
+
+
+def test_no_budget_and_no_pool_of_tempered_samples(
+  config, params, tempered, monkeypatch
+):
+  drawn = lambda *args: lambda *args: tempered
+  monkeypatch.setattr(protocol, 'sampler', drawn)
+  monkeypatch.setattr(protocol, 'sampler_of', drawn)
+  task = types.SimpleNamespace(
+    model=config, max_new_tokens=6, eos_id=0, eval_prompts=[0]
+  )
+  seed = types.SimpleNamespace(task=task, number=0, reference=params)
+  run = dict(kl_budget=1.0, kl_samples=3, kl_mode='stop', kl_every=1)
+  with REFUSED:
+    protocol.budget_of(seed, run).measure(params)
+  with REFUSED:
+    protocol.draw_pool(seed, None, 3, 3)
+
+
+def test_tempered_samples_stay_known_as_such(config, params, batch, tempered):
+  assert batch.sampler_logps is not None
+  for both in ((batch, tempered), (tempered, batch)):
+    with REFUSED:
+      scoring.token_kls(params, params, batches.join(*both), config=config)
+
+
+# Groups, sizes and slots: one completion, whatever the shape of the products.
+
+
+@pytest.fixture(scope='module')
+def wide():
+  """Of a size at which products are blocked and the vocabulary is too."""
+  config = transformer.ModelConfig(
+    vocab_size=4096,
+    dim=192,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=32,
+    mlp_dim=768,
+  )
+  return init(0, config), config
+
+
+@pytest.mark.parametrize('group_size', [1, 4])
+def test_refill_gives_every_row_its_tokens(wide, group_size):
+  params, config = wide
+  prompts = np.random.default_rng(0).integers(0, 4096, (24 // group_size, 16))
+  valid = np.arange(16) >= np.arange(len(prompts))[:, None] % 5
+  limits = np.random.default_rng(1).geometric(1 / 12, (len(prompts), 1))
+  limits = np.minimum(limits * np.arange(1, group_size + 1), 40)
+  static = dict(config=config, group_size=group_size, max_new_tokens=40)
+  at_once = functools.partial(sampling.sample, **static)
+  refill = functools.partial(sampling.sample_many, slots=8, **static)
+  batch, other = (
+    jax.jit(f)(params, prompts, valid, jax.random.key(0), limits=limits)
+    for f in (at_once, refill)
+  )
+  assert len(set(np.asarray(batch.valid.sum(1)).tolist())) > 5
+  same(batch, other)
+
+
+def test_blocks_draw_what_one_running_sum_draws():
+  """Over a vocabulary that no block divides, against float64."""
+  rng = np.random.default_rng(0)
+  logits = (3 * rng.normal(size=(2000, 1001))).astype(np.float32)
+  logits[:, rng.random(1001) < 0.3] = -np.inf
+  uniforms = rng.random(2000).astype(np.float32)
+  tokens, logps = jax.jit(sampling.inverse_cdf)(uniforms, logits)
+  probs = np.exp(logits.astype(np.float64))
+  probs /= probs.sum(1, keepdims=True)
+  rows, tokens = np.arange(2000), np.asarray(tokens)
+  end = np.cumsum(probs, 1)[rows, tokens]
+  assert (uniforms < end + 1e-6).all()
+  assert (uniforms > end - probs[rows, tokens] - 1e-6).all()
+  np.testing.assert_allclose(logps, np.log(probs[rows, tokens]), atol=1e-5)
+
+
+# Coarser caches.
+
+
+@pytest.mark.parametrize(
+  'name, bound', [('bfloat16', 1e-4), ('int8', 1e-3), ('float32', 1e-6)]
+)
+def test_a_coarse_cache_costs_little_and_says_its_own_logps(
+  name, bound, config, params, prompts
+):
+  kls, batch = jax.jit(
+    functools.partial(cache_cost.cost, config=config, cache_dtype=name)
+  )(params, *prompts, jax.random.key(0))
+  mean = float(kls.mean())
+  assert mean < bound and (name == 'float32' or mean > 1e-7)
+  logits = [
+    jax.jit(functools.partial(f, config=config))(params, batch)
+    for f in (
+      functools.partial(cache_cost.cached_logits, cache_dtype=name),
+      cache_cost.exact_logits,
+    )
+  ]
+  away, off = (
+    jnp.abs(
+      jnp.take_along_axis(
+        jax.nn.log_softmax(x), batch.completions[..., None], axis=-1
+      )[..., 0]
+      - batch.sampler_logps
+    )
+    for x in logits
+  )
+  if name == 'float32':
+    assert max(away.max(), off.max()) < 1e-5
+  else:  # where the last bit rounds one of 127 steps the other way, a little
+    assert off.mean() > 1e-4 and away.mean() < 0.1 * off.mean()
+
+
+def test_an_unknown_cache_is_refused(config, params, prompts):
+  with pytest.raises(ValueError, match="cache_dtype='int4' is none of"):
+    sampling.sample(
+      params,
+      *prompts,
+      jax.random.key(0),
+      config=config,
+      group_size=1,
+      max_new_tokens=2,
+      cache_dtype='int4',
+    )
+
+
+def test_eight_bits_round_by_token_and_head():
+  x = np.random.default_rng(0).normal(size=(3, 2, 5, 8)).astype(np.float32)
+  x[0, 0, 0] = 0
+  x[1, 1] *= 1e3
+  kept = cache.store(x, 'int8')
+  assert kept.numbers.dtype == jnp.int8 and kept.scales.shape == x.shape[:-1]
+  error = np.abs(kept.numbers * kept.scales[..., None] - x)
+  assert (error <= 0.5001 / 127 * np.abs(x).max(-1, keepdims=True)).all()

@@ -1,0 +1,77 @@
+"""Sampling one step behind: which policy writes, resuming, the experiment."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_train import assert_same_run, directory, settings
+
+from align_jax import protocol, step
+from align_jax.train import train
+from configs import base, toy
+from experiments import common, staleness
+
+
+def test_the_sampler_is_one_update_behind(tmp_path):
+  """Known params: every update adds one."""
+  seen = []
+
+  def source(state, key, number):
+    previous = float(state.anchors[step.PREVIOUS]['w'])
+    seen.append((float(state.params['w']), previous))
+
+  def train_step(state, batch, hparams):
+    params = {'w': state.params['w'] + 1}
+    return state.replace(step=state.step + 1, params=params), {}
+
+  start = {'w': jnp.float32(0)}
+  tx = step.make_optimizer()
+  train(
+    tmp_path,
+    state=step.init_state(start, tx, anchors=[step.PREVIOUS]),
+    source=source,
+    train_step=train_step,
+    hparams={},
+    num_steps=4,
+    key=jax.random.key(0),
+    save_every=4,
+  )
+  assert seen == [(0, 0), (1, 0), (2, 1), (3, 2)]
+
+
+class Interrupted(Exception):
+  pass
+
+
+def interrupt(number, info):
+  if number == 3:
+    raise Interrupted
+
+
+def test_goes_on_in_the_same_bits(tmp_path):
+  cfg, run = settings('online')
+  run = {**run, 'source': 'one_step_stale', 'keep_log': False}
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  protocol.run_arm(cfg, run, whole)
+  with pytest.raises(Interrupted):
+    protocol.run_arm(cfg, run, parts, interrupt)
+  protocol.run_arm(cfg, run, parts)
+  assert_same_run(directory(whole, run), directory(parts, run))
+  fresh = {**run, 'source': 'policy', 'name': 'fresh'}
+  protocol.run_arm(cfg, fresh, whole)
+  points = [
+    (directory(whole, r) / 'points.jsonl').read_text() for r in (run, fresh)
+  ]
+  assert points[0] != points[1]  # or nothing was stale
+
+
+def test_the_experiment_compares_ages_with_fresh_samples(tmp_path, capsys):
+  cfg = common.as_dict(base.smoke(toy.get_config()))
+  cfg['arms']['online']['sweep'] = ({'learning_rate': 1e-3},)
+  cfg['ages'] = (2,)
+  common.experiment(staleness.runs, staleness.report, cfg, tmp_path)
+  out = capsys.readouterr().out
+  header = out.splitlines()[0]
+  for arm in ('fresh', 'one step', '2 steps', 'reference'):
+    assert f'| {arm} |' in header
+  assert '| one step - fresh |' in header
+  assert (tmp_path / 'report.html').exists()

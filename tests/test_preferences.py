@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 import types
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 import tiny_checkpoints
 from preference_files import hh, ultrafeedback, write
 
-from align_jax import arms, batches, data, seeds
+from align_jax import arms, batches, data, judges, seeds
 from align_jax.models import initial
 from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
@@ -187,9 +186,7 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
 
     return score
 
-  module = types.ModuleType('align_jax.judges')
-  module.JUDGES = {'reward_model': longest}
-  monkeypatch.setitem(sys.modules, 'align_jax.judges', module)
+  monkeypatch.setitem(judges.JUDGES, 'reward_model', longest)
   other = dict(
     judge=dict(kind='reward_model', checkpoint='x', scale=2.0), judge_share=0.0
   )

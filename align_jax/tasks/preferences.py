@@ -11,7 +11,6 @@ tokenizer, SFT, judge and policies alike: the judge is tested on them, and
 policies are measured on them. The split is the same for every seed.
 """
 
-import importlib
 import json
 import pathlib
 import shutil
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, rewards, sharding
+from align_jax import batches, judges, rewards, sharding
 from align_jax import data as data_lib
 from align_jax.models import hf
 from align_jax.models.interface import from_fields
@@ -244,28 +243,21 @@ def _check_judge(judge, judge_share):
       f'task.judge_share=0; got judge_share={judge_share} and checkpoint='
       f'{judge.get("checkpoint")!r}'
     )
-  if not trained:
-    _loader(kind)
-
-
-def _loader(kind):
-  """(folder, **knobs) -> f(prompts, completions) -> f32 [B]."""
-  try:
-    known = importlib.import_module('align_jax.judges').JUDGES
-  except ModuleNotFoundError:
-    known = {}
-  if kind not in known:
-    raise ValueError(
-      f'task.judge.kind={kind!r} is none of {sorted([TRAINED, *known])}'
-    )
-  return known[kind]
+  if not trained and kind not in judges.JUDGES:
+    known = sorted([TRAINED, *judges.JUDGES])
+    raise ValueError(f'task.judge.kind={kind!r} is none of {known}')
 
 
 def make_gold(folder, judge, judge_model, vocab_size, tokenizer):
   """The judge that no training sees: Batch -> f32 [B]."""
   if judge['kind'] != TRAINED:
     knobs = {k: v for k, v in judge.items() if k not in ('kind', 'checkpoint')}
-    score = _loader(judge['kind'])(judge['checkpoint'], **knobs)
+    score = judges.JUDGES[judge['kind']](judge['checkpoint'], **knobs)
+    if isinstance(score, judges.Pairwise):
+      raise ValueError(
+        f'task.judge.kind={judge["kind"]!r} compares two answers, expected a '
+        'judge that scores one'
+      )
     asked = json.loads((folder / 'prompts.json').read_text())
     # It has a template of its own: it is shown the messages, all of them.
     whole = lambda prompts, completions: score(

@@ -126,6 +126,19 @@ def golden_pairs(seed, run):
   return buckets.offline(seed.pairs, order, run['length_buckets'])
 
 
+def file_pairs(seed, run):
+  """The pairs of the task's own file, under the labels they came with."""
+  pairs = seed.task.pairs
+  if pairs is None:
+    raise ValueError(f"{run['name']}: source 'file_pairs': the task has none")
+  _, _, annotate = policy_programs(seed.task.model)
+  order = sources.epochs(pairs.num_prompts, run['batch_size'], seed.number)
+  draw = sources.offline(pairs, order)
+  return lambda state, key, step: annotate(
+    state.anchors['ref'], draw(state, key, step)
+  )
+
+
 def log_of_run(seed, run):
   """What another run of this seed sampled, shuffled within windows."""
   order = sources.replay_order(
@@ -153,6 +166,7 @@ def hybrid(seed, run):
 
 SOURCES = {
   'golden_pairs': golden_pairs,
+  'file_pairs': file_pairs,
   'log': log_of_run,
   'policy': _sampling(policy),
   'reference': _sampling(sources.anchor('ref')),
@@ -165,7 +179,7 @@ SOURCES = {
   'mixed': mixed,
   'hybrid': hybrid,
 }
-FIXED = ('golden_pairs', 'log')  # hold their own labels
+FIXED = ('golden_pairs', 'file_pairs', 'log')  # hold their own labels
 
 
 def make_source(seed, run):

@@ -5,7 +5,7 @@ from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from align_jax.losses.preference import LOGP_REDUCTIONS
-from align_jax.models import interface, lora
+from align_jax.models import initial, interface, lora
 from align_jax.rewards import REWARDS
 from align_jax.seeds import PROXIES, VERIFIERS
 
@@ -139,7 +139,8 @@ def _check_lora(run, model):
   try:
     settings = lora.Lora(**run['lora'])
     if model and settings.rank:
-      lora.axes(interface.from_fields(**model), settings)
+      fields = initial.model_fields(model)
+      lora.axes(interface.from_fields(**fields), settings)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{run["name"]}: {error}') from error
 

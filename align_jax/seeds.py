@@ -17,7 +17,7 @@ import numpy as np
 from align_jax import batches, rewards, sharding, sources, step, tasks
 from align_jax.losses import LOSSES
 from align_jax.metrics import write_atomically
-from align_jax.models import bow
+from align_jax.models import bow, initial
 from align_jax.models.interface import of
 from align_jax.programs import (
   optimizer,
@@ -51,11 +51,14 @@ class Seed:
 
 
 def task_knobs(cfg, workdir):
+  model, knobs = cfg['model'], dict(cfg['task'])
+  if model.get('checkpoint') and knobs.get('tokenizer') == '':
+    knobs['tokenizer'] = str(initial.folder_of(model))
   return dict(
     workdir=pathlib.Path(workdir) / 'task',
-    model=dict(cfg['model']),
+    model=initial.model_fields(model),
     sft_batch_size=cfg['sft']['batch_size'],
-    **cfg['task'],
+    **knobs,
   )
 
 
@@ -132,9 +135,9 @@ def cached_pairs(path, make):
 
 
 def train_sft(cfg, directory, task, seed, report):
-  """The reference: SFT of a fresh policy on demonstrations."""
+  """The reference: SFT of a fresh policy, or of a checkpoint; see `initial`."""
   run = {'loss': 'sft', 'loss_kwargs': {}, 'num_microbatches': 1, **cfg['sft']}
-  params = of(task.model).init(stream(seed, INIT), task.model)
+  params = initial.params(cfg['model'], task.model, stream(seed, INIT))
   state = start_state(params, run, of(task.model).axes(task.model))
   logps, _, _ = policy_programs(task.model)
   train_step, hparams = train_program(logps, run, state)

@@ -12,9 +12,10 @@ def get_config():
 
   # The policy, fields of align_jax.models.transformer.ModelConfig; or a model
   # of your own, dict(adapter='package.module:Class', **its fields), see
-  # docs/models.md.
+  # docs/models.md; or a checkpoint and no sizes, see docs/pipelines.md.
   c.model = ml_collections.ConfigDict(
     dict(
+      checkpoint='',  # a folder or hub id to start from; '': fresh parameters
       vocab_size=0,
       dim=64,
       num_layers=2,
@@ -29,7 +30,8 @@ def get_config():
   # Replications: each has its own SFT policy, golden pairs and proxy.
   c.seeds = 3
 
-  # The reference: supervised fine-tuning on the task's demonstrations.
+  # The reference: supervised fine-tuning on the task's demonstrations; no
+  # steps: what the model starts from.
   c.sft = ml_collections.ConfigDict(
     dict(
       steps=1000,
@@ -71,7 +73,8 @@ def get_config():
   # What every arm is unless it says otherwise.
   c.arm = ml_collections.ConfigDict(
     dict(
-      # 'golden_pairs' | 'log' | 'policy' | 'reference' | 'sampler' |
+      # 'golden_pairs' | 'file_pairs' (labels that came with the task's file) |
+      # 'log' | 'policy' | 'reference' | 'sampler' |
       # 'one_step_stale' (samples while the step before trains) | 'teacher' |
       # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
       # | 'hybrid', see align_jax.arms.SOURCES

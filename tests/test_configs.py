@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from configs import base, sentiment, toy
+from configs import (
+  base,
+  hh,
+  llama3_8b_ultrafeedback,
+  pythia_1b_tldr,
+  qwen2_5_0_5b_hh,
+  sentiment,
+  toy,
+  ultrafeedback,
+)
 from experiments import common, online_vs_offline
 
 WORDS = {1: 'a lovely warm film that I enjoyed', 0: 'a dull cold film, bored'}
@@ -49,7 +58,11 @@ def test_sentiment_runs_under_smoke(tmp_path):
   assert {json.loads(p)['arm'] for p in points} == {'offline', 'online'}
 
 
-@pytest.mark.parametrize('module', [toy, sentiment])
+MODULES = [toy, sentiment, hh, ultrafeedback]
+MODULES += [pythia_1b_tldr, qwen2_5_0_5b_hh, llama3_8b_ultrafeedback]
+
+
+@pytest.mark.parametrize('module', MODULES)
 def test_a_config_sets_no_field_that_base_lacks(module):
   known = set(base.get_config())
   assert set(module.get_config()) == known

@@ -477,6 +477,11 @@ def test_a_whole_text_needs_a_bos(encoder):
     (dict(prompt_len=3, long_prompt='left'), [2, 3, 3], 'prompt cut to 3'),
     (dict(completion_len=2), None, 'row 3: completion of 7 tokens, more than'),
     (dict(completion_len=2, long_completion='drop'), [2, 7], 'completion over'),
+    (
+      dict(completion_len=2, long_completion='right'),
+      [2, 7, 3],
+      'completion cut to 2',
+    ),
   ],
 )
 def test_what_is_too_long(tmp_path, limits, kept, said):
@@ -500,6 +505,21 @@ def test_what_is_too_long(tmp_path, limits, kept, said):
   if limits.get('long_prompt') == 'left':
     assert text_of(encoder, found[1].prompt[1:]) == 'ef'
     assert found[1].prompt[0] == vocabulary.bos_id
+
+
+def test_answers_that_are_alike_once_cut_are_dropped(tmp_path):
+  vocabulary = data.Vocabulary(data.train_tokenizer((), 259), 1, 2)
+  row = lambda chosen: dict(prompt='a', chosen=chosen, rejected='bcx')
+  path = tmp_path / 'x.jsonl'
+  path.write_text('\n'.join(json.dumps(row(c)) for c in ('bcd', 'cd')))
+  counts = Counts()
+  limits = pipeline.Limits(9, 2, long_completion='right')
+  (kept,) = pipeline.read(path, make_encoder(vocabulary), limits, counts=counts)
+  decode = vocabulary.tokenizer.decode
+  assert [decode(x) for x in kept.completions] == ['cd', 'bc']  # no EOS
+  assert kept.masks == [[True, True]] * 2
+  assert counts.dropped == {'completions alike once they are cut': 1}
+  assert counts.balanced()
 
 
 @pytest.mark.parametrize(

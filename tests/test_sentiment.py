@@ -160,7 +160,7 @@ def test_the_tokenizer_has_not_seen_the_held_out(kwargs, tmp_path, monkeypatch):
     seen.extend(texts)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(data, 'train_tokenizer', train)
+  monkeypatch.setattr(data.tokens, 'train_tokenizer', train)
   with pytest.raises(KeyboardInterrupt):
     sentiment.make_task(seed=0, **{**kwargs, 'workdir': tmp_path / 'task'})
   texts, _ = sentiment.read(kwargs['data'], 'text_label')
@@ -281,10 +281,11 @@ def test_mistakes_are_told_in_one_line(kwargs, tmp_path, changed, error, said):
 
 def test_a_tokenizer_can_be_given(task, kwargs, tmp_path):
   given = kwargs['workdir']
-  kept = sentiment.make_vocabulary(tmp_path, given, [], 300)
+  kept = data.make_vocabulary(given, [], 300)
+  data.save_vocabulary(tmp_path, kept)
   assert kept[1:] == data.load_tokenizer(tmp_path)[1:] == (BOS, EOS)
   with pytest.raises(ValueError, match='more than model.vocab_size=280'):
-    sentiment.make_vocabulary(tmp_path, given, [], 280)
+    data.make_vocabulary(given, [], 280)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason='no real data')

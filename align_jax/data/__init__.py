@@ -13,6 +13,7 @@ from align_jax.data.examples import Encoded, Encoder, make_encoder
 from align_jax.data.files import fingerprint, local_path, rows
 from align_jax.data.pipeline import (
   Limits,
+  encode_examples,
   make_batch,
   make_prompts,
   read,
@@ -33,10 +34,14 @@ from align_jax.data.stream import Mixture, Stream, batches
 from align_jax.data.tokens import (
   SPECIAL_TOKENS,
   Vocabulary,
+  decoder,
   encode,
   left_pad,
   load_tokenizer,
+  make_vocabulary,
   right_pad,
+  save_vocabulary,
+  texts_of,
   train_tokenizer,
 )
 
@@ -56,7 +61,9 @@ __all__ = [
   'Vocabulary',
   'batches',
   'correct',
+  'decoder',
   'encode',
+  'encode_examples',
   'field',
   'final_answer',
   'fingerprint',
@@ -68,13 +75,16 @@ __all__ = [
   'make_batch',
   'make_encoder',
   'make_prompts',
+  'make_vocabulary',
   'place',
   'read',
   'read_examples',
   'right_pad',
   'row_error',
   'rows',
+  'save_vocabulary',
   'task_rows',
   'text_label',
+  'texts_of',
   'train_tokenizer',
 ]

@@ -31,13 +31,14 @@ class Limits(NamedTuple):
   prompt_len: int | None = None  # S, BOS included; None: no limit
   completion_len: int | None = None  # T, EOS included
   long_prompt: str = 'error'  # 'drop' | 'left' (keep its end) | 'error'
-  long_completion: str = 'error'  # 'drop' | 'error'
+  long_completion: str = 'error'  # 'drop' | 'right' (keep its beginning)
+  # | 'error'
 
   def check(self):
     """Raises ValueError for a limit that cannot be."""
     for name, allowed in (
       ('long_prompt', ('drop', 'left', 'error')),
-      ('long_completion', ('drop', 'error')),
+      ('long_completion', ('drop', 'right', 'error')),
     ):
       if getattr(self, name) not in allowed:
         raise ValueError(
@@ -203,7 +204,11 @@ def fit(encoded, limits):
     error = _too_long(encoded, 'completion', length, limits.completion_len)
     if limits.long_completion == 'error':
       raise error
-    return encoded, error.reason
+    if limits.long_completion == 'drop':
+      return encoded, error.reason
+    encoded = _cut_right(encoded, limits.completion_len)
+    if len(set(map(tuple, encoded.completions))) < len(encoded.completions):
+      return encoded, 'completions alike once they are cut'
   return encoded, None
 
 
@@ -212,6 +217,39 @@ def _cut_left(encoded, size):
   prompt = [encoded.prompt[0], *encoded.prompt[1 - size :]]
   notes = (*encoded.notes, f'prompt cut to {size} tokens, on the left')
   return encoded._replace(prompt=prompt, notes=notes)
+
+
+def _cut_right(encoded, size):
+  """The first tokens of every completion; what is cut has no EOS."""
+  cut = lambda rows: [row[:size] for row in rows]
+  notes = (*encoded.notes, f'completion cut to {size} tokens, on the right')
+  return encoded._replace(
+    completions=cut(encoded.completions),
+    masks=cut(encoded.masks),
+    notes=notes,
+  )
+
+
+def encode_examples(examples, encoder, limits, counts):
+  """Yields every example as Encoded, or counts why it is not there.
+
+  Args:
+    examples: of `read_examples`, with the same counts.
+    encoder, limits, counts: see `read`.
+  """
+  for example in examples:
+    try:
+      encoded = encode_example(encoder, example)
+    except RowError as e:
+      counts.skip(e)
+      continue
+    encoded, dropped = fit(encoded, limits)
+    if dropped:
+      counts.dropped[dropped] += 1
+      continue
+    counts.notes.update(encoded.notes)
+    counts.kept += 1
+    yield encoded
 
 
 def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):
@@ -228,19 +266,8 @@ def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):
   """
   counts = Counts() if counts is None else counts
   limits.check()
-  for example in read_examples(path, dataset, counts=counts, **how):
-    try:
-      encoded = encode_example(encoder, example)
-    except RowError as e:
-      counts.skip(e)
-      continue
-    encoded, dropped = fit(encoded, limits)
-    if dropped:
-      counts.dropped[dropped] += 1
-      continue
-    counts.notes.update(encoded.notes)
-    counts.kept += 1
-    yield encoded
+  examples = read_examples(path, dataset, counts=counts, **how)
+  yield from encode_examples(examples, encoder, limits, counts)
   counts.check(path)
 
 

@@ -34,7 +34,7 @@ def make_parser():
   add('--prompt-len', type=int, help='most tokens of a prompt, BOS included')
   add('--completion-len', type=int, help='most tokens, EOS included')
   add('--long-prompt', default='drop', choices=('drop', 'left', 'error'))
-  add('--long-completion', default='drop', choices=('drop', 'error'))
+  add('--long-completion', default='drop', choices=('drop', 'right', 'error'))
   add('--on-bad-row', default='error', choices=('error', 'skip'))
   add('--max-bad-share', type=float, default=0.05)
   add('--duplicates', default='keep', choices=('keep', 'drop'))

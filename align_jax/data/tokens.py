@@ -54,6 +54,56 @@ def train_tokenizer(texts, vocab_size):
   return tokenizer
 
 
+def make_vocabulary(tokenizer, texts, vocab_size, *, size=None, **how):
+  """The vocabulary of a task: the one that is given, or one that fits it.
+
+  Args:
+    tokenizer: see `load_tokenizer`; '' trains one of `size` on the texts.
+    texts: iterable of str.
+    vocab_size: of the model.
+    size: of a tokenizer that is trained; None: all of `vocab_size`.
+    how: of `load_tokenizer`.
+  Raises:
+    ValueError: it has more tokens than the model.
+  """
+  if tokenizer:
+    vocabulary = load_tokenizer(tokenizer, **how)
+  else:
+    trained = train_tokenizer(texts, size or vocab_size)
+    _, bos, eos = map(trained.token_to_id, SPECIAL_TOKENS)
+    vocabulary = Vocabulary(trained, bos, eos)
+  size = vocabulary.tokenizer.get_vocab_size()
+  if size > vocab_size:
+    raise ValueError(
+      f'task.tokenizer={str(tokenizer)!r} has {size} tokens, more than '
+      f'model.vocab_size={vocab_size}'
+    )
+  return vocabulary
+
+
+def save_vocabulary(folder, vocabulary):
+  """As `load_tokenizer` and transformers read it.
+
+  transformers, unlike `encode`, then puts BOS in front of a text by itself.
+  """
+  import tokenizers
+
+  tokenizer, *ids = vocabulary
+  names = [None if i is None else tokenizer.id_to_token(i) for i in ids]
+  config = dict(zip(('bos_token', 'eos_token'), names))
+  config['tokenizer_class'] = 'PreTrainedTokenizerFast'
+  config['padding_side'] = 'left'
+  pad = SPECIAL_TOKENS[0]
+  has_pad = tokenizer.token_to_id(pad) is not None
+  config['pad_token'] = pad if has_pad else config['eos_token']
+  if ids[0] is not None:
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+      single=f'{names[0]} $A', special_tokens=[(names[0], ids[0])]
+    )
+  tokenizer.save(str(folder / 'tokenizer.json'))
+  (folder / 'tokenizer_config.json').write_text(json.dumps(config, indent=1))
+
+
 def _config(folder):
   """tokenizer_config.json of the folder, {} without one."""
   path = folder / 'tokenizer_config.json'
@@ -151,6 +201,23 @@ def encode(tokenizer, texts):
   """Texts -> list of id lists, without special tokens."""
   encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
   return [encoding.ids for encoding in encodings]
+
+
+def texts_of(tokenizer, tokens, valid):
+  """A text per row, special tokens left out."""
+  rows = zip(np.asarray(tokens), np.asarray(valid), strict=True)
+  return tokenizer.decode_batch([t[v].tolist() for t, v in rows])
+
+
+def decoder(tokenizer):
+  """-> f(Batch) -> (prompts, completions), a text per row of the batch."""
+
+  def decode(batch):
+    prompts = texts_of(tokenizer, batch.prompts, batch.prompt_valid)
+    prompts = [text for text in prompts for _ in range(batch.group_size)]
+    return prompts, texts_of(tokenizer, batch.completions, batch.valid)
+
+  return decode
 
 
 def _lengths(id_lists, size, least):

@@ -28,6 +28,8 @@ FLOATS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': jnp.bfloat16}
 # Buffers of old checkpoints, computed here.
 BUFFERS = ('rotary_emb.inv_freq', '.attn.bias', '.masked_bias')
 BUFFERS += ('.attention.bias',)
+# Of a checkpoint, all but its weights.
+TEXTS = ('*.json', '*.txt', '*.model', '*.jinja')
 COPIED = """
 added_tokens.json chat_template.jinja chat_template.json generation_config.json
 merges.txt special_tokens_map.json spiece.model tokenizer.json tokenizer.model
@@ -81,7 +83,7 @@ def load(
       names the field, the tensors or the file.
   """
   folder = fetch(name, revision)
-  fields = _read_json(folder / 'config.json')
+  fields = read_config(folder)
   has = 'lm'
   if any('SequenceClass' in x for x in fields.get('architectures') or ()):
     has = 'scalar'
@@ -99,19 +101,33 @@ def load(
   return Model(_fill(rows, names, stored, config, dtype, mesh), config, fields)
 
 
-def fetch(name, revision=None):
-  """The local folder of a checkpoint, downloaded if need be."""
-  folder = pathlib.Path(name)
+def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
+  """The local folder of a checkpoint, downloaded if need be.
+
+  Raises:
+    ValueError: no such folder, and nothing that the hub would give.
+  """
+  folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
   import huggingface_hub
 
-  patterns = ['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']
-  return pathlib.Path(
-    huggingface_hub.snapshot_download(
-      str(name), revision=revision, allow_patterns=patterns
+  try:
+    found = huggingface_hub.snapshot_download(
+      str(name), revision=revision, allow_patterns=list(patterns)
     )
-  )
+  except Exception as e:  # many kinds: no network, no such id, no permission
+    reason = ' '.join(str(e).split())
+    raise ValueError(
+      f'{str(name)!r} is no local folder, and could not be fetched from the '
+      f'hub: {type(e).__name__}: {reason:.200}'
+    ) from None
+  return pathlib.Path(found)
+
+
+def read_config(folder):
+  """The dict of a folder's config.json."""
+  return _read_json(pathlib.Path(folder) / 'config.json')
 
 
 def _read_json(path):

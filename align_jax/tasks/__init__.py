@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ class Task:
   demonstrations: Callable[[Any, Any, int], Batch]  # a source for SFT
   gold: Callable[[Batch], Any]  # the judge that no training run sees: f32 [B]
   decode: Callable[[Batch], tuple[list[str], list[str]]]  # a text per row
+  pairs: Batch | None = None  # labelled by others than gold: G = 2, (1, 0)
+  tokenizer: pathlib.Path | None = None  # the folder of its files, to export
 
 
 def make_task(name, **knobs):
@@ -37,4 +40,4 @@ def _module(name):
 
 
 # Modules with `prepare` and `make_task`.
-TASKS = ('arithmetic', 'sentiment', 'toy')
+TASKS = ('arithmetic', 'preferences', 'sentiment', 'toy')

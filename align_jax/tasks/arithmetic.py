@@ -24,6 +24,7 @@ from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
+BYTES = 256 + len(data_lib.SPECIAL_TOKENS)  # a token each
 FIELDS = ('prompt', 'completion', 'answer')  # of a row
 
 
@@ -52,23 +53,6 @@ def generated(workdir):
   if not path.exists():
     write_atomically(path, ''.join(json.dumps(row) + '\n' for row in sums()))
   return path
-
-
-def make_vocabulary(tokenizer, vocab_size):
-  """The tokenizer at that path; '' is a token per byte, digits one by one."""
-  if tokenizer:
-    vocabulary = data_lib.load_tokenizer(tokenizer)
-  else:
-    trained = data_lib.train_tokenizer((), 256 + len(data_lib.SPECIAL_TOKENS))
-    _, bos, eos = map(trained.token_to_id, data_lib.SPECIAL_TOKENS)
-    vocabulary = data_lib.Vocabulary(trained, bos, eos)
-  size = vocabulary.tokenizer.get_vocab_size()
-  if size > vocab_size:
-    raise ValueError(
-      f'task.tokenizer={str(tokenizer)!r} has {size} tokens, more than '
-      f'model.vocab_size={vocab_size}'
-    )
-  return vocabulary
 
 
 def check_lengths(rows, id_lists, field, size):
@@ -127,12 +111,6 @@ def split(texts, prompts, eval_prompts):
     )
   order = np.random.default_rng(0).permutation(np.sort(distinct))
   return order[eval_prompts:], order[:eval_prompts]
-
-
-def texts_of(tokenizer, tokens, valid):
-  """A text per row, special tokens left out."""
-  rows = zip(np.asarray(tokens), np.asarray(valid), strict=True)
-  return tokenizer.decode_batch([t[v].tolist() for t, v in rows])
 
 
 def demonstrator(problems, index, batch_size, wrong_share):
@@ -211,19 +189,18 @@ def make_task(
   if not 0 <= wrong_share <= 1:
     raise ValueError(f'task.wrong_share={wrong_share} is not within [0, 1]')
   config = from_fields(**model)
-  vocabulary = make_vocabulary(tokenizer, config.vocab_size)
+  vocabulary = data_lib.make_vocabulary(
+    tokenizer, (), config.vocab_size, size=BYTES
+  )
   path = data or generated(workdir)
   rows = list(data_lib.task_rows(path, dataset, FIELDS))
   problems = encode(vocabulary, rows, prompt_len, completion_len)
-  asked = texts_of(vocabulary.tokenizer, *problems.prompts[:])
+  asked = data_lib.texts_of(vocabulary.tokenizer, *problems.prompts[:])
   train, held_out = split(asked, prompts, eval_prompts)
   used = [*train, *held_out]
   answers = {asked[i]: problems.answers[i] for i in used}
 
-  def decode(batch):
-    texts = texts_of(vocabulary.tokenizer, batch.prompts, batch.prompt_valid)
-    texts = [text for text in texts for _ in range(batch.group_size)]
-    return texts, texts_of(vocabulary.tokenizer, batch.completions, batch.valid)
+  decode = data_lib.decoder(vocabulary.tokenizer)
 
   def gold(batch):
     right = [

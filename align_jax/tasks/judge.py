@@ -1,4 +1,4 @@
-"""The gold judge of texts: a classifier trained on their labels."""
+"""Gold judges of texts, trained on their labels or on preferences."""
 
 import functools
 
@@ -18,34 +18,44 @@ LOG_ODDS_SCALE = 0.04  # of the first embedding, else of scale 0.02
 PSEUDO_COUNT = 20  # of every token under each label
 
 
-def log_odds(reviews, held_out, vocab_size):
+def token_log_odds(good, bad, vocab_size):
   """How much more often each token is in good texts than in bad: f32 [V].
 
   The naive Bayes weights that Wang & Manning 2012 found hard to beat on short
   texts.
+
+  Args:
+    good, bad: int [N], the tokens of all such texts.
   """
+
+  def log_share(tokens):
+    counts = np.bincount(tokens, minlength=vocab_size) + PSEUDO_COUNT
+    return np.log(counts / counts.sum())
+
+  return np.float32(log_share(good) - log_share(bad))
+
+
+def log_odds(reviews, held_out, vocab_size):
+  """The same of reviews, the first `held_out` of them excepted."""
   begin = reviews.starts[held_out]
   labels = np.repeat(reviews.labels, np.diff(reviews.starts))[begin:]
   tokens = reviews.tokens[begin:]
-
-  def log_share(label):
-    counts = np.bincount(tokens[labels == label], minlength=vocab_size)
-    counts = counts + PSEUDO_COUNT
-    return np.log(counts / counts.sum())
-
-  return np.float32(log_share(1) - log_share(0))
+  return token_log_odds(tokens[labels == 1], tokens[labels == 0], vocab_size)
 
 
-def init_judge(key, config, reviews, held_out):
+def init_judge(key, config, odds):
   """Fresh parameters whose embedding knows each token's log odds already.
 
   A transformer learns word by word what counting gives at once; this saves
   most of its training.
+
+  Args:
+    odds: f32 [V], see `token_log_odds`.
   """
   params_key, sign_key = jax.random.split(key)
   params = transformer.init(params_key, config)
   direction = jax.random.rademacher(sign_key, (config.dim,), jnp.float32)
-  known = jnp.outer(log_odds(reviews, held_out, config.vocab_size), direction)
+  known = jnp.outer(odds, direction)
   return {**params, 'embed': params['embed'] + LOG_ODDS_SCALE * known}
 
 
@@ -69,7 +79,8 @@ def train_judge(
   tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
   train_step = step.make_train_step(scorer(config), binary_cross_entropy, tx)
   root = jax.random.key(0)
-  state = step.init_state(init_judge(root, config, reviews, held_out), tx)
+  odds = log_odds(reviews, held_out, config.vocab_size)
+  state = step.init_state(init_judge(root, config, odds), tx)
   arrays = jax.tree.map(jnp.asarray, reviews)
   for i in range(steps):
     batch = draw_windows(

@@ -12,9 +12,7 @@ The split is the same for every seed, so that seeds can be paired by prompt.
 """
 
 import json
-import os
 import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from align_jax import sharding
 from align_jax.models.interface import from_fields
 from align_jax.programs import scorer
 from align_jax.tasks import Task
+from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import (
   judge_accuracy,
   judge_config,
@@ -54,34 +53,6 @@ def read(data, dataset):
   return texts, np.array([label_of[text] for text in texts], np.float32)
 
 
-def save_vocabulary(folder, vocabulary):
-  """As `data.load_tokenizer` reads it."""
-  tokenizer, *ids = vocabulary
-  tokenizer.save(str(folder / 'tokenizer.json'))
-  names = [tokenizer.id_to_token(i) for i in ids]
-  (folder / 'tokenizer_config.json').write_text(
-    json.dumps(dict(zip(('bos_token', 'eos_token'), names)))
-  )
-
-
-def make_vocabulary(folder, tokenizer, texts, vocab_size):
-  """Trains a tokenizer on `texts` unless one is given; keeps it in `folder`."""
-  if tokenizer:
-    vocabulary = data_lib.load_tokenizer(tokenizer)
-  else:
-    trained = data_lib.train_tokenizer(texts, vocab_size)
-    _, bos, eos = map(trained.token_to_id, data_lib.SPECIAL_TOKENS)
-    vocabulary = data_lib.Vocabulary(trained, bos, eos)
-  size = vocabulary.tokenizer.get_vocab_size()
-  if size > vocab_size:
-    raise ValueError(
-      f'task.tokenizer={tokenizer} has {size} tokens, more than '
-      f'model.vocab_size={vocab_size}'
-    )
-  save_vocabulary(folder, vocabulary)
-  return vocabulary
-
-
 def build(
   folder,
   *,
@@ -107,9 +78,10 @@ def build(
       f'{data}: {len(labels)} distinct texts, of which {heldout_reviews} are '
       'held out, must leave some of both labels to train on'
     )
-  vocabulary = make_vocabulary(
-    folder, tokenizer, texts[heldout_reviews:], vocab_size
+  vocabulary = data_lib.make_vocabulary(
+    tokenizer, texts[heldout_reviews:], vocab_size
   )
+  data_lib.save_vocabulary(folder, vocabulary)
   reviews = encode(vocabulary, texts, labels)
   np.savez(folder / 'reviews.npz', **reviews._asdict())
   bos_id = vocabulary.bos_id
@@ -135,17 +107,6 @@ def build(
     size=completion_len,
   )
   (folder / 'judge.json').write_text(json.dumps(accuracy, indent=1) + '\n')
-
-
-def check_settings(folder, settings):
-  """Raises ValueError if `folder` was made with others; names the first."""
-  made = json.loads((folder / 'settings.json').read_text())
-  for name in sorted(made.keys() | settings.keys()):
-    if made.get(name) != settings.get(name):
-      raise ValueError(
-        f'{folder} was made with {name}={made.get(name)!r}, not '
-        f'{settings.get(name)!r}: remove it, or work elsewhere'
-      )
 
 
 def prepare(
@@ -178,27 +139,7 @@ def prepare(
   made['heldout_reviews'] = heldout_reviews
   made['vocab_size'] = model['vocab_size']
   settings = dict(made, data=data_lib.fingerprint(made['data']))
-  # As they will be read: tuples as lists, a path as text.
-  settings = json.loads(json.dumps(settings, default=str))
-  if not (folder / 'settings.json').exists():
-    partial = folder.with_name(f'{folder.name}.partial-{os.getpid()}')
-    partial.mkdir(parents=True)
-    try:
-      build(partial, **made)
-      (partial / 'settings.json').write_text(json.dumps(settings, indent=1))
-      _publish(partial, folder)
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
-  check_settings(folder, settings)
-
-
-def _publish(partial, folder):
-  try:
-    partial.rename(folder)
-  except OSError:
-    if not (folder / 'settings.json').exists():
-      raise
-    # Another process was faster, and has made the same.
+  make_once(folder, lambda partial: build(partial, **made), settings)
 
 
 def make_task(
@@ -291,15 +232,6 @@ def make_task(
     batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
     return scorer(judge)(judge_params, batch)
 
-  def texts(tokens, valid):
-    rows = zip(np.asarray(tokens), np.asarray(valid))
-    return tokenizer.decode_batch([t[v].tolist() for t, v in rows])
-
-  def decode(batch):
-    prompts = texts(batch.prompts, batch.prompt_valid)
-    prompts = [text for text in prompts for _ in range(batch.group_size)]
-    return prompts, texts(batch.completions, batch.valid)
-
   return Task(
     model=config,
     max_new_tokens=completion_len,
@@ -308,5 +240,6 @@ def make_task(
     eval_prompts=asked,
     demonstrations=demonstrate,
     gold=gold,
-    decode=decode,
+    decode=data_lib.decoder(tokenizer),
+    tokenizer=folder,
   )

@@ -1,0 +1,41 @@
+"""Llama 3 8B on UltraFeedback: eight devices of 80 GB, or as many TPU chips.
+
+  python -m experiments.online_vs_offline \
+    --config=configs/llama3_8b_ultrafeedback.py --workdir=runs/llama_uf
+
+The instructed checkpoint itself is the reference: no SFT. Batch 128, learning
+rate 5e-7, beta 0.1 and the questions of UltraFeedback are those of the online
+iterative DPO of Dong et al. 2024 (arXiv 2405.07863); 0.01 is Zephyr's beta
+(Tunstall et al. 2023).
+"""
+
+from configs import qwen2_5_0_5b_hh
+from configs.toy import sweep
+
+
+def get_config():
+  c = qwen2_5_0_5b_hh.get_config()
+  c.task.update(
+    data='HuggingFaceH4/ultrafeedback_binarized',
+    dataset='ultrafeedback',
+    split='train_prefs',
+    eos_token='<|eot_id|>',
+    prompt_len=512,
+    completion_len=512,
+    long_completion='right',
+  )
+  c.task.judge.checkpoint = 'Skywork/Skywork-Reward-Llama-3.1-8B-v0.2'
+  c.model.checkpoint = 'meta-llama/Meta-Llama-3-8B-Instruct'
+  c.mesh.fsdp = 8
+  c.seeds = 1
+  c.sft.steps = 0
+  c.golden.pairs = 20000
+  c.proxy.update(steps=625, learning_rate=2e-6, num_microbatches=4)
+  c.arm.update(
+    steps=470, batch_size=128, learning_rate=5e-7, num_microbatches=16
+  )
+  c.eval.update(samples=2, points=6)
+  strengths = sweep((5e-7, 0.01), (5e-7, 0.1))
+  for arm in c.arms.values():
+    arm.sweep = strengths
+  return c

@@ -1,0 +1,198 @@
+"""Runs as folders that transformers loads, and what it makes of them."""
+
+import importlib
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_checkpoints
+from preference_files import hh, tldr_comparisons, ultrafeedback, write
+
+from align_jax import export, protocol, seeds, tasks
+from align_jax.models import check, hf
+from configs import base
+from experiments import common, online_vs_offline
+
+TORCH = importlib.util.find_spec('torch') is not None
+needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
+JUDGE = dict(
+  dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16
+)
+PIPELINES = {  # config: family of its checkpoint, rows of its file
+  'hh': (None, hh),
+  'pythia_1b_tldr': ('gpt_neox', tldr_comparisons),
+  'qwen2_5_0_5b_hh': ('qwen2', hh),
+  'llama3_8b_ultrafeedback': ('llama', ultrafeedback),
+}
+
+
+def tiny(name, folder):
+  """The config with what is on the hub, and sizes, replaced."""
+  family, row = PIPELINES[name]
+  c = importlib.import_module(f'configs.{name}').get_config()
+  steps = min(c.sft.steps, 2)
+  c = base.smoke(c)
+  c.sft.steps = steps
+  c.task.update(
+    data=str(write(folder / 'pairs.jsonl', row, 30)),
+    prompt_len=120,
+    completion_len=10,
+    long_completion='right',
+    heldout_prompts=6,
+    eval_prompts=4,
+    judge=dict(kind='pairs', checkpoint=''),
+    judge_share=0.5,
+    judge_model=JUDGE,
+    judge_steps=2,
+    judge_batch_size=4,
+    judge_learning_rate=1e-3,
+  )
+  if family:
+    c.model.checkpoint = str(tiny_checkpoints.make(folder / family, family))
+    c.model.dtype = 'float32'
+  else:
+    c.model.update(JUDGE, vocab_size=300)
+    c.task.pretrain_steps = 1
+  c.proxy.update(verifier='transformer', num_microbatches=1)
+  c.arm.update(steps=2, batch_size=2, num_microbatches=1, warmup_steps=0)
+  c.eval.update(samples=1, points=2, pairs=4)
+  c.golden.pairs = 4
+  c.mesh.fsdp = 1
+  c.seeds = 1
+  return common.as_dict(c)
+
+
+@pytest.fixture(scope='module', params=PIPELINES)
+def pipeline(request, tmp_path_factory):
+  """A finished offline and online run of a config: its folder and fields."""
+  folder = tmp_path_factory.mktemp(request.param)
+  with jax.default_prng_impl('unsafe_rbg'):
+    cfg = tiny(request.param, folder)
+    cfg['arms'] = {
+      name: {**arm, 'sweep': ({**arm['sweep'][0], 'learning_rate': 1e-2},)}
+      for name, arm in cfg['arms'].items()
+      if name
+      in ('online', 'offline' if request.param == 'hh' else 'file pairs')
+    }
+    runs = online_vs_offline.runs(cfg)
+    common.check(cfg, runs)
+    common.execute(cfg, runs, folder / 'work')
+  return folder / 'work', cfg
+
+
+def run_of(pipeline, arm):
+  return next((pipeline[0] / 'seed0' / arm).iterdir())
+
+
+def test_every_arm_is_measured(pipeline):
+  workdir, cfg = pipeline
+  points = common.read_points(workdir, online_vs_offline.runs(cfg))
+  assert {p['arm'] for p in points} == set(cfg['arms'])
+  moved = [p['kl_seq_nats'] for p in points if p['step']]
+  assert all(np.isfinite(moved)) and min(moved) > 0
+
+
+@pytest.fixture(scope='module')
+def exported(pipeline, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('exported')
+  export.export(run_of(pipeline, 'online'), folder)
+  return folder
+
+
+def test_a_policy_comes_back_as_it_was(pipeline, exported):
+  """The weights, the tokenizer, the template, and how it was sampled."""
+  workdir, cfg = pipeline
+  policy = protocol.policy_of(export.final_params(run_of(pipeline, 'online')))
+  loaded = hf.load(exported)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, policy)
+  task = tasks.make_task(seed=0, **seeds.task_knobs(cfg, workdir))
+  assert loaded.config == task.model
+  how = json.loads((exported / 'generation_config.json').read_text())
+  assert how['eos_token_id'] == task.eos_id and how['top_k'] == 0
+  assert how['temperature'] == 1.0 and how['do_sample'] is True
+  assert how['max_new_tokens'] == 10
+  assert (exported / 'tokenizer.json').is_file()
+
+
+@needs_torch
+def test_transformers_decodes_the_same_tokens(exported, capsys):
+  assert check.main([str(exported), '--tokens', '6']) == 0
+  assert 'greedy tokens that differ: 0' in capsys.readouterr().out
+
+
+@needs_torch
+def test_transformers_finds_every_weight_and_the_same_prompt(
+  pipeline, exported
+):
+  import transformers
+
+  workdir, cfg = pipeline
+  _, info = transformers.AutoModelForCausalLM.from_pretrained(
+    exported, output_loading_info=True
+  )
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+  assert tokenizer.eos_token is not None
+  if not tokenizer.chat_template:
+    return
+  task = tasks.make_task(seed=0, **seeds.task_knobs(cfg, workdir))
+  known = {
+    tuple(t[v].tolist())
+    for t, v in zip(task.train_prompts.tokens, task.train_prompts.valid)
+  }
+  row = PIPELINES[pipeline_name(cfg)][1]
+  ask = lambda i: [{'role': 'user', 'content': question(row, i)}]
+  found = {
+    tuple(
+      tokenizer.apply_chat_template(
+        ask(i), add_generation_prompt=True, return_dict=False
+      )
+    )
+    for i in range(30)
+  }
+  assert known <= found
+
+
+def pipeline_name(cfg):
+  reads = {'hh': 'qwen2_5_0_5b_hh', 'ultrafeedback': 'llama3_8b_ultrafeedback'}
+  return reads[cfg['task']['dataset']]
+
+
+def question(row, i):
+  if row is hh:
+    return f'what is number {i}?'
+  return row(i)['prompt']
+
+
+def test_halves_are_halves(pipeline, tmp_path):
+  run = run_of(pipeline, 'online')
+  export.main([str(run), str(tmp_path), '--dtype', 'bfloat16'])
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config['dtype'] == 'bfloat16'
+  whole = export.final_params(run)
+  half = hf.load(tmp_path).params
+  for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True):
+    np.testing.assert_allclose(x, y, rtol=2**-8)
+
+
+@pytest.mark.parametrize('which', ['task', 'seed0/proxy0'])
+def test_a_reward_model_is_a_classifier(pipeline, which, tmp_path):
+  export.export(pipeline[0] / which, tmp_path)
+  loaded = hf.load(tmp_path)
+  assert loaded.config.head == 'scalar'
+  if TORCH:
+    assert check.main([str(tmp_path)]) == 0
+
+
+def test_the_reference_is_exported_too(pipeline, tmp_path):
+  if not pipeline[1]['sft']['steps']:
+    pytest.skip('the checkpoint itself')
+  export.export(pipeline[0] / 'seed0' / 'sft', tmp_path)
+  assert hf.load(tmp_path).config.head == 'lm'
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+  with pytest.raises(SystemExit, match='error: .*no directory of a run'):
+    export.main([str(tmp_path / 'x'), str(tmp_path / 'y')])

@@ -1,0 +1,311 @@
+"""The task of preference files: splits, counts, judge, starts, refusals."""
+
+import json
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+import tiny_checkpoints
+from preference_files import hh, ultrafeedback, write
+
+from align_jax import arms, batches, data, judges, seeds
+from align_jax.models import initial
+from align_jax.tasks import pair_files, pair_judge, preferences
+from configs import base
+from experiments import common
+
+SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
+SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
+S, T = 24, 16
+
+
+def knobs(path, **changes):
+  return dict(
+    model=dict(vocab_size=300, num_layers=1, **SIZES),
+    sft_batch_size=4,
+    data=str(path),
+    dataset='',
+    subset='',
+    split='train',
+    revision='',
+    tokenizer='',
+    eos_token='',
+    template='hh',
+    prompt_len=S,
+    completion_len=T,
+    long_prompt='left',
+    long_completion='right',
+    on_bad_row='skip',
+    heldout_prompts=8,
+    eval_prompts=6,
+    pretrain_steps=2,
+    judge=dict(kind='pairs', checkpoint=''),
+    judge_share=0.5,
+    judge_model=dict(num_layers=1, **SIZES),
+    judge_steps=40,
+    judge_batch_size=8,
+    judge_learning_rate=1e-2,
+    **changes,
+  )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('preferences')
+
+
+@pytest.fixture(scope='module')
+def kwargs(folder):
+  path = write(folder / 'hh.jsonl', hh, 48)
+  rows = path.read_text().splitlines()
+  differs = json.dumps(dict(chosen=hh(0)['chosen'], rejected=hh(1)['rejected']))
+  path.write_text('\n'.join([*rows, rows[0], differs]) + '\n')
+  return dict(workdir=folder / 'task', **knobs(path))
+
+
+@pytest.fixture(scope='module')
+def task(kwargs):
+  with jax.default_prng_impl('unsafe_rbg'):
+    return preferences.make_task(seed=0, **kwargs)
+
+
+def parts(kwargs):
+  return {
+    name: batches.load(kwargs['workdir'] / f'{name}_pairs.npz')
+    for name in pair_files.Split._fields
+  }
+
+
+def asked(batch):
+  tokens, valid = np.asarray(batch.prompts), np.asarray(batch.prompt_valid)
+  return {tuple(t[v].tolist()) for t, v in zip(tokens, valid)}
+
+
+def test_every_row_is_counted_and_told(task, kwargs):
+  made = json.loads((kwargs['workdir'] / 'counts.json').read_text())
+  assert made['rows'] == 50 and made['kept'] == 49
+  lost = sum(made['bad'].values()) + sum(made['dropped'].values())
+  assert made['rows'] + made['more'] == made['kept'] + lost
+  assert sum(made['pairs'].values()) == made['kept']
+  assert list(made['bad'].values()) == [1]
+  told = '\n'.join(pair_files.summary_lines(made))
+  assert '50 rows, 49 kept' in told and 'differ before their last' in told
+
+
+def test_no_prompt_is_on_two_sides(task, kwargs):
+  held_out, judge, policy = map(asked, parts(kwargs).values())
+  assert len(held_out) == 8
+  assert not held_out & judge and not held_out & policy and not judge & policy
+  shown = [
+    {tuple(t[v].tolist()) for t, v in zip(x.tokens, x.valid)}
+    for x in (task.eval_prompts, task.train_prompts)
+  ]
+  assert len(shown[0]) == 6 and shown[0] < held_out and shown[1] == policy
+
+
+def test_a_cut_prompt_that_is_held_out_is_dropped(tmp_path, kwargs):
+  """Longer prompts with one ending are different, and alike once cut."""
+  end = 'the very same ending of all'
+  row = lambda i: dict(prompt=f'{i} {end}', chosen=f' a{i}', rejected=' b')
+  path = write(tmp_path / 'x.jsonl', row, 9)
+  counts = data.Counts()
+  found = pair_files.split(pair_files.read(path, '', counts), 3, 0.5)
+  vocabulary = data.make_vocabulary('', (), 259)
+  limits = data.Limits(12, T, 'left')
+  kept = pair_files.encode(found, data.make_encoder(vocabulary), limits, counts)
+  assert [len(x) for x in kept] == [3, 0, 0]
+  assert counts.dropped[pair_files.LEAK] == 6 and counts.balanced()
+
+
+def test_the_tokenizer_reads_no_held_out_text(kwargs, tmp_path, monkeypatch):
+  seen = []
+
+  def train(texts, vocab_size):
+    seen.extend(texts)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(data.tokens, 'train_tokenizer', train)
+  with pytest.raises(KeyboardInterrupt):
+    preferences.make_task(seed=0, **{**kwargs, 'workdir': tmp_path / 'task'})
+  counts = data.Counts('skip')
+  examples = pair_files.read(kwargs['data'], '', counts)
+  found = pair_files.split(examples, 8, 0.5)
+  assert len(seen) == len(found.judge) + len(found.policy)
+  for example in found.held_out:
+    assert not any(example.prompt[-1]['content'] in text for text in seen)
+
+
+def test_pairs_are_the_files_better_answer_first(task):
+  _, completions = task.decode(task.pairs)
+  for better, worse in zip(completions[::2], completions[1::2]):
+    assert any(better.strip().startswith(x[:4]) for x in GOOD)
+    assert not any(worse.strip().startswith(x[:4]) for x in GOOD)
+  assert task.pairs.rewards.tolist() == [1, 0] * task.pairs.num_prompts
+
+
+GOOD = ('gladly', 'thank', 'of course', 'yes')
+
+
+def test_demonstrations_are_texts_first_and_then_better_answers(task):
+  texts = task.demonstrations(None, jax.random.key(0), 1)
+  assert texts.completions.shape == (4, S + T - preferences.STRETCH)
+  answers = task.demonstrations(None, jax.random.key(0), 2)
+  assert answers.completions.shape == (4, T) and answers.group_size == 1
+  for text in task.decode(answers)[1]:
+    assert any(text.strip().startswith(x[:4]) for x in GOOD)
+
+
+def test_the_judge_learns_and_says_how_well(task, kwargs):
+  told = json.loads((kwargs['workdir'] / 'judge.json').read_text())
+  found = told['held_out']
+  low, high = found['interval']
+  assert 0.7 < found['accuracy'] and low < found['accuracy'] <= high <= 1
+  assert found['pairs'] == parts(kwargs)['held_out'].num_prompts
+  scores = np.asarray(task.gold(task.pairs))
+  assert scores.shape == (2 * task.pairs.num_prompts,)
+  again = preferences.make_task(seed=1, **kwargs)
+  np.testing.assert_array_equal(again.gold(task.pairs), scores)
+
+
+def test_wilson_intervals():
+  low, high = pair_judge.interval(0.5, 100)
+  assert low == pytest.approx(0.4038, abs=1e-3)
+  assert high == pytest.approx(0.5962, abs=1e-3)
+  assert pair_judge.interval(1.0, 10)[1] <= 1
+
+
+def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
+  seen = []
+
+  def longest(folder, scale):
+    def score(prompts, completions):
+      seen.extend(prompts)
+      return [scale * len(text) for text in completions]
+
+    return score
+
+  monkeypatch.setitem(judges.JUDGES, 'reward_model', longest)
+  other = dict(
+    judge=dict(kind='reward_model', checkpoint='x', scale=2.0), judge_share=0.0
+  )
+  with jax.default_prng_impl('unsafe_rbg'):
+    task = preferences.make_task(
+      seed=0, **{**kwargs, **other, 'workdir': tmp_path / 'task'}
+    )
+  completions = task.decode(task.pairs)[1]
+  assert task.gold(task.pairs).tolist() == [2.0 * len(x) for x in completions]
+  assert all(x[-1]['role'] == 'user' for x in seen)
+  assert not (tmp_path / 'task' / 'judge_pairs.npz').exists()
+
+
+@pytest.mark.parametrize(
+  'changed, said',
+  [
+    (dict(eval_prompts=9), 'eval_prompts=9 is not within 1 and'),
+    (dict(heldout_prompts=48), '48 different prompts leave none'),
+    (dict(judge_share=0.0), "judge.kind='pairs': 'pairs' learns from"),
+    (
+      dict(judge=dict(kind='oracle', checkpoint='x'), judge_share=0.0),
+      "judge.kind='oracle' is none of",
+    ),
+    (dict(template=''), 'messages need task.template, one of'),
+    (dict(tokenizer='no/such'), "'no/such' is no local folder, and could not"),
+    (dict(long_completion='left'), "long_completion='left', expected one"),
+    (dict(dataset='gsm8k'), "no field 'question'"),
+    (dict(long_prompt='drop', prompt_len=4), 'no pairs are left'),
+  ],
+)
+def test_mistakes_are_told_in_one_line(kwargs, tmp_path, changed, said):
+  wrong = {**kwargs, 'workdir': tmp_path / 'task', 'on_bad_row': 'skip'}
+  if 'dataset' in changed:
+    wrong['on_bad_row'] = 'error'
+  with pytest.raises(ValueError, match=said) as raised:
+    preferences.make_task(seed=0, **{**wrong, **changed})
+  assert '\n' not in str(raised.value)
+  assert not (tmp_path / 'task').exists()
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+  row = lambda i: dict(prompt=f'{i}', completion=' x')
+  path = write(tmp_path / 'x.jsonl', row, 2)
+  with pytest.raises(ValueError, match="x.jsonl row 1: is a row of 'prompt_co"):
+    pair_files.read(path, '', data.Counts())
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@pytest.mark.parametrize(
+  'name, dataset, good, bad',
+  [
+    ('hh-rlhf/harmless-base.part-a.jsonl.gz', 'hh', 1734, 11),
+    ('ultrafeedback/train_clean.jsonl.gz', 'ultrafeedback', 994, 6),
+  ],
+)
+def test_real_files_are_split_by_prompt(name, dataset, good, bad):
+  counts = data.Counts('skip')
+  examples = pair_files.read(SHARED / name, dataset, counts)
+  assert len(examples) == good and sum(counts.bad.values()) == bad
+  found = pair_files.split(examples, 200, 0.5)
+  assert sum(map(len, found)) == good
+  prompts = [{json.dumps(x.prompt) for x in part} for part in found]
+  assert len(prompts[0]) == 200
+  assert sum(map(len, prompts)) == len(set.union(*prompts))
+
+
+# --- Starting from a checkpoint ----------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def checkpoint(folder):
+  return tiny_checkpoints.make(folder / 'qwen2', 'qwen2')
+
+
+def started(checkpoint, path, steps):
+  c = base.smoke(base.get_config())
+  c.task = dict(name='preferences', **knobs(path))
+  del c.task['model'], c.task['sft_batch_size']
+  c.task.update(
+    template='', pretrain_steps=0, prompt_len=48, eos_token='<|im_end|>'
+  )
+  c.model = dict(checkpoint=str(checkpoint), revision='', dtype='float32')
+  c.sft.steps = steps
+  return common.as_dict(c)
+
+
+def test_no_sft_leaves_the_checkpoint_as_the_reference(
+  checkpoint, folder, tmp_path
+):
+  path = write(folder / 'uf.jsonl', ultrafeedback)
+  cfg = started(checkpoint, path, 0)
+  seed = seeds.prepare_seed(cfg, 0, tmp_path)
+  stored = initial.hf.load(checkpoint)
+  jax.tree.map(np.testing.assert_array_equal, seed.reference, stored.params)
+  assert seed.task.model == stored.config
+  name = seed.task.tokenizer / 'tokenizer.json'
+  assert name.read_bytes() == (checkpoint / 'tokenizer.json').read_bytes()
+  run = dict(name='x', source='file_pairs', batch_size=4)
+  state = types.SimpleNamespace(anchors={'ref': seed.reference})
+  batch = arms.SOURCES['file_pairs'](seed, run)(state, None, 0)
+  assert batch.ref_logps.shape == batch.completions.shape
+  assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
+  assert batch.rewards.tolist() == [1, 0] * 4
+
+
+@pytest.mark.parametrize(
+  'model, said',
+  [
+    (dict(checkpoint='x', dim=64), 'model.dim=64 is given beside'),
+    (dict(checkpoint='', revision='main', dim=8), "model.revision='main' is"),
+    (dict(checkpoint='no/such'), "'no/such' is no local folder"),
+  ],
+)
+def test_a_checkpoint_says_what_the_model_is(model, said):
+  with pytest.raises(ValueError, match=said):
+    initial.model_fields(model)
+
+
+def test_file_pairs_need_a_file():
+  seed = types.SimpleNamespace(task=types.SimpleNamespace(pairs=None))
+  with pytest.raises(ValueError, match="x/y: source 'file_pairs': the task"):
+    arms.SOURCES['file_pairs'](seed, dict(name='x/y'))

@@ -52,7 +52,7 @@ def experiment_of(run):
   raise ValueError(f'{run}: no directory of a run, or of none of an experiment')
 
 
-def _judge(run, task, cfg):
+def _judge(run, task, cfg, number):
   knobs = cfg['task']
   if not (run / 'judge.npz').is_file():
     raise ValueError(f'{run}: holds no judge that was trained here')
@@ -60,7 +60,7 @@ def _judge(run, task, cfg):
   return Found(load_params(run / 'judge.npz', config), config, None)
 
 
-def _proxy(run, task, cfg):
+def _proxy(run, task, cfg, number):
   proxy = cfg['proxy']
   if proxy['verifier'] != 'transformer' or proxy['loss'] == 'preference_model':
     raise ValueError(
@@ -71,15 +71,22 @@ def _proxy(run, task, cfg):
   return Found(final_params(run), config, initial.hf_fields(cfg['model']))
 
 
-def _policy(run, task, cfg):
+def _policy(run, task, cfg, number):
   params = final_params(run)
   if lora.KEY in params:
-    raise ValueError(
-      f'{run}: trained adapters (lora.rank > 0), expected a run of all '
-      'parameters'
-    )
+    params = _merged(run, params, task, cfg, number)
   params = policy_of(params)
   return Found(params, task.model, initial.hf_fields(cfg['model']))
+
+
+def _merged(run, params, task, cfg, number):
+  """Adapters put into the reference that they adapt."""
+  settings = json.loads((run / 'settings.json').read_text())
+  directory = experiment_of(run)[0] / f'seed{number}'
+  base = seeds.train_sft(cfg, directory, task, number, seeds.silent)
+  settings = lora.Lora(**settings['lora'])
+  adapters = lora.restored(params[lora.KEY], base, task.model, settings)
+  return lora.merge(base, adapters)
 
 
 def _kind(run):
@@ -131,7 +138,7 @@ def export(run, folder, dtype='float32'):
     (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, workdir)), 0
   )
   task = tasks.make_task(seed=number, **seeds.task_knobs(cfg, workdir))
-  found = _kind(run)(run, task, cfg)
+  found = _kind(run)(run, task, cfg, number)
   ids = token_ids(task)
   fields = found.fields or hf.llama_fields(found.config)
   # The config.json of a checkpoint keeps what it says; the lengths and ends of

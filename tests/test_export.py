@@ -196,3 +196,20 @@ def test_the_reference_is_exported_too(pipeline, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path):
   with pytest.raises(SystemExit, match='error: .*no directory of a run'):
     export.main([str(tmp_path / 'x'), str(tmp_path / 'y')])
+
+
+@pytest.mark.parametrize('pipeline', ['llama3_8b_ultrafeedback'], indirect=True)
+def test_adapters_are_merged(pipeline, tmp_path):
+  workdir, cfg = pipeline
+  run = next(r for r in online_vs_offline.runs(cfg) if r['arm'] == 'online')
+  run = {**run, 'lora': {'rank': 2, 'alpha': 6.0}, 'name': 'online/adapters'}
+  directory = common.directory(workdir, run)
+  common.guard(directory, run)
+  protocol.run_arm(cfg, run, workdir)
+  export.export(directory, tmp_path)
+  got = hf.load(tmp_path).params['layers']['down']
+  pair = export.final_params(directory)['lora']['pairs']['layers']['down']
+  low_rank = np.einsum('...fr,...rd->...fd', pair['a'], pair['b'])
+  assert np.abs(low_rank).max() > 0
+  base = seeds.prepare_seed(cfg, 0, workdir).reference['layers']['down']
+  np.testing.assert_allclose(got, base + 3.0 * low_rank, rtol=1e-5, atol=1e-6)

@@ -108,6 +108,24 @@ def init(key, base, c, lora):
   return Adapters(_nested(pairs), lora.alpha / lora.rank)
 
 
+def restored(raw, base, c, lora):
+  """Adapters from the nested dicts of arrays that a checkpoint holds.
+
+  Raises:
+    ValueError: they are not those of `lora` on a model like `base`.
+  """
+  like = jax.eval_shape(lambda: init(jax.random.key(0), base, c, lora))
+  wanted, treedef = jax.tree.flatten(like)
+  found = jax.tree.leaves(raw)
+  shapes = lambda arrays: [x.shape for x in arrays]
+  if shapes(found) != shapes(wanted):
+    raise ValueError(
+      f'adapters of shapes {shapes(found)}, the settings ask for '
+      f'{shapes(wanted)}'
+    )
+  return treedef.unflatten(found)
+
+
 def axes(c, lora):
   """Logical axes of the adapters: those of the matrix, the rank on none."""
   model = of(c)

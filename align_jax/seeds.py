@@ -54,9 +54,11 @@ def task_knobs(cfg, workdir):
   model, knobs = cfg['model'], dict(cfg['task'])
   if model.get('checkpoint') and knobs.get('tokenizer') == '':
     knobs['tokenizer'] = str(initial.folder_of(model))
+  # What some kinds of RoPE are scaled for.
+  length = knobs.get('prompt_len', 0) + knobs.get('completion_len', 0)
   return dict(
     workdir=pathlib.Path(workdir) / 'task',
-    model=initial.model_fields(model),
+    model=initial.model_fields(model, length),
     sft_batch_size=cfg['sft']['batch_size'],
     **knobs,
   )

@@ -305,6 +305,18 @@ def test_a_checkpoint_says_what_the_model_is(model, said):
     initial.model_fields(model)
 
 
+def test_rope_is_scaled_for_the_lengths_of_the_task():
+  folder = pathlib.Path(__file__).parent / 'golden' / 'hf' / 'llama_dynamic'
+  cfg = dict(
+    model=dict(checkpoint=str(folder)),
+    task=dict(tokenizer='x', prompt_len=900, completion_len=100),
+    sft=dict(batch_size=1),
+  )
+  model = seeds.task_knobs(cfg, 'runs')['model']
+  kind, settings = model['rope_scaling']
+  assert kind == 'dynamic' and dict(settings)['length'] == 1000
+
+
 def test_file_pairs_need_a_file():
   seed = types.SimpleNamespace(task=types.SimpleNamespace(pairs=None))
   with pytest.raises(ValueError, match="x/y: source 'file_pairs': the task"):

@@ -9,13 +9,14 @@ from align_jax.models.interface import of
 BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype')
 
 
-def model_fields(model):
+def model_fields(model, max_length=0):
   """The fields of ModelConfig that a configuration's `model` stands for.
 
   Args:
     model: fields of ModelConfig and an empty `checkpoint`; or a folder or hub
       id as `checkpoint`, with its `revision`, the `param_dtype` to hold it in
       and the `dtype` of activations.
+    max_length: see `hf_config.from_hf`.
   Raises:
     ValueError: names the field that does not go with the checkpoint, or
       without one.
@@ -37,7 +38,9 @@ def model_fields(model):
       )
   fields = hf.read_config(folder_of(model))
   return dataclasses.asdict(
-    hf_config.from_hf(fields, head='lm', dtype=_dtype(model, 'dtype'))
+    hf_config.from_hf(
+      fields, max_length, head='lm', dtype=_dtype(model, 'dtype')
+    )
   )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from align_jax.batches import take
 
 PROMPT = 'prompts', 'prompt_valid'  # [P, S]
-ROWS = 'completions valid mask sampler_logps ref_logps'.split()  # [B, T]
+ROWS = 'completions valid mask sampler_logps policy_logps ref_logps'.split()
 
 
 def lengths(batch):

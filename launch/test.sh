@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The tests.
 #   bash launch/test.sh [ARGS of pytest]
+# TEST_WORKERS=N processes, two unless said otherwise, of up to 4 GiB each.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE=1
 # Compiling takes the most time, and these programs run for moments.
 export XLA_FLAGS="--xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"

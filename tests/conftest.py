@@ -18,6 +18,26 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 EOS_ID = 0  # also what padding is filled with: no test may tell them apart
 
 
+@pytest.fixture
+def lowered():
+  """Names of the programs that jax lowers, as it does; empty it to begin anew.
+
+  What a jitted function says of the size of its cache is no count of them: in a
+  long process others push its entries out.
+  """
+  names = []
+
+  def listen(event, seconds, fun_name='', **_):
+    if event.endswith('jaxpr_to_mlir_module_duration'):
+      names.append(fun_name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.jit(lambda x: x + len(names))(0)
+  assert names.pop()  # it does listen
+  yield names
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope='session')
 def config():
   return transformer.ModelConfig(

@@ -29,6 +29,7 @@ def attend(q, parts, softcap=None):
     scores = jnp.einsum(equations[0], q, keys).astype(jnp.float32)
     return jnp.where(mask, soft_cap(scores, softcap), MASKED)
 
+  parts = [part for part in parts if part[1].shape[-2]]  # of some keys
   scores = [score(equations, k, mask) for equations, k, _, mask in parts]
   tops = [s.max(-1, keepdims=True) for s in scores]
   top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, tops))

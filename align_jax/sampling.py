@@ -407,7 +407,9 @@ def _in_chunks(f, arrays, size):
   return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], out)
 
 
-def sample_many(params, prompts, prompt_valid, key, *args, slots, **kwargs):
+def sample_many(
+  params, prompts, prompt_valid, key, *args, slots, refill=True, **kwargs
+):
   """What `sample` does, `slots` rows at a time.
 
   A row that ends makes room for the next one in order, so that a few long
@@ -417,10 +419,12 @@ def sample_many(params, prompts, prompt_valid, key, *args, slots, **kwargs):
 
   Args:
     slots: rows that are decoded together.
+    refill: False, traced, leaves slots idle until all of them are, as batches
+      do: every row is the same, to the bit, and later.
     The others are those of `sample`.
   Returns:
-    what `sample` returns: which slot a row had, and beside whom, leaves no
-    trace but the rounding of sums.
+    what `sample` returns, up to the rounding of sums of other shapes, which may
+    tip a draw; which slot a row had, and beside whom, leaves no trace.
   """
   sampler, uniforms, limits = _request(params, prompts, key, *args, **kwargs)
   num_prompts, group_size, length = uniforms.shape
@@ -471,8 +475,9 @@ def sample_many(params, prompts, prompt_valid, key, *args, slots, **kwargs):
 
   def body(carry):
     waiting, s, rows = carry
+    free = refill | idle(s).all()
     waiting, s = jax.lax.while_loop(
-      lambda c: (c[0] < num) & idle(c[1]).any(), fill, (waiting, s)
+      lambda c: free & (c[0] < num) & idle(c[1]).any(), fill, (waiting, s)
     )
     return waiting, *decode(s, rows)
 

@@ -29,6 +29,11 @@ def by_group(x, group_size):
   return x.reshape(-1, group_size, *x.shape[1:])
 
 
+def pick(x, index):
+  """x [..., V] at index, int [...]: [...]."""
+  return jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]
+
+
 def positions(valid):
   """Index of each token among the valid ones of its row; 0 on left padding."""
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)

@@ -11,143 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from align_jax import ops
+from align_jax.drawing import (
+  Truncation,
+  geometric_mixture,
+  inverse_cdf,
+  row_uniforms,
+  truncate,
+)
 from align_jax.models import cache
 from align_jax.models.interface import of
 from align_jax.types import Batch
 
-BLOCK = 64  # tokens of a vocabulary that are searched together
 SEGMENT = 32  # tokens; a cache grows by no less
-
-
-class Truncation(NamedTuple):
-  """Tokens outside are never drawn; numbers, traced.
-
-  Each of the three looks at what the ones before it have left, after the
-  temperature; tokens of equal probability stay or go together.
-  """
-
-  top_k: jax.Array | int = 2**30  # the k likeliest tokens, k >= 1
-  top_p: jax.Array | float = 1.0  # the fewest that hold this much, in (0, 1]
-  min_p: jax.Array | float = 0.0  # at least this much of the likeliest's chance
-
-
-def _ordered(x):
-  """float32 -> uint32 in the same order."""
-  # Both zeros are one number.
-  bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
-  return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(2**31))
-
-
-def _fewest(codes, enough):
-  """The likeliest tokens that are enough: bool [..., V].
-
-  Bisection over the floats there are: exact, and several times cheaper than a
-  sort.
-
-  Args:
-    codes: uint32 [..., V], greater for a likelier token.
-    enough: bool [..., V] -> bool [..., 1]; true of all tokens.
-  """
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = high - (high - low) // 2
-    yes = enough(codes >= middle)
-    return jnp.where(yes, middle, low), jnp.where(yes, high, middle - 1)
-
-  bounds = codes.min(-1, keepdims=True), codes.max(-1, keepdims=True)
-  return codes >= jax.lax.fori_loop(0, 32, halve, bounds)[0]
-
-
-def truncate(logits, truncation):
-  """Logits f32 [..., V] with -inf outside of the truncation."""
-  top_k, top_p, min_p = truncation
-  codes, best = _ordered(logits), logits.max(-1, keepdims=True)
-  kept = _fewest(codes, lambda x: x.sum(-1, keepdims=True) >= top_k)
-  probs = jnp.where(kept, jnp.exp(logits - best), 0)
-  mass = lambda x: jnp.where(x, probs, 0).sum(-1, keepdims=True)
-  wanted = top_p * mass(kept)
-  # Rounding must not cost a token where there is nothing to cut.
-  kept &= _fewest(codes, lambda x: mass(x) >= wanted) | (top_p >= 1)
-  kept &= logits >= best + jnp.log(min_p)
-  return jnp.where(kept, logits, -jnp.inf)
-
-
-def _first_beyond(shares, masses):
-  """Where the running sum first exceeds a share of the whole.
-
-  Args:
-    shares: f32 [...] in [0, 1).
-    masses: f32 [..., N], not negative.
-  Returns:
-    a place int32 [...] of positive mass, and how much of that mass, in [0, 1),
-    lies below the share.
-  """
-  # A parallel cumsum is not quite monotone: places without mass are struck out,
-  # and the first place beyond is taken, not the number of places before it.
-  cdf = jnp.where(masses > 0, jnp.cumsum(masses, axis=-1), 0)
-  wanted = shares * cdf.max(-1)
-  place = (cdf > wanted[..., None]).argmax(-1).astype(jnp.int32)
-  mass, end = _pick(masses, place), _pick(cdf, place)
-  return place, jnp.clip(1 - (end - wanted) / mass, 0, 1 - 2.0**-24)
-
-
-def _pick(x, place):
-  return jnp.take_along_axis(x, place[..., None], axis=-1)[..., 0]
-
-
-def inverse_cdf(uniforms, logits):
-  """One token per row from one uniform number per row.
-
-  Exact up to float32. Never returns a token of probability zero. A large
-  vocabulary is searched by blocks, then within one: a running sum over all of
-  it costs more than the sums of blocks.
-
-  Args:
-    uniforms: f32 [...] in [0, 1).
-    logits: f32 [..., V].
-  Returns:
-    int32 [...], and their log-probs f32 [...].
-  """
-  best = logits.max(-1, keepdims=True)
-  masses = jnp.exp(logits - best)
-  size = logits.shape[-1]
-  width = size if size <= 4 * BLOCK else BLOCK
-  pad = [(0, 0)] * uniforms.ndim + [(0, -size % width)]
-  blocks = jnp.pad(masses, pad).reshape(*uniforms.shape, -1, width)
-  sums = blocks.sum(-1)
-  block, within = _first_beyond(uniforms, sums)
-  chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)
-  tokens = block * width + _first_beyond(within, chosen[..., 0, :])[0]
-  return tokens, _pick(logits - best, tokens) - jnp.log(sums.sum(-1))
-
-
-def row_uniforms(key, prompt_ids, group_size, length):
-  """One number in [0, 1) per token: f32 [P, G, T].
-
-  Those of a row come from the key, its prompt's id and its place in the group,
-  whatever else is sampled beside it and wherever.
-  """
-
-  def row(prompt_id, place):
-    own = jax.random.fold_in(jax.random.fold_in(key, prompt_id), place)
-    return jax.random.uniform(own, (length,))
-
-  group = jax.vmap(row, (None, 0))
-  return jax.vmap(group, (0, None))(prompt_ids, jnp.arange(group_size))
-
-
-def geometric_mixture(logits, shares):
-  """Normalised log of the product of policies to the power of their shares.
-
-  Args:
-    logits: a list of f32 [..., V], one per policy.
-    shares: as many numbers that sum to one.
-  Returns:
-    f32 [..., V], log-probs.
-  """
-  mixed = sum(w * jax.nn.log_softmax(l) for w, l in zip(shares, logits))
-  return jax.nn.log_softmax(mixed)
 
 
 @dataclasses.dataclass
@@ -232,7 +108,7 @@ class _Sampler:
     tokens, logps = inverse_cdf(uniforms, sampled)
     new = {'completions': tokens, 'valid': live, 'sampler_logps': logps}
     if sampled is not plain:
-      logps = _pick(plain, tokens) - jax.nn.logsumexp(plain, axis=-1)
+      logps = ops.pick(plain, tokens) - jax.nn.logsumexp(plain, axis=-1)
       new['policy_logps'] = logps
     return {k: jnp.where(live, x, jnp.zeros_like(x)) for k, x in new.items()}
 

@@ -63,7 +63,7 @@ def log_prob_of(logits, tokens):
 def _log_prob_of(logits, tokens):
   """Keeps the logits alone: the derivative is one pass over them."""
   total = jax.nn.logsumexp(logits, axis=-1)
-  picked = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+  picked = ops.pick(logits, tokens)
   return picked - total, (logits, total, tokens)
 
 

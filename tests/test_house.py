@@ -12,7 +12,8 @@ FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 NOTHING = 'types ops sharding checkpoint frontier metrics reweigh'.split()
 MODEL = 'types ops sharding models'
 MAY = dict.fromkeys(NOTHING, '')
-MAY |= dict.fromkeys(['models', 'scoring', 'sampling'], MODEL)
+MAY |= dict.fromkeys(['models', 'scoring'], MODEL)
+MAY |= dict(drawing='ops', sampling=f'{MODEL} drawing')
 MAY |= dict.fromkeys(['rewards', 'batches', 'step'], 'types ops')
 MAY |= dict(losses='types ops losses', sources='types ops batches')
 MAY |= dict(budget='types', buckets='batches', data='types data')

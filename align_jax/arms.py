@@ -10,7 +10,15 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import buckets, budget, judges, ops, rewards, sources
+from align_jax import (
+  buckets,
+  budget,
+  judges,
+  ops,
+  reference_logps,
+  rewards,
+  sources,
+)
 from align_jax.checkpoint import final_params
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.preference import REFERENCE_FREE
@@ -49,10 +57,10 @@ def _mixture_sampler_of(seed, run, group_size=None):
   return functools.partial(sample, share=run['mixture'])
 
 
-def _online(seed, run, sample, read):
+def _online(seed, run, sample, read, annotate=None):
   """A source that samples, labels and annotates."""
   task = seed.task
-  _, _, annotate = policy_programs(task.model)
+  annotate = annotate or policy_programs(task.model)[2]
   finish = functools.partial(
     rewards.TRUNCATED[run['truncated']],
     eos_id=task.eos_id,
@@ -74,6 +82,17 @@ def policy_and_reference(state):
 def _sampling(read):
   """A source of one policy's samples."""
   return lambda seed, run: _online(seed, run, sampler_of(seed, run), read)
+
+
+def reference(seed, run):
+  """Samples of the reference, whose log-probs under it the sampler knows."""
+
+  def annotate(ref_params, batch):
+    ops.require_own_samples(batch)
+    return batch.replace(ref_logps=batch.sampler_logps)
+
+  draw, read = sampler_of(seed, run), sources.anchor('ref')
+  return _online(seed, run, draw, read, annotate)
 
 
 def teacher(seed, run):
@@ -133,10 +152,20 @@ def file_pairs(seed, run):
     raise ValueError(f"{run['name']}: source 'file_pairs': the task has none")
   _, _, annotate = policy_programs(seed.task.model)
   order = sources.epochs(pairs.num_prompts, run['batch_size'], seed.number)
-  draw = sources.offline(pairs, order)
-  return lambda state, key, step: annotate(
-    state.anchors['ref'], draw(state, key, step)
+  if 'ref' in run['refresh_every']:  # it moves
+    draw = buckets.offline(pairs, order, run['length_buckets'])
+    return lambda state, key, step: annotate(
+      state.anchors['ref'], draw(state, key, step)
+    )
+  pairs = reference_logps.annotated(
+    pairs,
+    seed.reference,
+    annotate,
+    config=seed.task.model,
+    folder=seed.directory.parent / 'reference_logps',
+    batch_size=run['batch_size'],
   )
+  return buckets.offline(pairs, order, run['length_buckets'])
 
 
 def log_of_run(seed, run):
@@ -169,7 +198,7 @@ SOURCES = {
   'file_pairs': file_pairs,
   'log': log_of_run,
   'policy': _sampling(policy),
-  'reference': _sampling(sources.anchor('ref')),
+  'reference': reference,
   'sampler': _sampling(sources.anchor('sampler')),
   'one_step_stale': _sampling(sources.anchor(PREVIOUS)),
   'teacher': teacher,

@@ -89,3 +89,10 @@ def load(path):
     fields = dict(arrays)
   size = int(fields.pop('group_size'))
   return Batch(**jax.tree.map(jnp.asarray, fields), group_size=size)
+
+
+def cached(path, make):
+  """What is kept at `path`; if nothing is, what `make` returns."""
+  if not path.exists():
+    save(path, make())
+  return load(path)

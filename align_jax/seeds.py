@@ -130,12 +130,6 @@ def flip(pairs, share, seed):
   )
 
 
-def cached_pairs(path, make):
-  if not path.exists():
-    batches.save(path, make())
-  return batches.load(path)
-
-
 def train_sft(cfg, directory, task, seed, report):
   """The reference: SFT of a fresh policy, or of a checkpoint; see `initial`."""
   run = {'loss': 'sft', 'loss_kwargs': {}, 'num_microbatches': 1, **cfg['sft']}
@@ -285,7 +279,7 @@ def _prepare_seed(cfg_json, number, workdir, report):
     size = cfg['arm']['batch_size']
     return sample_pairs(task, reference, prompts, number, which, size, num)
 
-  pairs = cached_pairs(
+  pairs = batches.cached(
     directory / 'pairs.npz',
     lambda: flip(
       sampled(task.train_prompts, PAIRS, golden['pairs']),
@@ -293,7 +287,7 @@ def _prepare_seed(cfg_json, number, workdir, report):
       number,
     ),
   )
-  held_out = cached_pairs(
+  held_out = batches.cached(
     directory / 'held_out.npz',
     lambda: sampled(task.eval_prompts, EVAL_PAIRS, cfg['eval']['pairs']),
   )

@@ -285,11 +285,21 @@ def test_no_sft_leaves_the_checkpoint_as_the_reference(
   name = seed.task.tokenizer / 'tokenizer.json'
   assert name.read_bytes() == (checkpoint / 'tokenizer.json').read_bytes()
   run = dict(name='x', source='file_pairs', batch_size=4)
-  state = types.SimpleNamespace(anchors={'ref': seed.reference})
-  batch = arms.SOURCES['file_pairs'](seed, run)(state, None, 0)
+  run |= dict(refresh_every={}, length_buckets=())
+  batch = arms.SOURCES['file_pairs'](seed, run)(None, None, 0)
   assert batch.ref_logps.shape == batch.completions.shape
   assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
   assert batch.rewards.tolist() == [1, 0] * 4
+  # A reference that moves is asked anew.
+  state = types.SimpleNamespace(anchors={'ref': seed.reference})
+  moving = {**run, 'refresh_every': {'ref': 1}}
+  again = arms.SOURCES['file_pairs'](seed, moving)(state, None, 0)
+  np.testing.assert_allclose(again.ref_logps, batch.ref_logps, atol=1e-5)
+  shapes = batch.prompts.shape[1], batch.completions.shape[1]
+  run |= dict(batch_size=1, length_buckets=((shapes[0], shapes[1] - 1),))
+  draw = arms.SOURCES['file_pairs'](seed, run)
+  sizes = {draw(None, None, i).completions.shape[1] for i in range(20)}
+  assert shapes[1] - 1 in sizes
 
 
 @pytest.mark.parametrize(

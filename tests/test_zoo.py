@@ -317,6 +317,18 @@ def batches_of(workdir, cfg):
   }
 
 
+def test_the_reference_knows_its_own_log_probs(workdir, cfg):
+  seed = seeds.prepare_seed(cfg, 0, workdir)
+  run = run_of(cfg, source='reference')
+  state = arms.start_of(seed, run)
+  batch = arms.make_source(seed, run)(state, jax.random.key(0), 0)
+  logps, _, _ = policy_programs(seed.task.model)
+  assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
+  np.testing.assert_allclose(
+    batch.ref_logps, logps(seed.reference, batch), atol=1e-5
+  )
+
+
 @pytest.mark.parametrize('loss', sorted(set(preference.LOSSES) - {'hypo'}))
 def test_any_pairwise_loss_learns_from_any_source(loss, batches_of):
   for batch, logps in (pair[loss == 'kto'] for pair in batches_of.values()):

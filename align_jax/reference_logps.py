@@ -1,0 +1,44 @@
+"""Log-probs of fixed data under the reference, kept for all who need them."""
+
+import hashlib
+import pathlib
+
+import jax
+import numpy as np
+
+from align_jax import batches
+
+
+def content_hash(name, *trees):
+  """Of a name and of all arrays with their shapes and places in the trees."""
+  digest = hashlib.sha256(name.encode())
+  for path, leaf in jax.tree.leaves_with_path(trees):
+    leaf = np.ascontiguousarray(leaf)
+    head = jax.tree_util.keystr(path), leaf.dtype.name, leaf.shape
+    digest.update(repr(head).encode())
+    digest.update(leaf.view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def annotated(data, ref_params, annotate, *, config, folder, batch_size):
+  """The data with `ref_logps`: computed once, then read.
+
+  Args:
+    data: Batch of N prompts.
+    annotate: (ref_params, batch) -> batch with `ref_logps`.
+    config: of the reference.
+    folder: keeps one file per content, which is config, parameters and data.
+    batch_size: prompts at a time.
+  """
+  content = content_hash(repr(config), ref_params, data)
+
+  def make():
+    size = data.num_prompts
+    parts = []
+    for start in range(0, size, batch_size):
+      # The last batch wraps around, to keep one shape.
+      rows = np.arange(start, start + batch_size) % size
+      parts.append(annotate(ref_params, batches.take(data, rows)))
+    return batches.take(batches.concatenate(parts), np.arange(size))
+
+  return batches.cached(pathlib.Path(folder) / f'{content}.npz', make)

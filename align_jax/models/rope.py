@@ -111,20 +111,28 @@ def frequencies(size, theta, scaling=()):
   return jnp.asarray(scaled, jnp.float32), factor
 
 
-def rope(x, positions, frequencies, factor=1.0):
+def turns(positions, frequencies, factor=1.0):
+  """Cosines and sines of the angles at integer positions [...].
+
+  Args:
+    frequencies: f32 [h].
+    factor: of both.
+  Returns:
+    f32 [..., h] twice.
+  """
+  angles = positions[..., None] * frequencies
+  return factor * jnp.cos(angles), factor * jnp.sin(angles)
+
+
+def rope(x, cos, sin):
   """Turns the first dimensions of each head, half-split as in Llama.
 
   Args:
     x: [..., H].
-    positions: int, broadcastable to x.shape[:-1].
-    frequencies: f32 [h], 2 h <= H; the dimensions beyond stay as they are.
-    factor: of the cosines and sines.
+    cos, sin: f32, broadcastable to [..., h], 2 h <= H; the dimensions beyond
+      stay as they are.
   """
-  angles = positions[..., None] * frequencies
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  if not (isinstance(factor, float) and factor == 1):
-    cos, sin = cos * factor, sin * factor
-  size, rest = 2 * frequencies.shape[-1], None
+  size, rest = 2 * cos.shape[-1], None
   if size < x.shape[-1]:
     x, rest = x[..., :size], x[..., size:]
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)

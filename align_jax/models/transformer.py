@@ -26,7 +26,7 @@ from align_jax.models import cache
 from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
-from align_jax.models.rope import frequencies, rope
+from align_jax.models.rope import frequencies, rope, turns
 from align_jax.sharding import shard
 
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
@@ -183,25 +183,42 @@ def _layers(params, c):
     windows = [w or endless for w in c.windows]
     layers = {**layers, 'window': jnp.asarray(windows, jnp.int32)}
   if c.local_rope_theta is not None:
-    whole = frequencies(c.turned, c.rope_theta, c.rope_scaling)
-    local = frequencies(c.turned, c.local_rope_theta)
-    chosen = [local if w else whole for w in c.windows]
-    layers = {**layers, 'rope': tuple(jnp.stack(x) for x in zip(*chosen))}
+    layers = {**layers, 'local': jnp.asarray([w > 0 for w in c.windows])}
   return layers
 
 
-def _turn(x, layer, positions, c):
-  """RoPE for heads [..., heads, H]; learned positions are in the embedding."""
+class _Places(NamedTuple):
+  """Positions of tokens [...], and the angles of RoPE there."""
+
+  index: jax.Array
+  turns: tuple  # of (cos, sin), [..., 1, 1, h]: of all layers, or of those
+  # without a window and those with one; learned positions turn nothing
+
+
+def _places(positions, c):
   if c.num_positions:
+    return _Places(positions, ())
+  kinds = [(c.rope_theta, c.rope_scaling)]
+  if c.local_rope_theta is not None:
+    kinds.append((c.local_rope_theta, ()))
+  wide = positions[..., None, None]
+  found = [turns(wide, *frequencies(c.turned, *kind)) for kind in kinds]
+  # Once for all: XLA would compute them in every head and layer.
+  return _Places(positions, jax.lax.optimization_barrier(tuple(found)))
+
+
+def _turn(x, layer, places):
+  """RoPE for heads [..., heads, H]."""
+  if not places.turns:
     return x
-  if 'rope' in layer:
-    turns = layer['rope']
-  else:
-    turns = frequencies(c.turned, c.rope_theta, c.rope_scaling)
-  return rope(x, positions[..., None, None], *turns)
+  whole, *local = places.turns
+  if local:
+    choose = lambda a, b: jnp.where(layer['local'], a, b)
+    whole = jax.tree.map(choose, local[0], whole)
+  return rope(x, *whole)
 
 
-def _qkv(x, layer, positions, c):
+def _qkv(x, layer, places, c):
   """x [..., D] -> q [..., K, R, H], k and v [..., K, H]; q scaled."""
   x = norm(x, layer, 'attention_norm', c)
   size = c.num_heads // c.num_kv_heads
@@ -209,7 +226,7 @@ def _qkv(x, layer, positions, c):
   q, k, v = jnp.split(qkv, (size, size + 1), axis=-2)
   if c.qk_norm:
     q, k = norm(q, layer, 'q_norm', c), norm(k, layer, 'k_norm', c)
-  turn = lambda x: _turn(x, layer, positions, c)
+  turn = lambda x: _turn(x, layer, places)
   scale = c.attention_scale
   scale = c.head_dim**-0.5 if scale is None else scale
   return turn(q) * scale, turn(k)[..., 0, :], v[..., 0, :]
@@ -241,29 +258,29 @@ def _in_sight(mask, layer, queries, keys):
   return mask & (distance < layer['window'])
 
 
-def _prompt_layer(x, layer, positions, valid, c):
+def _prompt_layer(x, layer, places, valid, c):
   """x [P, S, D] -> x, and this layer's keys and values [P, K, S, H]."""
-  q, k, v = _qkv(x, layer, positions, c)
+  q, k, v = _qkv(x, layer, places, c)
   q = jnp.moveaxis(q, 1, 3)  # [P, K, R, S, H]
   k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
-  mask = _in_sight(mask, layer, positions, positions)
+  mask = _in_sight(mask, layer, places.index, places.index)
   parts = [(PROMPT, k, v, mask[:, None, None])]
   attended = attend(q, parts, c.attention_softcap)
   attended = jnp.moveaxis(attended, 3, 1)
   return _after_attention(x, attended, layer, c), (k, v)
 
 
-def _completion_layer(x, layer, positions, prompt, prompt_kv, valid, c):
+def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c):
   """x [P, G, T, D] attends to its prompt (valid and positions) and itself."""
-  q, k, v = _qkv(x, layer, positions, c)
+  q, k, v = _qkv(x, layer, places, c)
   q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
   k, v = (a.transpose(0, 3, 1, 2, 4) for a in (k, v))  # [P, K, G, T, H]
   size = x.shape[2]
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
-  causal = _in_sight(causal, layer, positions, positions)
-  prompt_mask = _prompt_mask(layer, positions, *prompt)
+  causal = _in_sight(causal, layer, places.index, places.index)
+  prompt_mask = _prompt_mask(layer, places.index, *prompt)
   parts = [
     (SHARED, *prompt_kv, prompt_mask),
     (OWN, k, v, causal[:, None, :, None]),
@@ -319,11 +336,12 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]
   completion_positions = offset + ops.positions(valid)
+  places = _places(prompt_positions, c), _places(completion_positions, c)
 
   def body(carry, layer):
     x, y = carry
-    x, kv = _prompt_layer(x, layer, prompt_positions, prompt_valid, c)
-    y = _completion_layer(y, layer, completion_positions, prompt, kv, valid, c)
+    x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c)
+    y = _completion_layer(y, layer, places[1], prompt, kv, valid, c)
     return (x, y), None
 
   x = _embed(params, prompts, prompt_positions, c)
@@ -342,7 +360,8 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   """
   _check_length(c, prompts.shape[1])
   positions = ops.positions(prompt_valid)
-  body = lambda x, layer: _prompt_layer(x, layer, positions, prompt_valid, c)
+  places = _places(positions, c)
+  body = lambda x, layer: _prompt_layer(x, layer, places, prompt_valid, c)
   x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
@@ -389,12 +408,13 @@ def decode_step(
   positions = jnp.broadcast_to(
     (prompt_valid.sum(-1) + index)[:, None], tokens.shape
   )
+  places = _places(positions, c)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
   slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))
   new_caches = []
   for i, layer in enumerate(params['layers']):
-    q, k, v = _qkv(x, layer, positions, c)
+    q, k, v = _qkv(x, layer, places, c)
     by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
     own = tuple(
       cache.put(old, cache.store(by_row(new), cache_dtype or c.dtype), index)

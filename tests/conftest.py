@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,10 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 EOS_ID = 0  # also what padding is filled with: no test may tell them apart
+SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+TORCH = importlib.util.find_spec('torch') is not None
+needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import pathlib
 
 import pytest
+from conftest import SHARED, needs_shared
 
 from align_jax import data
 from align_jax.data import (
@@ -19,8 +20,6 @@ from align_jax.data.examples import (
 )
 from align_jax.data.row import Counts
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
 USER = [dict(role='user', content='q')]
 A, B = ([dict(role='assistant', content=x)] for x in 'ab')
 

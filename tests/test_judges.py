@@ -1,7 +1,6 @@
 """Judges from checkpoints: the arithmetic of their answers, and as labels."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import needs_torch
 from tiny_judges import (
   CONFIG,
   OTHERS,
@@ -34,7 +34,6 @@ from configs import arithmetic, base
 from experiments import common
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
-TORCH = importlib.util.find_spec('torch') is not None
 
 
 # --- Reward models ------------------------------------------------------------
@@ -72,7 +71,7 @@ def test_scores_are_those_that_transformers_gave(tmp_path):
   np.testing.assert_allclose(got, g['scores'], rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.skipif(not TORCH, reason='needs torch')
+@needs_torch
 @pytest.mark.parametrize('adds_bos', [False, True])
 def test_a_chat_is_scored_as_transformers_does(scalar, tmp_path, adds_bos):
   """With its template and without one, whoever writes the BOS."""

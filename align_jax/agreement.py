@@ -18,6 +18,7 @@ import numpy as np
 from align_jax import data, judges
 from align_jax.data import comparisons, readers
 from align_jax.data.row import Counts, RowError
+from align_jax.judges import pairwise
 
 RESAMPLES = 1000
 
@@ -71,9 +72,9 @@ def ask(judge, rows):
   prompts, firsts, seconds = (
     [row[name] for row in rows] for name in ('prompt', 'first', 'second')
   )
-  if isinstance(judge, judges.Pairwise):
+  if isinstance(judge, pairwise.Pairwise):
     logps = judge.asked(prompts, firsts, seconds)
-    return Asked(judges.chances(logps), np.exp(logps).sum(2).mean(1))
+    return Asked(pairwise.chances(logps), np.exp(logps).sum(2).mean(1))
   texts = [_text(prompt) for prompt in prompts] * 2
   one, other = judge(texts, firsts + seconds).reshape(2, -1)
   chance = 1 / (1 + np.exp(other - one))
@@ -155,8 +156,8 @@ def figures(rows, orders):
     'agrees with one annotator, ties too': (_with_each(rows, said), every),
     'two annotators agree, ties too': (np.nan_to_num(among), among == among),
     'calls a tie (the orders differ)': (said == 0.5, every),
-    'verdict flips with the order': (judges.flips(orders), every),
-    'probability of what is shown first': (judges.first_shown(orders), every),
+    'verdict flips with the order': (pairwise.flips(orders), every),
+    'probability of what is shown first': (pairwise.first_shown(orders), every),
     'judge prefers the longer one': (likes_longer(chance), unequal),
     'people prefer the longer one': (likes_longer(people), unequal),
   }
@@ -195,7 +196,7 @@ def lines(args):
   if args.ties:
     if args.kind != 'llm_judge':
       raise ValueError(f'--ties is for --kind=llm_judge, got {args.kind!r}')
-    knobs |= dict(template=judges.TIES_PROMPT, labels=('A', 'B', 'C'))
+    knobs |= dict(template=pairwise.TIES_PROMPT, labels=('A', 'B', 'C'))
   judge = judges.JUDGES[args.kind](args.folder, **knobs)
   asked = ask(judge, rows)
   bad = sum(counts.bad.values())

@@ -25,20 +25,11 @@ def sampler(task, group_size):
   return _sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
 
 
-def refill_sampler(task, group_size, slots):
-  """The same, `slots` rows at a time, see `sampling.sample_many`."""
-  model, length, eos_id = task.model, task.max_new_tokens, task.eos_id
-  return _sampler(model, group_size, length, eos_id, slots)
-
-
 @functools.cache
-def _sampler(config, group_size, max_new_tokens, eos_id, slots=None):
-  f = sampling.sample
-  if slots is not None:
-    f = functools.partial(sampling.sample_many, slots=slots)
+def _sampler(config, group_size, max_new_tokens, eos_id):
   return jax.jit(
     functools.partial(
-      f,
+      sampling.sample,
       config=config,
       group_size=group_size,
       max_new_tokens=max_new_tokens,

@@ -1,6 +1,9 @@
 """A tiny policy and its jitted functions, shared by all tests."""
 
+import contextlib
 import functools
+import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,25 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 EOS_ID = 0  # also what padding is filled with: no test may tell them apart
+SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+TORCH = importlib.util.find_spec('torch') is not None
+needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
+
+
+@contextlib.contextmanager
+def interrupted_at(step):
+  """Gives a progress report that ends what reports to it at that step."""
+
+  class Interrupted(Exception):
+    pass
+
+  def report(number, info):
+    if number == step:
+      raise Interrupted
+
+  with pytest.raises(Interrupted):
+    yield report
 
 
 @pytest.fixture
@@ -48,6 +70,20 @@ def config():
     num_kv_heads=2,
     head_dim=4,
     mlp_dim=24,
+  )
+
+
+@pytest.fixture(scope='session')
+def tiny():
+  """Of four tokens: whatever it may write can be enumerated."""
+  return transformer.ModelConfig(
+    vocab_size=4,
+    dim=8,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_dim=8,
   )
 
 

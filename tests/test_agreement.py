@@ -5,12 +5,12 @@ import pathlib
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_shared
 
 from align_jax import agreement, judges
 from align_jax.data.messages import said
 from align_jax.data.row import Counts
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 FILES = {  # pairs, bad rows
   'alpaca-eval/gpt4-judged-pairs.part-a.jsonl.gz': (3857, 1),
   'human-pairs/autoj-pairwise.part-a.jsonl.gz': (1088, 1),
@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(
     agreement.main([str(causal), str(texts)])
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@needs_shared
 @pytest.mark.parametrize('name', FILES)
 def test_real_people_are_read_with_their_ties(name):
   counts = Counts('skip', 0.1)
@@ -157,7 +157,7 @@ def test_real_people_are_read_with_their_ties(name):
   assert got['agrees, where people prefer one'] == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@needs_shared
 def test_a_judge_of_real_pairs(judge):
   path = SHARED / 'human-pairs' / 'pandalm-testset-v1.jsonl.gz'
   found = agreement.judged_rows(path, Counts('skip', 0.1), limit=4)

@@ -1,16 +1,15 @@
 """Answers that are right or wrong, the rows they come from, and the task."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from conftest import SHARED
 
 from align_jax import data
 from align_jax.tasks import arithmetic
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 GSM8K = SHARED / 'gsm8k' / 'train.jsonl.gz'
 MODEL = dict(
   vocab_size=259,

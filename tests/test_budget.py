@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import assert_same_run, directory, settings
+from conftest import interrupted_at
+from test_train import assert_same_run, settings
 
 from align_jax import budget as budgets
 from align_jax import protocol, step
 from align_jax.budget import Budget, adapted, back_inside, keep
 from align_jax.metrics import read_jsonl
+from experiments.common import directory
 
 NATS = 2.0
 
@@ -141,16 +143,8 @@ def test_a_run_ends_at_its_budget_and_resumes_to_the_same_bits(
   # Of few samples of few prompts: the law of 5% is held at real sizes.
   assert abs(last['kl_seq_nats'] / BUDGET - 1) < 0.25
   assert (last['step'] == run['steps']) == (mode == 'hold')
-
-  class Killed(Exception):
-    pass
-
-  def die(done, info):
-    if done == 3:
-      raise Killed
-
-  with pytest.raises(Killed):
-    protocol.run_arm(cfg, run, tmp_path, die)
+  with interrupted_at(3) as report:
+    protocol.run_arm(cfg, run, tmp_path, report)
   protocol.run_arm(cfg, run, tmp_path)
   assert_same_run(directory(free, run), directory(tmp_path, run))
   protocol.run_arm(cfg, run, tmp_path)  # a finished run is not trained again

@@ -2,11 +2,11 @@
 
 import functools
 import json
-import pathlib
 import random
 
 import pytest
 from chat_templates import CHATML, PLAIN_CHATML, STYLES
+from conftest import SHARED
 
 from align_jax import data
 from align_jax.data import chat, formats
@@ -17,7 +17,6 @@ from align_jax.data.examples import (
   make_encoder,
 )
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 NAMES = ['trained', 'gpt2', 'gpt-neox-20b', 'minimind-6400', 'mistral-v1']
 ASKED = ['Which planet?', 'And\n\nthen  what?', 'ünseen \x85 日本 \U0001f600']
 SAID = ['Mercury.', '  Two lines,\n\nindented. ', '</think> 3 < 4']

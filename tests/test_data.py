@@ -2,18 +2,15 @@
 
 import gzip
 import json
-import pathlib
 import sys
 import types
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_shared
 
 from align_jax import data
 from align_jax.data import files
-
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
-needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
 
 
 def write(path, text):

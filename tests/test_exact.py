@@ -14,7 +14,6 @@ from enumerable import Language
 from scipy import stats
 
 from align_jax import ops, sampling, scoring
-from align_jax.models import transformer
 
 V = T = 4
 LANGUAGE = Language(V, T)
@@ -23,25 +22,12 @@ PROMPTS = np.array([[1, 2], [3, 0]], np.int32)
 
 
 @pytest.fixture(scope='module')
-def config():
-  return transformer.ModelConfig(
-    vocab_size=V,
-    dim=8,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-    mlp_dim=8,
-  )
+def policies(tiny):
+  return init(0, tiny), init(1, tiny)
 
 
 @pytest.fixture(scope='module')
-def policies(config):
-  return init(0, config), init(1, config)
-
-
-@pytest.fixture(scope='module')
-def enumerated(config, policies):
+def enumerated(tiny, policies):
   """log pi, log ref, sum of exact-step KLs and of log-ratios: [P, N] each."""
   batch = LANGUAGE.rows(np.tile(np.arange(N), 2), N).replace(
     prompts=jnp.asarray(PROMPTS), prompt_valid=jnp.ones(PROMPTS.shape, bool)
@@ -50,9 +36,9 @@ def enumerated(config, policies):
   @jax.jit
   def f(policy, reference):
     out = [
-      scoring.token_logps(p, batch, config=config) for p in (policy, reference)
+      scoring.token_logps(p, batch, config=tiny) for p in (policy, reference)
     ]
-    out += scoring.token_kls(policy, reference, batch, config=config)
+    out += scoring.token_kls(policy, reference, batch, config=tiny)
     return [x.sum(1).reshape(2, N) for x in out]
 
   out = [np.asarray(x, np.float64) for x in f(*policies)]
@@ -70,7 +56,7 @@ def exact_kl(enumerated):
 
 
 @pytest.fixture(scope='module')
-def samples(config, policies):
+def samples(tiny, policies):
   """4096 completions of each prompt, and their two KL estimates [P, 4096]."""
 
   @jax.jit
@@ -80,11 +66,11 @@ def samples(config, policies):
       PROMPTS,
       np.ones(PROMPTS.shape, bool),
       key,
-      config=config,
+      config=tiny,
       group_size=4096,
       max_new_tokens=T,
     )
-    kls = scoring.token_kls(policy, reference, batch, config=config)
+    kls = scoring.token_kls(policy, reference, batch, config=tiny)
     return batch, [ops.by_group(x.sum(1), 4096) for x in kls]
 
   return f(*policies, jax.random.key(0))

@@ -1,7 +1,6 @@
 """The main job at a size of seconds: what it writes, skips and refuses."""
 
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import pytest
 
 from align_jax import programs, protocol
+from align_jax.metrics import read_jsonl
 from configs import base, toy
 from experiments import common, online_vs_offline
 
@@ -34,8 +34,7 @@ def workdir(cfg, tmp_path_factory):
 
 
 def points(workdir):
-  lines = (workdir / 'points.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
+  return read_jsonl(workdir / 'points.jsonl')
 
 
 def test_a_train_step_for_each_loss_and_no_more(workdir):

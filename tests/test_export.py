@@ -1,13 +1,13 @@
 """Runs as folders that transformers loads, and what it makes of them."""
 
 import importlib
-import importlib.util
 import json
 
 import jax
 import numpy as np
 import pytest
 import tiny_checkpoints
+from conftest import TORCH, needs_torch
 from preference_files import hh, tldr_comparisons, ultrafeedback, write
 
 from align_jax import export, protocol, seeds, tasks
@@ -15,8 +15,6 @@ from align_jax.models import check, hf
 from configs import base
 from experiments import common, online_vs_offline
 
-TORCH = importlib.util.find_spec('torch') is not None
-needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
 JUDGE = dict(
   dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16
 )

@@ -17,7 +17,8 @@ MAY |= dict(drawing='ops', sampling=f'{MODEL} drawing')
 MAY |= dict.fromkeys(['rewards', 'batches', 'step'], 'types ops')
 MAY |= dict(losses='types ops losses', sources='types ops batches')
 MAY |= dict(budget='types', buckets='batches', data='types data')
-MAY |= dict(judges=f'{MODEL} data rewards scoring', agreement='data judges')
+MAY |= dict(judges=f'{MODEL} data judges programs rewards scoring')
+MAY |= dict(agreement='data judges')
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
 HUGE = 'datasets huggingface_hub jinja2 pyarrow tokenizers torch transformers'
 LAZY = set(HUGE.split())  # inside functions only

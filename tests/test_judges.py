@@ -1,7 +1,6 @@
 """Judges from checkpoints: the arithmetic of their answers, and as labels."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import needs_torch
 from tiny_judges import (
   CONFIG,
   OTHERS,
@@ -26,13 +26,14 @@ from tiny_judges import (
 )
 
 from align_jax import arms, checks, data, judges, protocol, rewards, train
+from align_jax.judges import pairwise
+from align_jax.judges.reader import open_reader
 from align_jax.models import hf, transformer
 from align_jax.types import Batch
 from configs import arithmetic, base
 from experiments import common
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
-TORCH = importlib.util.find_spec('torch') is not None
 
 
 # --- Reward models ------------------------------------------------------------
@@ -70,7 +71,7 @@ def test_scores_are_those_that_transformers_gave(tmp_path):
   np.testing.assert_allclose(got, g['scores'], rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.skipif(not TORCH, reason='needs torch')
+@needs_torch
 @pytest.mark.parametrize('adds_bos', [False, True])
 def test_a_chat_is_scored_as_transformers_does(scalar, tmp_path, adds_bos):
   """With its template and without one, whoever writes the BOS."""
@@ -160,9 +161,9 @@ def test_padding_and_batching_change_no_verdict(causal, judge):
 def biased(folder, like, bias):
   """A judge that says what is shown as A by `bias` nats more than without."""
   model = hf.load(like)
-  reader = judges._open(like, 'lm', None, 'float32', 512)
-  asked = judges._encoded(reader.encoder, 'x').prompt
-  (a,), (b,) = judges._label_ids(reader.encoder, ('A', 'B'))
+  reader = open_reader(like, 'lm', None, 'float32', 512)
+  asked = pairwise.encoded(reader.encoder, 'x').prompt
+  (a,), (b,) = pairwise.label_tokens(reader.encoder, ('A', 'B'))
   weak = {k: 0.01 * model.params['layers'][k] for k in ('o', 'down')}
   layers = {**model.params['layers'], **weak}
   params = {**model.params, 'layers': layers}
@@ -178,22 +179,22 @@ def biased(folder, like, bias):
 def test_both_orders_remove_a_planted_bias(tmp_path, causal):
   judge = judges.llm_judge(biased(tmp_path, causal, 6.0))
   orders = judge.orders(*PAIRS)
-  assert judges.flips(orders).all()
-  assert judges.first_shown(orders).min() > 0.9
+  assert pairwise.flips(orders).all()
+  assert pairwise.first_shown(orders).min() > 0.9
   assert (orders[:, 0] > 0.9).all() and (orders[:, 1] < 0.1).all()
   np.testing.assert_allclose(judge(*PAIRS), 0.5, atol=0.1)
 
 
 def test_position_bias_counts():
   orders = np.array([[0.9, 0.8], [0.9, 0.2], [0.5, 0.5], [0.4, 0.3]])
-  assert judges.flips(orders).tolist() == [False, True, False, False]
+  assert pairwise.flips(orders).tolist() == [False, True, False, False]
   want = [0.55, 0.85, 0.5, 0.55]
-  np.testing.assert_allclose(judges.first_shown(orders), want)
+  np.testing.assert_allclose(pairwise.first_shown(orders), want)
 
 
 def test_a_tie_counts_half(causal):
   labels = ('A', 'B', 'C')
-  judge = judges.llm_judge(causal, template=judges.TIES_PROMPT, labels=labels)
+  judge = judges.llm_judge(causal, template=pairwise.TIES_PROMPT, labels=labels)
   chances = np.exp(judge.label_logps(*PAIRS).astype(float))
   chances /= chances.sum(1, keepdims=True)
   assert chances.shape == (4, 3)
@@ -213,13 +214,13 @@ Which one? alpha7 or beta7"""
 def test_a_label_of_several_tokens_has_the_product(causal, chat):
   how = dict(template=TEMPLATE_OF_WORDS, labels=('alpha7', 'beta7'))
   judge = judges.llm_judge(causal, **how, chat_template=chat)
-  reader = judges._open(causal, 'lm', chat, 'float32', 512)
-  labels = judges._label_ids(reader.encoder, how['labels'])
+  reader = open_reader(causal, 'lm', chat, 'float32', 512)
+  labels = pairwise.label_tokens(reader.encoder, how['labels'])
   assert min(map(len, labels)) > 1
   got = judge.label_logps(*PAIRS)
   for row, shown in enumerate(zip(*PAIRS)):
-    question = judges._question(TEMPLATE_OF_WORDS, *shown)
-    asked = judges._encoded(reader.encoder, question).prompt
+    question = pairwise.question_of(TEMPLATE_OF_WORDS, *shown)
+    asked = pairwise.encoded(reader.encoder, question).prompt
     for label, ids in enumerate(labels):
       total = 0
       for i, token in enumerate(ids):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_train
-from conftest import init
+from conftest import init, interrupted_at
 
 from align_jax import arms, checks, programs, protocol, scoring
 from align_jax.checkpoint import Checkpoints
@@ -295,16 +295,8 @@ def test_anchors_that_move_are_merged(workdir):
 def test_it_resumes_to_the_same_bits(workdir, tmp_path):
   cfg, run = settings('online')
   protocol.run_arm(cfg, run, workdir)
-
-  class Stop(Exception):
-    pass
-
-  def stop(step, info):
-    if step == 5:
-      raise Stop
-
-  with pytest.raises(Stop):
-    protocol.run_arm(cfg, run, tmp_path, stop)
+  with interrupted_at(5) as report:
+    protocol.run_arm(cfg, run, tmp_path, report)
   protocol.run_arm(cfg, run, tmp_path)
   first, second = (p / 'seed0' / run['name'] for p in (workdir, tmp_path))
   test_train.assert_same_run(first, second)

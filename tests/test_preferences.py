@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_checkpoints
+from conftest import SHARED, needs_shared
 from preference_files import hh, ultrafeedback, write
 
 from align_jax import arms, batches, data, judges, seeds
@@ -16,7 +17,6 @@ from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
 from experiments import common
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 S, T = 24, 16
 
@@ -234,7 +234,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     pair_files.read(path, '', data.Counts())
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@needs_shared
 @pytest.mark.parametrize(
   'name, dataset, good, bad',
   [

@@ -45,19 +45,6 @@ MODES = {  # temperature, truncation, stop token, limits
 
 
 @pytest.fixture(scope='module')
-def tiny():
-  return transformer.ModelConfig(
-    vocab_size=V,
-    dim=8,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-    mlp_dim=8,
-  )
-
-
-@pytest.fixture(scope='module')
 def policy(tiny):
   return init(0, tiny)
 

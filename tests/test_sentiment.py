@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import SHARED, needs_shared
 
 from align_jax import data
 from align_jax.tasks import judge, sentiment, windows
 
-SHARED = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 S, T, SFT_LEN = 4, 6, 10
 SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 WORDS = {0: 'bad dull awful poor', 1: 'good bright lovely rich'}
@@ -288,7 +288,7 @@ def test_a_tokenizer_can_be_given(task, kwargs, tmp_path):
     data.make_vocabulary(given, [], 280)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason='no real data')
+@needs_shared
 def test_real_reviews_are_distinct():
   path = SHARED / 'sentiment' / 'imdb-train-8k.jsonl.gz'
   texts, labels = sentiment.read(path, 'text_label')

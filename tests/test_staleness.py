@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
-from test_train import assert_same_run, directory, settings
+from conftest import interrupted_at
+from test_train import assert_same_run, settings
 
 from align_jax import protocol, step
 from align_jax.train import train
 from configs import base, toy
 from experiments import common, staleness
+from experiments.common import directory
 
 
 def test_the_sampler_is_one_update_behind(tmp_path):
@@ -38,22 +39,13 @@ def test_the_sampler_is_one_update_behind(tmp_path):
   assert seen == [(0, 0), (1, 0), (2, 1), (3, 2)]
 
 
-class Interrupted(Exception):
-  pass
-
-
-def interrupt(number, info):
-  if number == 3:
-    raise Interrupted
-
-
 def test_goes_on_in_the_same_bits(tmp_path):
   cfg, run = settings('online')
   run = {**run, 'source': 'one_step_stale', 'keep_log': False}
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   protocol.run_arm(cfg, run, whole)
-  with pytest.raises(Interrupted):
-    protocol.run_arm(cfg, run, parts, interrupt)
+  with interrupted_at(3) as report:
+    protocol.run_arm(cfg, run, parts, report)
   protocol.run_arm(cfg, run, parts)
   assert_same_run(directory(whole, run), directory(parts, run))
   fresh = {**run, 'source': 'policy', 'name': 'fresh'}

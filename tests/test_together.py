@@ -5,12 +5,14 @@ import copy
 import jax
 import numpy as np
 import pytest
-from test_train import directory, final_state
+from conftest import interrupted_at
+from test_train import final_state
 
 from align_jax import protocol, together
 from align_jax.metrics import read_jsonl
 from configs import base, toy
 from experiments import common
+from experiments.common import directory
 
 ADAPTED = {'lora': {'rank': 2}}
 
@@ -60,16 +62,8 @@ def test_together_as_alone(tmp_path, arm, fields):
 def test_goes_on_where_it_was_interrupted(workdir, tmp_path):
   cfg, runs = settings('online')
   protocol.run_together(cfg, runs, workdir)
-
-  class Interrupted(Exception):
-    pass
-
-  def interrupt(step, info):
-    if step == 3:
-      raise Interrupted
-
-  with pytest.raises(Interrupted):
-    protocol.run_together(cfg, runs, tmp_path, interrupt)
+  with interrupted_at(3) as report:
+    protocol.run_together(cfg, runs, tmp_path, report)
   protocol.run_together(cfg, runs, tmp_path)
   for run in runs:
     for name in ('points.jsonl', 'metrics.jsonl'):

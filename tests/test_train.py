@@ -1,7 +1,6 @@
 """Interrupted runs end in the same bits as uninterrupted ones."""
 
 import json
-import pathlib
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from align_jax import checkpoint, protocol
 from align_jax.metrics import Writer, read_jsonl
 from configs import base, toy
 from experiments import common
+from experiments.common import directory
 
 KILLED = """
 import json, os, signal, sys
@@ -36,10 +36,6 @@ def final_state(directory):
   """The raw arrays of the newest checkpoint."""
   with checkpoint.Checkpoints(directory / 'checkpoints') as checkpoints:
     return checkpoints.restore_raw()
-
-
-def directory(workdir, run):
-  return pathlib.Path(workdir) / f'seed{run["seed"]}' / run['name']
 
 
 @pytest.fixture(scope='module')

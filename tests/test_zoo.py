@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import types
 
 import jax
@@ -12,6 +11,7 @@ import pytest
 from align_jax import arms, checkpoint, checks, losses, seeds, train
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
+from align_jax.metrics import read_jsonl
 from align_jax.programs import policy_programs, scorer
 from configs import arithmetic, base, methods, toy
 from experiments import common, method_zoo
@@ -68,8 +68,7 @@ def workdir(cfg, tmp_path_factory):
 
 
 def points(workdir):
-  lines = (workdir / 'points.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
+  return read_jsonl(workdir / 'points.jsonl')
 
 
 def test_every_kind_of_method_runs_and_moves(workdir):

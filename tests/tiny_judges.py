@@ -6,7 +6,8 @@ import json
 
 import jax
 
-from align_jax import data, judges
+from align_jax import data
+from align_jax.judges.pairwise import TIES_PROMPT
 from align_jax.models import hf, transformer
 
 TEXTS = ['the red cat sat', 'a dog ran', 'one two three four five six', '']
@@ -49,7 +50,7 @@ def random_params(seed, config):
 def write(folder, params, config, template=TEMPLATE):
   """A checkpoint with a tokenizer of its own."""
   hf.export(folder, params, config)
-  texts = [judges.TIES_PROMPT, *PROMPTS, *TEXTS, *OTHERS] * 3
+  texts = [TIES_PROMPT, *PROMPTS, *TEXTS, *OTHERS] * 3
   tokenizer = data.train_tokenizer(texts, VOCAB)
   tokenizer.save(str(folder / 'tokenizer.json'))
   settings = dict(bos_token='<s>', eos_token='</s>', pad_token='<pad>')

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import step
+from align_jax import sharding, step
 from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
 from align_jax.models.transformer import ModelConfig
@@ -59,6 +59,26 @@ def init_judge(key, config, odds):
   return {**params, 'embed': params['embed'] + LOG_ODDS_SCALE * known}
 
 
+def fit(config, loss, odds, draw, *, steps, learning_rate):
+  """A judge that is trained from nothing.
+
+  Args:
+    config: ModelConfig, head 'scalar'.
+    odds: f32 [V], see `token_log_odds`.
+    draw: step -> Batch.
+    learning_rate: of the first half of the steps; falls to 0 over the second.
+  Returns:
+    params.
+  """
+  tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
+  train_step = step.make_train_step(scorer(config), loss, tx)
+  state = step.init_state(init_judge(jax.random.key(0), config, odds), tx)
+  for i in range(steps):
+    rate = learning_rate * min(1, 2 * (1 - i / steps))
+    state, _ = train_step(state, draw(i), {'learning_rate': rate})
+  return state.params
+
+
 def train_judge(
   reviews,
   bos_id,
@@ -67,35 +87,32 @@ def train_judge(
   held_out,
   prompt_len,
   size,
-  steps,
   batch_size,
-  learning_rate,
+  **schedule,
 ):
   """A classifier of windows with up to `size` tokens after the prompt.
 
+  Args:
+    schedule: steps and learning_rate, see `fit`.
   Returns:
     params; `scoring.scores` of them is the logit that a text is good.
   """
-  tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
-  train_step = step.make_train_step(scorer(config), binary_cross_entropy, tx)
-  root = jax.random.key(0)
-  odds = log_odds(reviews, held_out, config.vocab_size)
-  state = step.init_state(init_judge(root, config, odds), tx)
   arrays = jax.tree.map(jnp.asarray, reviews)
-  for i in range(steps):
-    batch = draw_windows(
+
+  def draw(i):
+    return draw_windows(
       arrays,
       bos_id,
       held_out,
-      jax.random.fold_in(root, i),
+      jax.random.fold_in(jax.random.key(0), i),
       batch_size=batch_size,
       prompt_len=prompt_len,
       size=size,
       shortest=-(-size // 4),
     )
-    rate = learning_rate * min(1, 2 * (1 - i / steps))
-    state, _ = train_step(state, batch, {'learning_rate': rate})
-  return state.params
+
+  odds = log_odds(reviews, held_out, config.vocab_size)
+  return fit(config, binary_cross_entropy, odds, draw, **schedule)
 
 
 def judge_accuracy(
@@ -150,6 +167,20 @@ def load_params(path, config):
   names, _, treedef = _paths(jax.eval_shape(init, jax.random.key(0)))
   with np.load(path) as arrays:
     return treedef.unflatten(jnp.asarray(arrays[name]) for name in names)
+
+
+def load_gold(path, config):
+  """The saved judge, on the mesh if there is one: Batch -> f32 [B]."""
+  params, mesh = load_params(path, config), sharding.current_mesh()
+  if mesh is not None:
+    params = sharding.on_mesh(params, mesh)
+
+  def gold(batch):
+    # Without what the judge does not read: one program for all batches.
+    batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
+    return scorer(config)(params, batch)
+
+  return gold
 
 
 def judge_config(judge_model, vocab_size):

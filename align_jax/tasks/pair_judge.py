@@ -1,38 +1,28 @@
 """A reward model of preferences as the gold judge, and how good it is."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, ops, sources, step
+from align_jax import batches, ops, sources
 from align_jax.losses import LOSSES
-from align_jax.programs import scorer
-from align_jax.tasks.judge import WEIGHT_DECAY, init_judge, token_log_odds
+from align_jax.tasks.judge import fit, token_log_odds
 
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
 
 
-def train(pairs, config, *, steps, batch_size, learning_rate):
+def train(pairs, config, *, batch_size, **schedule):
   """A transformer with a scalar head, under Bradley-Terry.
 
   Args:
     pairs: Batch, G = 2, rewards (1, 0).
-    config: ModelConfig, head 'scalar'.
+    config, schedule: see `fit`.
   Returns:
     params.
   """
-  tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
-  loss = LOSSES['bradley_terry']
-  train_step = step.make_train_step(scorer(config), loss, tx)
-  root = jax.random.key(0)
-  state = step.init_state(init_judge(root, config, odds(pairs, config)), tx)
   order = sources.epochs(pairs.num_prompts, batch_size, 0)
-  for i in range(steps):
-    rate = learning_rate * min(1, 2 * (1 - i / steps))
-    batch = batches.take(pairs, order(i))
-    state, _ = train_step(state, batch, {'learning_rate': rate})
-  return state.params
+  draw = lambda i: batches.take(pairs, order(i))
+  loss = LOSSES['bradley_terry']
+  return fit(config, loss, odds(pairs, config), draw, **schedule)
 
 
 def odds(pairs, config):
@@ -79,14 +69,3 @@ def accuracy(gold, pairs):
     'score_std': float(found.std()),
     'longer': right(lengths),
   }
-
-
-def from_params(params, config):
-  """Batch -> f32 [B]."""
-
-  def gold(batch):
-    # Without what the judge does not read: one program for all batches.
-    batch = batch.replace(sampler_logps=None, ref_logps=None)
-    return scorer(config)(params, jax.tree.map(jnp.asarray, batch))
-
-  return gold

@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, judges, rewards, sharding
+from align_jax import batches, judges, rewards
 from align_jax import data as data_lib
 from align_jax.models import hf
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task, pair_files, pair_judge
 from align_jax.tasks.folders import make_once
-from align_jax.tasks.judge import judge_config, load_params, save_params
+from align_jax.tasks.judge import judge_config, load_gold, save_params
 from align_jax.tasks.windows import Reviews, draw_windows
 from align_jax.tasks.windows import encode as encode_texts
 
@@ -266,11 +266,7 @@ def make_gold(folder, judge, judge_model, vocab_size, tokenizer):
     whole.__name__ = judge['kind']
     return rewards.from_text(whole, data_lib.decoder(tokenizer))
   config = judge_config(judge_model, vocab_size)
-  params = load_params(folder / 'judge.npz', config)
-  mesh = sharding.current_mesh()
-  if mesh is not None:
-    params = sharding.on_mesh(params, mesh)
-  return pair_judge.from_params(params, config)
+  return load_gold(folder / 'judge.npz', config)
 
 
 # --- The task ----------------------------------------------------------------

@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax import sharding
 from align_jax.models.interface import from_fields
-from align_jax.programs import scorer
 from align_jax.tasks import Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import (
   judge_accuracy,
   judge_config,
-  load_params,
+  load_gold,
   save_params,
   train_judge,
 )
@@ -208,10 +206,6 @@ def make_task(
     reviews, bos_id, train[:prompts], prompt_len, without=asked.tokens
   )
   judge = judge_config(judge_model, config.vocab_size)
-  judge_params = load_params(folder / 'judge.npz', judge)
-  mesh = sharding.current_mesh()
-  if mesh is not None:
-    judge_params = sharding.on_mesh(judge_params, mesh)
   arrays = jax.tree.map(jnp.asarray, reviews)
 
   def demonstrate(state, key, step):
@@ -227,11 +221,6 @@ def make_task(
       shortest=sft_len,
     )
 
-  def gold(batch):
-    # Without what the judge does not read: one program for all batches.
-    batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
-    return scorer(judge)(judge_params, batch)
-
   return Task(
     model=config,
     max_new_tokens=completion_len,
@@ -239,7 +228,7 @@ def make_task(
     train_prompts=trained_on,
     eval_prompts=asked,
     demonstrations=demonstrate,
-    gold=gold,
+    gold=load_gold(folder / 'judge.npz', judge),
     decode=data_lib.decoder(tokenizer),
     tokenizer=folder,
   )

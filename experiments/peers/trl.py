@@ -24,22 +24,6 @@ def about(spec):
   return {'versions': versions, 'weights': workload.weights(spec['model'])[0]}
 
 
-def tokenizer(spec):
-  """Every word of `workload.words` is one token."""
-  import tokenizers
-  from tokenizers import models, pre_tokenizers
-
-  words = models.WordLevel(workload.vocabulary(spec), unk_token='<pad>')
-  inner = tokenizers.Tokenizer(words)
-  inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-  return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=inner,
-    eos_token='<eos>',
-    pad_token='<pad>',
-    padding_side='left',
-  )
-
-
 def saved_model(spec):
   """A folder with random weights and the tokenizer: the trainers read one."""
   m, folder = spec['model'], tempfile.mkdtemp(dir=spec['scratch'])
@@ -63,7 +47,7 @@ def saved_model(spec):
   count = model.num_parameters()
   assert count == workload.weights(m)[0], count
   model.save_pretrained(folder)
-  tokenizer(spec).save_pretrained(folder)
+  workload.tokenizer(spec, padding_side='left').save_pretrained(folder)
   return folder
 
 
@@ -201,7 +185,7 @@ def dpo(stored_ref, spec, gate):
       precompute_ref_batch_size=count if stored_ref else None,
     ),
     train_dataset=datasets.Dataset.from_dict(columns),
-    processing_class=tokenizer(spec),
+    processing_class=workload.tokenizer(spec, padding_side='left'),
   )
   row = trainer.train_dataset[0]
   lengths = len(row['prompt_ids']), len(row['chosen_ids'])
@@ -236,7 +220,7 @@ def online(loss, spec, gate):
       generation_kwargs={'min_new_tokens': task['completion_len']},
     ),
     train_dataset=datasets.Dataset.from_dict({'prompt': asked}),
-    processing_class=tokenizer(spec),
+    processing_class=workload.tokenizer(spec, padding_side='left'),
   )
   go(trainer, spec, gate)
 

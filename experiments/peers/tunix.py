@@ -44,20 +44,6 @@ def policy(spec, seed=0):
   return model
 
 
-def tokenizer(spec):
-  """Every word of `workload.words` is one token."""
-  import tokenizers
-  import transformers
-  from tokenizers import models, pre_tokenizers
-
-  words = models.WordLevel(workload.vocabulary(spec), unk_token='<pad>')
-  inner = tokenizers.Tokenizer(words)
-  inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-  return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=inner, eos_token='<eos>', pad_token='<pad>'
-  )
-
-
 def optimizer(spec):
   t = spec['train']
   return optax.chain(
@@ -71,7 +57,7 @@ def generator(spec):
   m, task = spec['model'], spec['task']
   sampler = samplers.Sampler(
     policy(spec),
-    tokenizer(spec),
+    workload.tokenizer(spec),
     samplers.CacheConfig(
       cache_size=task['prompt_len'] + task['completion_len'],
       num_layers=m['num_layers'],
@@ -173,7 +159,7 @@ def cluster(spec):
   return mesh, rl_cluster.RLCluster(
     actor=policy(spec),
     reference=policy(spec, 1),
-    tokenizer=tokenizer(spec),
+    tokenizer=workload.tokenizer(spec),
     cluster_config=rl_cluster.ClusterConfig(
       role_to_mesh=dict.fromkeys(
         (Role.ACTOR, Role.REFERENCE, Role.ROLLOUT), mesh

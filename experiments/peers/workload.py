@@ -43,6 +43,19 @@ def vocabulary(spec):
   return {word: i for i, word in enumerate(named)}
 
 
+def tokenizer(spec, **how):
+  """Of transformers: every word of `words` is one token."""
+  import tokenizers
+  import transformers
+  from tokenizers import models, pre_tokenizers
+
+  inner = tokenizers.Tokenizer(models.WordLevel(vocabulary(spec), '<pad>'))
+  inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=inner, eos_token='<eos>', pad_token='<pad>', **how
+  )
+
+
 # --- The least that it can cost ----------------------------------------------
 #
 # Matrix products at the speed of the machine's best one, weights and KV cache

@@ -1,0 +1,74 @@
+"""Checkpoints opened as judges, and their texts' tokens as batches."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from align_jax import data, sharding
+from align_jax.data import examples
+from align_jax.models import hf
+
+SHORTEST = 16  # rows are padded to powers of two from here on
+HEADS = {'scalar': 'SequenceClassification', 'lm': 'CausalLM'}
+
+
+class Reader(NamedTuple):
+  """A checkpoint with what it reads texts by."""
+
+  model: hf.Model
+  encoder: examples.Encoder  # template None: texts are joined as they are
+
+
+def open_reader(folder, head, template, dtype, max_length):
+  """The Reader of a folder or hub id, all that can be wrong checked."""
+  folder = hf.fetch(folder)
+  model = hf.load(folder, dtype=dtype, activations=dtype, max_length=max_length)
+  if model.config.head != head:
+    raise ValueError(
+      f'{folder}: config.json has architectures='
+      f'{model.hf_config.get("architectures")}, expected one For{HEADS[head]}'
+    )
+  vocabulary = data.load_tokenizer(folder, needs_bos=False)
+  size = vocabulary.tokenizer.get_vocab_size()
+  if size > model.config.vocab_size:
+    raise ValueError(
+      f'{folder}: the tokenizer has {size} tokens, more than the '
+      f'vocab_size={model.config.vocab_size} of the model'
+    )
+  if template != '':
+    template = data.load_template(folder if template is None else template)
+  encoder = data.make_encoder(vocabulary, template or None)
+  return Reader(model, encoder)
+
+
+def check_length(row, size, limit):
+  if size > limit:
+    raise ValueError(
+      f'row {row} has {size} tokens, more than max_length={limit}'
+    )
+
+
+def padded(id_lists, batch_size, limit):
+  """Yields (index, tokens, valid) of rows of about the same length.
+
+  The last batch repeats rows, to keep one shape.
+  """
+  lengths = [len(ids) for ids in id_lists]
+  order = np.argsort(lengths, kind='stable')
+  for start in range(0, len(order), batch_size):
+    index = np.arange(start, start + batch_size)
+    index = np.take(order, index, mode='clip')
+    size = SHORTEST
+    while size < lengths[index[-1]]:
+      size *= 2
+    rows = [id_lists[i] for i in index]
+    yield index, *data.left_pad(rows, min(size, limit))
+
+
+def split(*arrays):
+  """Over the mesh in force, by rows; as they are without one."""
+  mesh = sharding.current_mesh()
+  if mesh is None:
+    return arrays
+  axes = tuple(('batch', None) for _ in arrays)
+  return sharding.place(arrays, axes, mesh)

@@ -48,12 +48,13 @@ def _uniform_prompts(seed, run):
 
 def sampler_of(seed, run, group_size=None):
   """(params, prompts, valid, key) -> Batch, as a run samples."""
-  return sampler(seed.task, group_size or run['group_size'])
+  return sampler(seed.task, group_size or run['group_size'], run['slots'])
 
 
 def _mixture_sampler_of(seed, run, group_size=None):
   """The same of ((policy, reference), ...), from their geometric mixture."""
-  sample = mixture_sampler(seed.task, group_size or run['group_size'])
+  size = group_size or run['group_size']
+  sample = mixture_sampler(seed.task, size, run['slots'])
   return functools.partial(sample, share=run['mixture'])
 
 

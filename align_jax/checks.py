@@ -93,6 +93,8 @@ def _check_shapes(run):
     raise ValueError(
       f'{name}: microbatch_tokens={run["microbatch_tokens"]} is negative'
     )
+  if run['slots'] < 0:
+    raise ValueError(f'{name}: slots={run["slots"]} is negative')
   if run['length_buckets'] and (run['source'] not in FIXED or run['keep_log']):
     raise ValueError(
       f'{name}: length_buckets needs a source that is one of {FIXED} and no '

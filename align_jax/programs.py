@@ -20,16 +20,24 @@ def policy_programs(config):
   return logps, kls, step.make_annotate(logps)
 
 
-def sampler(task, group_size):
-  """Jitted (params, prompts, valid, key) -> Batch, as the task ends rows."""
-  return _sampler(task.model, group_size, task.max_new_tokens, task.eos_id)
+def sampler(task, group_size, slots=0):
+  """Jitted (params, prompts, valid, key) -> Batch, as the task ends rows.
+
+  Args:
+    slots: rows at a time, see `sampling.sample_many`; 0: all at once.
+  """
+  model, length, eos_id = task.model, task.max_new_tokens, task.eos_id
+  return _sampler(model, group_size, length, eos_id, slots)
 
 
 @functools.cache
-def _sampler(config, group_size, max_new_tokens, eos_id):
+def _sampler(config, group_size, max_new_tokens, eos_id, slots):
+  f = sampling.sample
+  if slots:
+    f = functools.partial(sampling.sample_many, slots=slots)
   return jax.jit(
     functools.partial(
-      sampling.sample,
+      f,
       config=config,
       group_size=group_size,
       max_new_tokens=max_new_tokens,
@@ -38,9 +46,9 @@ def _sampler(config, group_size, max_new_tokens, eos_id):
   )
 
 
-def mixture_sampler(task, group_size):
+def mixture_sampler(task, group_size, slots=0):
   """Jitted ((params, other_params), prompts, valid, key, share) -> Batch."""
-  plain = sampler(task, group_size)
+  plain = sampler(task, group_size, slots)
 
   def sample(policies, prompts, valid, key, share):
     params, other = policies

@@ -100,6 +100,8 @@ def get_config():
       points=0,  # measured on the way; 0: eval.points
       batch_size=32,  # prompts per step
       group_size=2,  # completions per prompt
+      slots=0,  # rows sampled at a time: one that ends makes room for the
+      # next, for lengths that differ much; 0: all at once
       learning_rate=1e-4,
       warmup_steps=0,
       max_grad_norm=1.0,

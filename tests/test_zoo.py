@@ -160,6 +160,7 @@ def test_an_empty_zoo_is_refused():
   ('name', 'change', 'message'),
   [
     ('rloo', dict(truncated='drop'), "truncated='drop' is none of"),
+    ('rloo', dict(slots=-1), 'slots=-1 is negative'),
     ('rloo', dict(reward_scale='z'), "reward_scale='z' is none of"),
     ('rloo', dict(loss_kwargs=dict(kl='k1')), "kl='k1' is none of"),
     ('ipo_md', dict(loss_kwargs=dict(logp_reduction='max')), "reduction='max'"),
@@ -326,6 +327,24 @@ def test_the_reference_knows_its_own_log_probs(workdir, cfg):
   np.testing.assert_allclose(
     batch.ref_logps, logps(seed.reference, batch), atol=1e-5
   )
+
+
+def test_slots_change_when_a_row_is_sampled_and_not_what(workdir, cfg):
+  seed = seeds.prepare_seed(cfg, 0, workdir)
+  run = run_of(cfg)
+  state = arms.start_of(seed, run)
+  few, all_at_once = (
+    arms.make_source(seed, {**run, 'slots': n})(state, jax.random.key(0), 0)
+    for n in (3, 0)
+  )
+  # Sums of other shapes may tip a draw.
+  same = (few.completions == all_at_once.completions).all(1)
+  assert len(same) > 3 and same.mean() > 0.8
+  for x, y in (
+    (few.ref_logps, all_at_once.ref_logps),
+    (few.sampler_logps, all_at_once.sampler_logps),
+  ):
+    np.testing.assert_allclose(x[same], y[same], atol=1e-5)
 
 
 @pytest.mark.parametrize('loss', sorted(set(preference.LOSSES) - {'hypo'}))

@@ -23,7 +23,7 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.models import cache
-from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
+from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope
@@ -228,11 +228,6 @@ def _after_attention(x, attended, layer, c):
   return shard(y + out, 'batch')
 
 
-def _mask(scores, mask, c):
-  scores = soft_cap(scores.astype(jnp.float32), c.attention_softcap)
-  return jnp.where(mask, scores, MASKED)
-
-
 def _in_sight(mask, layer, queries, keys):
   """`mask` [..., q, k] within the layer's window, by positions [..., q], k."""
   if 'window' not in layer:
@@ -409,8 +404,8 @@ def decode_step(
       q.swapaxes(1, 2),
       prompt_kv[i],
       own,
-      lambda scores: _mask(scores, prompt_mask, c),
-      lambda scores: _mask(scores, seen, c),
+      lambda scores: masked(scores, prompt_mask, c.attention_softcap),
+      lambda scores: masked(scores, seen, c.attention_softcap),
     )
     x = _after_attention(x, attended.swapaxes(1, 2), layer, c)
   return norm(x, params, 'norm', c), tuple(new_caches)
@@ -424,9 +419,4 @@ def head_weights(params, c):
 def logits(states, weights, c):
   """Float32 logits [..., V] of states [..., D]."""
   product = states @ weights.astype(states.dtype)
-  return final_logits(product.astype(jnp.float32), c)
-
-
-def final_logits(logits, c):
-  """What the head's products become: capped, where the model caps them."""
-  return soft_cap(logits, c.logit_softcap)
+  return soft_cap(product.astype(jnp.float32), c.logit_softcap)

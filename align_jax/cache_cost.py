@@ -51,17 +51,15 @@ def cached_logits(params, batch, *, config, cache_dtype=None):
   first = jnp.broadcast_to(first[:, None], (*tokens.shape[:2], first.shape[-1]))
   states = jnp.concatenate([first[None], states])
   states = jnp.moveaxis(states, 0, 2).reshape(*batch.valid.shape, -1)
-  weights = transformer.head_weights(params, config).astype(states.dtype)
-  logits = (states @ weights).astype(jnp.float32)
-  return transformer.final_logits(logits, config)
+  weights = transformer.head_weights(params, config)
+  return transformer.logits(states, weights, config)
 
 
 def exact_logits(params, batch, *, config):
   """The same as scoring has them."""
   states = scoring.predicting_states(params, config, batch)
-  weights = transformer.head_weights(params, config).astype(states.dtype)
-  logits = (states @ weights).astype(jnp.float32)
-  return transformer.final_logits(logits, config)
+  weights = transformer.head_weights(params, config)
+  return transformer.logits(states, weights, config)
 
 
 def token_kls(params, batch, *, config, cache_dtype):

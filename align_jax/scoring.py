@@ -117,10 +117,8 @@ def compare(params, ref_params, batch, ref_batch=None, *, config):
       _logits(state, weights, config),
       _logits(ref_state, ref_weights, config),
     )
-    pick = lambda l: jnp.take_along_axis(
-      jax.nn.log_softmax(l), token[:, None], axis=-1
-    )[:, 0]
-    return ops.token_kl(logits, ref_logits), pick(logits), pick(ref_logits)
+    logps = (log_prob_of(l, token) for l in (logits, ref_logits))
+    return ops.token_kl(logits, ref_logits), *logps
 
   arrays = [
     predicting_states(params, config, batch),

@@ -44,36 +44,10 @@ def load(name):
   return hf.load(GOLDEN / name, max_length=LENGTH)
 
 
-def logits_of(params, states, c):
-  states = jnp.einsum(
-    '...d,dv->...v', states, transformer.head_weights(params, c)
-  )
-  return transformer.final_logits(states, c)
-
-
-def greedy(params, c, prompts, valid):
-  """[P, NEW] tokens and the logits they were chosen from, with the cache."""
-  state, kv = transformer.prefill(params, c, prompts, valid)
-  first = logits_of(params, state[:, None], c)
-  layers = transformer.split_layers(params, c)
-  cache = transformer.empty_cache(c, len(prompts), 1, NEW)
-
-  def step(carry, index):
-    logits, cache = carry
-    token = logits.argmax(-1)
-    states, cache = transformer.decode_step(
-      layers, c, token, index, kv, valid, cache
-    )
-    return (logits_of(params, states, c), cache), (token[:, 0], logits[:, 0])
-
-  _, (tokens, logits) = jax.lax.scan(step, (first, cache), jnp.arange(NEW))
-  return tokens.T, logits.swapaxes(0, 1)
-
-
 @functools.partial(jax.jit, static_argnums=1)
 def everything(params, c, prompts, valid, completions):
   """Greedy decoding; one full forward over it and the given completions."""
-  tokens, decoded = greedy(params, c, prompts, valid)
+  tokens, decoded = check.greedy(params, c, prompts, valid, NEW)
   size = completions.shape[-1]
   padded = jnp.pad(completions, ((0, 0), (0, 0), (0, NEW - size)))
   own = jnp.concatenate([padded, tokens[:, None]], 1)
@@ -81,7 +55,7 @@ def everything(params, c, prompts, valid, completions):
   own_valid = jnp.arange(NEW) < lengths[None, :, None]
   own_valid = jnp.broadcast_to(own_valid, own.shape)
   states = transformer.hidden_states(params, c, prompts, valid, own, own_valid)
-  prompt, own = (logits_of(params, h, c) for h in states)
+  prompt, own = (check.head_outputs(params, c, h) for h in states)
   again = jnp.concatenate([prompt[:, -1:], own[:, -1, :-1]], 1)
   return prompt, own[:, :-1, :size], tokens, decoded, again
 

@@ -8,6 +8,12 @@ from align_jax.models.parts import soft_cap
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 
 
+def masked(scores, mask, softcap=None):
+  """Scores in float32, capped, and out of sight where the mask is False."""
+  scores = soft_cap(scores.astype(jnp.float32), softcap)
+  return jnp.where(mask, scores, MASKED)
+
+
 def attend(q, parts, softcap=None):
   """Softmax attention over all keys of all parts.
 
@@ -26,8 +32,7 @@ def attend(q, parts, softcap=None):
   """
 
   def score(equations, keys, mask):
-    scores = jnp.einsum(equations[0], q, keys).astype(jnp.float32)
-    return jnp.where(mask, soft_cap(scores, softcap), MASKED)
+    return masked(jnp.einsum(equations[0], q, keys), mask, softcap)
 
   parts = [part for part in parts if part[1].shape[-2]]  # of some keys
   scores = [score(equations, k, mask) for equations, k, _, mask in parts]

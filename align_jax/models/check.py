@@ -27,8 +27,7 @@ def head_outputs(params, c, states):
   states = states.astype(jnp.float32)
   if c.head == 'scalar':
     return states @ params['head'].astype(jnp.float32)
-  weights = transformer.head_weights(params, c).astype(jnp.float32)
-  return transformer.final_logits(states @ weights, c)
+  return transformer.logits(states, transformer.head_weights(params, c), c)
 
 
 def full(params, c, prompts, valid, completions):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from align_jax.models import fused
 from align_jax.models.parts import ACTIVATIONS
 from align_jax.models.rope import SCALINGS
 
@@ -32,6 +33,7 @@ class ModelConfig:
   post_norms: bool = False  # attention and MLP are normed on the way out too
   qk_norm: bool = False  # each query and key head is normed before RoPE
   # Attention.
+  attention: str = 'auto'  # 'plain' | a name in fused.KERNELS | 'auto'
   qkv_bias: bool = False
   o_bias: bool = False
   attention_scale: float | None = None  # of the scores; None: head_dim**-0.5
@@ -69,6 +71,10 @@ class ModelConfig:
     self._one_of('head', ('lm', 'scalar'))
     self._one_of('norm', ('rms', 'layer'))
     self._one_of('activation', ACTIVATIONS)
+    self._one_of('attention', ('auto', 'plain', *fused.KERNELS))
+    kernel = fused.KERNELS.get(self.attention)
+    if kernel and (why := fused.missing(kernel, self)):
+      raise ValueError(f'attention={self.attention!r} needs {why}')
     if self.rope_scaling and self.rope_scaling[0] not in SCALINGS:
       raise ValueError(
         f'rope_scaling={self.rope_scaling[0]!r} is none of {list(SCALINGS)}'

@@ -347,9 +347,8 @@ def _describe(params, config, fields):
   if scalar:
     fields |= {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
   length = dict(config.rope_scaling[1] if config.rope_scaling else ())
-  said = hf_config.from_hf(
-    fields, length.get('length', 0), head=config.head, dtype=config.dtype
-  )
+  beside = {k: getattr(config, k) for k in ('head', 'dtype', 'attention')}
+  said = hf_config.from_hf(fields, length.get('length', 0), **beside)
   for key, value in vars(said).items():
     if value != getattr(config, key):
       raise ValueError(

@@ -6,7 +6,7 @@ from align_jax.models import hf, hf_config
 from align_jax.models.interface import of
 
 # What a configuration may still say of a model that has a checkpoint.
-BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype')
+BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype', 'attention')
 
 
 def model_fields(model, max_length=0):
@@ -15,7 +15,7 @@ def model_fields(model, max_length=0):
   Args:
     model: fields of ModelConfig and an empty `checkpoint`; or a folder or hub
       id as `checkpoint`, with its `revision`, the `param_dtype` to hold it in
-      and the `dtype` of activations.
+      and the `dtype` of activations and kind of `attention`.
     max_length: see `hf_config.from_hf`.
   Raises:
     ValueError: names the field that does not go with the checkpoint, or
@@ -39,7 +39,11 @@ def model_fields(model, max_length=0):
   fields = hf.read_config(folder_of(model))
   return dataclasses.asdict(
     hf_config.from_hf(
-      fields, max_length, head='lm', dtype=_dtype(model, 'dtype')
+      fields,
+      max_length,
+      head='lm',
+      dtype=_dtype(model, 'dtype'),
+      attention=model.get('attention') or 'auto',
     )
   )
 

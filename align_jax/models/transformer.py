@@ -10,7 +10,8 @@ layers are stacked on the first axis. Three ways through the same layer:
   decode_step     one more token for every completion
 
 Completions read the keys and values of their prompt where they are; nothing is
-ever repeated per completion.
+ever repeated per completion, unless a fused kernel wants whole rows
+(models/fused.py).
 """
 
 import math
@@ -22,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.models import cache
-from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, attend
+from align_jax.models import cache, fused
+from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope, turns
@@ -245,11 +246,6 @@ def _after_attention(x, attended, layer, c):
   return shard(y + out, 'batch')
 
 
-def _mask(scores, mask, c):
-  scores = soft_cap(scores.astype(jnp.float32), c.attention_softcap)
-  return jnp.where(mask, scores, MASKED)
-
-
 def _in_sight(mask, layer, queries, keys):
   """`mask` [..., q, k] within the layer's window, by positions [..., q], k."""
   if 'window' not in layer:
@@ -258,36 +254,70 @@ def _in_sight(mask, layer, queries, keys):
   return mask & (distance < layer['window'])
 
 
-def _prompt_layer(x, layer, places, valid, c):
+def _prompt_layer(x, layer, places, valid, c, kernel):
   """x [P, S, D] -> x, and this layer's keys and values [P, K, S, H]."""
   q, k, v = _qkv(x, layer, places, c)
+  kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+  if kernel:
+    attended = kernel(q, k, v, valid, valid)
+  else:
+    attended = _attend_prompts(q, kv, layer, places.index, valid, c)
+  return _after_attention(x, attended, layer, c), kv
+
+
+def _attend_prompts(q, kv, layer, positions, valid, c):
+  """q [P, S, K, R, H] -> the same."""
   q = jnp.moveaxis(q, 1, 3)  # [P, K, R, S, H]
-  k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
   size = valid.shape[1]
   mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
-  mask = _in_sight(mask, layer, places.index, places.index)
-  parts = [(PROMPT, k, v, mask[:, None, None])]
-  attended = attend(q, parts, c.attention_softcap)
-  attended = jnp.moveaxis(attended, 3, 1)
-  return _after_attention(x, attended, layer, c), (k, v)
+  mask = _in_sight(mask, layer, positions, positions)
+  parts = [(PROMPT, *kv, mask[:, None, None])]
+  return jnp.moveaxis(attend(q, parts, c.attention_softcap), 3, 1)
 
 
-def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c):
+def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c, kernel):
   """x [P, G, T, D] attends to its prompt (valid and positions) and itself."""
   q, k, v = _qkv(x, layer, places, c)
+  if kernel:
+    attended = _attend_rows(q, k, v, prompt[0], prompt_kv, valid, kernel)
+  else:
+    attended = _attend_completions(
+      q, k, v, layer, places.index, prompt, prompt_kv, valid, c
+    )
+  return _after_attention(x, attended, layer, c)
+
+
+def _attend_rows(q, k, v, prompt_valid, prompt_kv, valid, kernel):
+  """As `_attend_completions`, each of them with a copy of its prompt's."""
+  flat = lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:])
+
+  def rows(prompt, own):
+    shape = *own.shape[:2], *prompt.shape[1:]
+    copies = jnp.broadcast_to(prompt[:, None], shape)
+    return flat(jnp.concatenate([copies, own], 2))
+
+  keys, values = (
+    rows(jnp.moveaxis(prompt, 2, 1), own)
+    for prompt, own in zip(prompt_kv, (k, v))
+  )
+  seen = rows(prompt_valid, valid)
+  return kernel(flat(q), keys, values, flat(valid), seen).reshape(q.shape)
+
+
+def _attend_completions(q, k, v, layer, positions, prompt, prompt_kv, valid, c):
+  """q [P, G, T, K, R, H], k and v [P, G, T, K, H] -> as q."""
   q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
   k, v = (a.transpose(0, 3, 1, 2, 4) for a in (k, v))  # [P, K, G, T, H]
-  size = x.shape[2]
+  size = valid.shape[2]
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
-  causal = _in_sight(causal, layer, places.index, places.index)
-  prompt_mask = _prompt_mask(layer, places.index, *prompt)
+  causal = _in_sight(causal, layer, positions, positions)
+  prompt_mask = _prompt_mask(layer, positions, *prompt)
   parts = [
     (SHARED, *prompt_kv, prompt_mask),
     (OWN, k, v, causal[:, None, :, None]),
   ]
   attended = attend(q, parts, c.attention_softcap)
-  attended = attended.transpose(0, 2, 4, 1, 3, 5)
-  return _after_attention(x, attended, layer, c)
+  return attended.transpose(0, 2, 4, 1, 3, 5)
 
 
 def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
@@ -331,7 +361,9 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   Returns:
     [P, S, D] and [P, G, T, D], after the last norm; garbage on padding.
   """
-  _check_length(c, prompts.shape[1] + completions.shape[2])
+  size = prompts.shape[1] + completions.shape[2]
+  _check_length(c, size)
+  kernel = fused.choose(c, len(prompts), size)
   prompt_positions = ops.positions(prompt_valid)
   prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]
@@ -340,8 +372,8 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
 
   def body(carry, layer):
     x, y = carry
-    x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c)
-    y = _completion_layer(y, layer, places[1], prompt, kv, valid, c)
+    x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c, kernel)
+    y = _completion_layer(y, layer, places[1], prompt, kv, valid, c, kernel)
     return (x, y), None
 
   x = _embed(params, prompts, prompt_positions, c)
@@ -359,9 +391,12 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
     [P, D]; keys and values by layer, see `cache.store_prompt`.
   """
   _check_length(c, prompts.shape[1])
+  kernel = fused.choose(c, *prompts.shape)
   positions = ops.positions(prompt_valid)
   places = _places(positions, c)
-  body = lambda x, layer: _prompt_layer(x, layer, places, prompt_valid, c)
+  body = lambda x, layer: _prompt_layer(
+    x, layer, places, prompt_valid, c, kernel
+  )
   x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
@@ -429,8 +464,8 @@ def decode_step(
       q.swapaxes(1, 2),
       prompt_kv[i],
       own,
-      lambda scores: _mask(scores, prompt_mask, c),
-      lambda scores: _mask(scores, seen, c),
+      lambda scores: masked(scores, prompt_mask, c.attention_softcap),
+      lambda scores: masked(scores, seen, c.attention_softcap),
     )
     x = _after_attention(x, attended.swapaxes(1, 2), layer, c)
   return norm(x, params, 'norm', c), tuple(new_caches)
@@ -444,9 +479,4 @@ def head_weights(params, c):
 def logits(states, weights, c):
   """Float32 logits [..., V] of states [..., D]."""
   product = states @ weights.astype(states.dtype)
-  return final_logits(product.astype(jnp.float32), c)
-
-
-def final_logits(logits, c):
-  """What the head's products become: capped, where the model caps them."""
-  return soft_cap(logits, c.logit_softcap)
+  return soft_cap(product.astype(jnp.float32), c.logit_softcap)

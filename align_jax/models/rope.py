@@ -111,16 +111,16 @@ def frequencies(size, theta, scaling=()):
   return jnp.asarray(scaled, jnp.float32), factor
 
 
-def turns(positions, frequencies, factor=1.0):
-  """Cosines and sines of the angles at integer positions [...].
+def turns(size, frequencies, factor=1.0):
+  """Cosines and sines of the angles at positions 0 to `size` - 1.
 
   Args:
     frequencies: f32 [h].
     factor: of both.
   Returns:
-    f32 [..., h] twice.
+    f32 [size, h] twice.
   """
-  angles = positions[..., None] * frequencies
+  angles = jnp.arange(size)[:, None] * frequencies
   return factor * jnp.cos(angles), factor * jnp.sin(angles)
 
 

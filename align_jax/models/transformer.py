@@ -196,16 +196,17 @@ class _Places(NamedTuple):
   # without a window and those with one; learned positions turn nothing
 
 
-def _places(positions, c):
+def _places(positions, c, size):
+  """Of positions below `size`."""
   if c.num_positions:
     return _Places(positions, ())
   kinds = [(c.rope_theta, c.rope_scaling)]
   if c.local_rope_theta is not None:
     kinds.append((c.local_rope_theta, ()))
-  wide = positions[..., None, None]
-  found = [turns(wide, *frequencies(c.turned, *kind)) for kind in kinds]
-  # Once for all: XLA would compute them in every head and layer.
-  return _Places(positions, jax.lax.optimization_barrier(tuple(found)))
+  # Looked up: XLA would compute the angles' cosines in every head and layer.
+  tables = [turns(size, *frequencies(c.turned, *kind)) for kind in kinds]
+  at = lambda table: table[positions][..., None, None, :]
+  return _Places(positions, jax.tree.map(at, tuple(tables)))
 
 
 def _turn(x, layer, places):
@@ -368,7 +369,9 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
   prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]
   completion_positions = offset + ops.positions(valid)
-  places = _places(prompt_positions, c), _places(completion_positions, c)
+  places = [
+    _places(x, c, size) for x in (prompt_positions, completion_positions)
+  ]
 
   def body(carry, layer):
     x, y = carry
@@ -393,7 +396,7 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   _check_length(c, prompts.shape[1])
   kernel = fused.choose(c, *prompts.shape)
   positions = ops.positions(prompt_valid)
-  places = _places(positions, c)
+  places = _places(positions, c, prompts.shape[1])
   body = lambda x, layer: _prompt_layer(
     x, layer, places, prompt_valid, c, kernel
   )
@@ -443,7 +446,7 @@ def decode_step(
   positions = jnp.broadcast_to(
     (prompt_valid.sum(-1) + index)[:, None], tokens.shape
   )
-  places = _places(positions, c)
+  places = _places(positions, c, prompt_valid.shape[1] + size)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
   slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))

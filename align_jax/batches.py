@@ -23,6 +23,13 @@ def take(batch, prompts):
   return jax.tree.map(rows, batch)
 
 
+def parts(batch, size):
+  """Batches of `size` prompts each; the last one wraps around, so that all
+  have one shape."""
+  for start in range(0, batch.num_prompts, size):
+    yield take(batch, np.arange(start, start + size) % batch.num_prompts)
+
+
 def concatenate(batches):
   """Several batches of one shape as one, in order."""
   return jax.tree.map(lambda *xs: jnp.concatenate(xs), *batches)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
+from align_jax.batches import parts
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 
@@ -19,6 +21,7 @@ class Judge:
   sample: Callable  # (params, prompts, valid, key) -> Batch, M rows per prompt
   kls: Callable  # (params, ref_params, batch) -> exact KL, log-ratio [B, T]
   logps: Callable  # (params, batch) -> f32 [B, T]
+  batch_size: int  # pairs at a time that `logps` gets
   gold: Callable  # Batch -> f32 [B], which training never sees
   proxy: Callable  # Batch -> f32 [B], what training is rewarded by
   decode: Callable  # Batch -> prompts, completions: a text per row
@@ -38,7 +41,9 @@ def pair_statistics(judge, params):
   pairs = judge.pairs
   by_pair = lambda x: np.asarray(ops.by_group(x, 2))
   rewards = by_pair(pairs.rewards)
-  ratios = by_pair(log_ratios(judge.logps(params, pairs), pairs))
+  logps = [judge.logps(params, x) for x in parts(pairs, judge.batch_size)]
+  logps = jnp.concatenate(logps)[: len(pairs.rewards)]
+  ratios = by_pair(log_ratios(logps, pairs))
   # The reference itself has no opinion: what is left there is rounding.
   accuracy = ranking_accuracy(np.round(ratios, 4), rewards)
   ratios = np.take_along_axis(ratios, np.argsort(rewards, axis=1), axis=1)

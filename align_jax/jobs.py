@@ -1,7 +1,8 @@
 """Runs jobs that need one another, in this process or in several.
 
 On a CPU small runs gain nothing from a second core each, but two runs side by
-side do: each worker is a process with one thread for its matmuls.
+side do: each worker is a process with one thread for its matmuls, and stays on
+one core where there is one for each.
 """
 
 import concurrent.futures as futures
@@ -35,7 +36,14 @@ def default_workers():
 
   if jax.default_backend() != 'cpu' or jax.process_count() > 1:
     return 1
-  return len(os.sched_getaffinity(0))
+  return len(_cores())
+
+
+def _cores():
+  """Those that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count()))  # macOS
 
 
 def run(jobs, *, workers, progress):
@@ -52,11 +60,13 @@ def run(jobs, *, workers, progress):
       progress(job.name, job.steps, {})
     return
   context = multiprocessing.get_context('spawn')
-  queue = context.SimpleQueue()
+  queue, cores = context.SimpleQueue(), context.SimpleQueue()
+  for number in range(workers):
+    cores.put(core_of(number, workers))
   with (
     _small_runs(),
     futures.ProcessPoolExecutor(
-      workers, context, initializer=_start_worker, initargs=(queue,)
+      workers, context, initializer=_start_worker, initargs=(queue, cores)
     ) as pool,
   ):
     try:
@@ -108,9 +118,20 @@ def _work(job):
   job.fn(*job.args, report=_reporter(job.name, lambda *row: _queue.put(row)))
 
 
-def _start_worker(queue):
+def core_of(number, workers):
+  """What worker `number` stays on; None: it may roam."""
+  cores = _cores()
+  if workers > len(cores) or not hasattr(os, 'sched_setaffinity'):
+    return None
+  return cores[number]
+
+
+def _start_worker(queue, cores):
   global _queue
   _queue = queue
+  core = cores.get()
+  if core is not None:
+    os.sched_setaffinity(0, {core})
   parent = os.getppid()
 
   def end_with_parent():

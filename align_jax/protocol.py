@@ -56,6 +56,7 @@ def make_judge(cfg, seed):
     sample=sampler(task, cfg['eval']['samples']),
     kls=kls,
     logps=logps,
+    batch_size=cfg['arm']['batch_size'],
     gold=task.gold,
     proxy=seed.proxy,
     decode=task.decode,

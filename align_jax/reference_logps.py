@@ -33,12 +33,7 @@ def annotated(data, ref_params, annotate, *, config, folder, batch_size):
   content = content_hash(repr(config), ref_params, data)
 
   def make():
-    size = data.num_prompts
-    parts = []
-    for start in range(0, size, batch_size):
-      # The last batch wraps around, to keep one shape.
-      rows = np.arange(start, start + batch_size) % size
-      parts.append(annotate(ref_params, batches.take(data, rows)))
-    return batches.take(batches.concatenate(parts), np.arange(size))
+    parts = [annotate(ref_params, x) for x in batches.parts(data, batch_size)]
+    return batches.take(batches.concatenate(parts), np.arange(data.num_prompts))
 
   return batches.cached(pathlib.Path(folder) / f'{content}.npz', make)

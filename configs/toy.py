@@ -29,8 +29,8 @@ def get_config():
   )
   c.model.vocab_size = 32
   c.sft.update(steps=1200, batch_size=64)
-  c.arm.steps = 800
-  c.eval.update(samples=32, points=11, pairs=256)
+  c.arm.steps = 700
+  c.eval.update(samples=16, points=10, pairs=256)
   milder, middle, stronger = (4e-4, 0.1), (4e-4, 0.08), (4e-4, 0.07)
   c.arms = {
     'offline': dict(

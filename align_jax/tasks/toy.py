@@ -33,12 +33,28 @@ def gold_reward(weights, repeat_penalty, batch):
   return (value * present).sum(1) - repeat_penalty * repeats
 
 
-@functools.partial(jax.jit, static_argnames='size')
-def demonstrations(weights, prompts, key, *, size):
-  """Completions without repeats: int32 [P, size], by Gumbel top-k."""
+@functools.partial(jax.jit, static_argnames=('size', 'batch_size'))
+def demonstrations(weights, prompts, key, *, size, batch_size):
+  """Prompts drawn at random and completions without repeats: a Batch.
+
+  Args:
+    prompts: int32 [N, 2].
+    size: tokens of a completion, by Gumbel top-k.
+  """
+  pick_key, key = jax.random.split(key)
   first, second = weights
-  logits = first[prompts[:, 0]] + second[prompts[:, 1]]
-  return jax.lax.top_k(logits + jax.random.gumbel(key, logits.shape), size)[1]
+  drawn = prompts[jax.random.randint(pick_key, (batch_size,), 0, len(prompts))]
+  logits = first[drawn[:, 0]] + second[drawn[:, 1]]
+  noisy = logits + jax.random.gumbel(key, logits.shape)
+  full = jnp.ones((batch_size, size), bool)
+  return Batch(
+    prompts=drawn,
+    prompt_valid=jnp.ones(drawn.shape, bool),
+    completions=jax.lax.top_k(noisy, size)[1],
+    valid=full,
+    mask=full,
+    rewards=jnp.ones(batch_size),
+  )
 
 
 def split_prompts(num_train, num_eval):
@@ -104,20 +120,8 @@ def make_task(
   weights, shown = jax.tree.map(jnp.float32, (weights, shown))
 
   def demonstrate(state, key, step):
-    del state, step
-    pick_key, key = jax.random.split(key)
-    index = jax.random.randint(pick_key, (sft_batch_size,), 0, len(shown_to))
-    tokens, valid = jnp.asarray(shown_to)[index], train.valid[:1]
-    completions = demonstrations(shown, tokens, key, size=completion_len)
-    full = jnp.ones(completions.shape, bool)
-    return Batch(
-      prompts=tokens,
-      prompt_valid=jnp.broadcast_to(valid, tokens.shape),
-      completions=completions,
-      valid=full,
-      mask=full,
-      rewards=jnp.ones(sft_batch_size),
-    )
+    sizes = dict(size=completion_len, batch_size=sft_batch_size)
+    return demonstrations(shown, shown_to, key, **sizes)
 
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]

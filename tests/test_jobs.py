@@ -1,0 +1,96 @@
+"""Jobs: what needs what, in this process and in several."""
+
+import json
+import os
+import time
+
+import pytest
+
+from align_jax import jobs
+from align_jax.jobs import Job
+
+
+def note(path, report):
+  """Says who ran it and when."""
+  start = time.time()
+  report(1, {'kl': 0.5})
+  time.sleep(0.3)
+  cores = getattr(os, 'sched_getaffinity', lambda pid: [])(0)
+  told = dict(
+    process=os.getpid(),
+    cores=sorted(cores),
+    flags=os.environ.get('XLA_FLAGS', ''),
+    start=start,
+    end=time.time(),
+  )
+  path.write_text(json.dumps(told))
+
+
+def fail(report):
+  raise ValueError('as it must')
+
+
+def wait(report):
+  time.sleep(60)
+
+
+def diamond(folder):
+  job = lambda name, *needs: Job(name, note, (folder / name,), needs)
+  return [job('last', 'left', 'right')] + [
+    job('left', 'first'),
+    job('right', 'first'),
+    job('first'),
+  ]
+
+
+def test_jobs_come_after_what_they_need(tmp_path):
+  names = [job.name for job in jobs.in_order(diamond(tmp_path))]
+  assert names == ['first', 'left', 'right', 'last']
+  with pytest.raises(ValueError, match="never end: \\['nothing'\\]"):
+    jobs.in_order([Job('x', note, needs=('nothing',))])
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_all_jobs_run_in_order_and_report(workers, tmp_path):
+  seen = []
+  progress = lambda *row: seen.append(row)
+  jobs.run(diamond(tmp_path), workers=workers, progress=progress)
+  told = {
+    path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()
+  }
+  starts = {name: row['start'] for name, row in told.items()}
+  ends = {name: row['end'] for name, row in told.items()}
+  assert ends['first'] <= min(starts['left'], starts['right'])
+  assert max(ends['left'], ends['right']) <= starts['last']
+  for name in told:
+    assert seen.count((name, 1, {'kl': 0.5})) == 1
+    assert seen.count((name, 1, {})) == 1
+  processes = {row['process'] for row in told.values()}
+  if workers == 1:
+    assert processes == {os.getpid()}
+    return
+  assert os.getpid() not in processes and len(processes) == 2
+  assert all(jobs._small_runs.FLAGS in row['flags'] for row in told.values())
+  assert jobs._small_runs.FLAGS not in os.environ.get('XLA_FLAGS', '')
+  cores = {row['process']: tuple(row['cores']) for row in told.values()}
+  if jobs.core_of(1, 2) is not None:
+    assert len(set(cores.values())) == 2
+    assert all(len(mine) == 1 for mine in cores.values())
+
+
+def test_a_job_that_fails_ends_the_others():
+  start = time.time()
+  todo = [Job('bad', fail), Job('long', wait)]
+  with pytest.raises(ValueError, match='as it must'):
+    jobs.run(todo, workers=2, progress=lambda *row: None)
+  assert time.time() - start < 45
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'sched_getaffinity'), reason='cores cannot be told apart'
+)
+def test_no_two_workers_share_a_core_and_too_many_roam():
+  here = os.sched_getaffinity(0)
+  all_of_them = [jobs.core_of(i, len(here)) for i in range(len(here))]
+  assert set(all_of_them) == here
+  assert jobs.core_of(0, len(here) + 1) is None

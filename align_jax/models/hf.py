@@ -20,7 +20,8 @@ import safetensors.numpy
 from jax.sharding import NamedSharding
 
 from align_jax import sharding
-from align_jax.models import hf_config, hf_tensors, transformer
+from align_jax.models import hf_config, hf_tensors, weights
+from align_jax.models.config import ModelConfig
 
 NAMED = 8  # tensors in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
@@ -52,7 +53,7 @@ CLASSES = {
 
 class Model(NamedTuple):
   params: dict
-  config: transformer.ModelConfig
+  config: ModelConfig
   hf_config: dict  # the config.json it came with
 
 
@@ -271,7 +272,7 @@ def _blank(spec, dtype, mesh):
 
 def _fill(rows, names, stored, config, dtype, mesh):
   """Each tensor into its parameter; the whole of one is its only copy."""
-  specs = transformer.specs(config)
+  specs = weights.specs(config)
   params = {**specs, 'layers': dict(specs['layers'])}
   for row in rows:
     *above, leaf = row.path
@@ -289,11 +290,9 @@ def _fill(rows, names, stored, config, dtype, mesh):
       x = _write(tree[leaf], x, np.asarray(row.start, np.int32))
     tree[leaf] = x
   # What no tensor fills is a new head.
-  blank = lambda x: (
-    _blank(x, dtype, mesh) if isinstance(x, transformer.Spec) else x
-  )
+  blank = lambda x: _blank(x, dtype, mesh) if isinstance(x, weights.Spec) else x
   return jax.tree.map(
-    blank, params, is_leaf=lambda x: isinstance(x, transformer.Spec)
+    blank, params, is_leaf=lambda x: isinstance(x, weights.Spec)
   )
 
 

@@ -2,7 +2,7 @@
 
 A family is a table of rows: the tensor's name, the parameter, the part of it
 that the tensor fills, and how its layout turns into ours and back. Rows of
-parameters that a model does not have (`transformer.specs`) are skipped.
+parameters that a model does not have (`weights.specs`) are skipped.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_jax.models import transformer
+from align_jax.models import weights
 
 ALL = ()  # the part of a parameter that is the whole of it
 
@@ -242,7 +242,7 @@ def tensors(c, family):
     c: ModelConfig.
     family: name in FAMILIES.
   """
-  specs = transformer.specs(c)
+  specs = weights.specs(c)
   top, prefix, layer = FAMILIES[family](c)
   rows = []
   for name, (leaf, part, form) in top.items():

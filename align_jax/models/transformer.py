@@ -2,8 +2,8 @@
 
 Grouped-query attention, RoPE, RMSNorm, SwiGLU, unless the switches of its
 ModelConfig say otherwise; models/hf.py sets them for published checkpoints.
-Parameters are a dict of arrays, laid out by one table of `Spec` rows (`specs`);
-layers are stacked on the first axis. Three ways through the same layer:
+Parameters are a dict of arrays (models/weights.py); layers are stacked on the
+first axis. Three ways through the same layer:
 
   hidden_states   prompts and all completion tokens at once (scoring, training)
   prefill         prompts, keeping their keys and values
@@ -15,165 +15,28 @@ ever repeated per completion, unless a fused kernel wants whole rows
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from align_jax import ops
 from align_jax.models import cache, fused
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
-from align_jax.models.config import ModelConfig
+from align_jax.models.config import ModelConfig  # noqa: F401
 from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope, turns
+
+# The rest of what `interface.of` finds in this module.
+from align_jax.models.weights import (  # noqa: F401
+  axes,
+  init,
+  matrix_dims,
+  width,
+)
 from align_jax.sharding import shard
 
 UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
-
-
-class Spec(NamedTuple):
-  shape: tuple[int, ...]
-  axes: tuple[str | None, ...]  # logical names, see sharding.RULES
-  init: Callable  # standard normal noise of that shape -> array
-
-
-def _normal(scale):
-  return lambda noise: scale * noise
-
-
-_ones, _zeros = jnp.ones_like, jnp.zeros_like
-
-
-def specs(c: ModelConfig):
-  """The one table of parameters: shape, logical axes, initialiser."""
-  L, D, V = c.num_layers, c.dim, c.vocab_size
-  norms = ['attention_norm', 'mlp_norm']
-  if c.post_norms:
-    norms += ['attention_post_norm', 'mlp_post_norm']
-  layers = {**_attention_specs(c), **_mlp_specs(c)}
-  for name in norms:
-    layers |= _norm_specs(name, (L, D), c)
-  table = {
-    'embed': Spec((V, D), ('vocab', 'embed'), _normal(0.02)),
-    'layers': layers,
-    **_norm_specs('norm', (D,), c),
-  }
-  if c.num_positions:
-    table['positions'] = Spec(
-      (c.num_positions, D), (None, 'embed'), _normal(0.02)
-    )
-  if c.head == 'scalar':
-    table['head'] = Spec((D,), ('embed',), _zeros)
-  elif not c.tie_embeddings:
-    table['head'] = Spec((D, V), ('embed', 'vocab'), _normal(0.02))
-  return table
-
-
-def _attention_specs(c):
-  L, D, K, H = c.num_layers, c.dim, c.num_kv_heads, c.head_dim
-  R = c.num_heads // K
-  # Keeps the residual stream's size at init.
-  out = 1 / (2 * L) ** 0.5 * (K * R * H) ** -0.5
-  table = {
-    # R query heads, one key head and one value head per kv head: one matmul.
-    'qkv': Spec(
-      (L, D, K, R + 2, H),
-      (None, 'embed', 'heads', None, None),
-      _normal(D**-0.5),
-    ),
-    'o': Spec(
-      (L, K, R, H, D), (None, 'heads', None, None, 'embed'), _normal(out)
-    ),
-  }
-  if c.qkv_bias:
-    axes = (None, 'heads', None, None)
-    table['qkv_bias'] = Spec((L, K, R + 2, H), axes, _zeros)
-  if c.o_bias:
-    table['o_bias'] = Spec((L, D), (None, None), _zeros)
-  if c.qk_norm:
-    scale = Spec((L, H), (None, None), _scale(c))
-    table |= {'q_norm': scale, 'k_norm': scale}
-  return table
-
-
-def _mlp_specs(c):
-  L, D, F = c.num_layers, c.dim, c.mlp_dim
-  E, experts = ((c.num_experts,), (None,)) if c.num_experts else ((), ())
-  into, out = _normal(D**-0.5), _normal(1 / (2 * L) ** 0.5 * F**-0.5)
-  table = {'down': Spec((L, *E, F, D), (None, *experts, 'mlp', 'embed'), out)}
-  if c.gated:
-    axes = (None, *experts, 'embed', None, 'mlp')
-    table['gate_up'] = Spec((L, *E, D, 2, F), axes, into)
-  else:
-    table['up'] = Spec((L, D, F), (None, 'embed', 'mlp'), into)
-  if c.num_experts:
-    table['router'] = Spec((L, D, *E), (None, 'embed', None), into)
-  if c.mlp_bias:
-    name, sizes = ('gate_up_bias', (2,)) if c.gated else ('up_bias', ())
-    axes = (None, *(None for _ in sizes), 'mlp')
-    table[name] = Spec((L, *sizes, F), axes, _zeros)
-    table['down_bias'] = Spec((L, D), (None, None), _zeros)
-  return table
-
-
-def _scale(c):
-  return _zeros if c.norm_offset else _ones
-
-
-def _norm_specs(name, shape, c):
-  axes = (None,) * len(shape)
-  table = {name: Spec(shape, axes, _scale(c))}
-  if c.norm == 'layer':
-    table[f'{name}_bias'] = Spec(shape, axes, _zeros)
-  return table
-
-
-def _is_spec(x):
-  return isinstance(x, Spec)
-
-
-def init(key, c: ModelConfig):
-  """Parameters float32, drawn from `specs`."""
-  table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  # One draw for all: XLA needs a second to compile one, for each shape.
-  sizes = [math.prod(s.shape) for s in table]
-  noise = jax.random.normal(key, (sum(sizes),))
-  parts = jnp.split(noise, np.cumsum(sizes)[:-1])
-  return treedef.unflatten(
-    s.init(part.reshape(s.shape)) for s, part in zip(table, parts)
-  )
-
-
-def axes(c: ModelConfig):
-  """Logical axes of each parameter, for `sharding.place`."""
-  return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
-
-
-def width(c):
-  """D: the size of a hidden state."""
-  return c.dim
-
-
-def matrix_dims(path, shape, c):
-  """(stacked, input) dimensions of the matrix at `path`, for LoRA.
-
-  Raises:
-    ValueError: not a matrix.
-  """
-  name = path.split('.')[-1]
-  if name not in INPUTS:
-    raise ValueError(f'{path} is none of the matrices {sorted(INPUTS)}')
-  stacked = 1 if path.startswith('layers.') else 0
-  if c.num_experts and name in ('gate_up', 'down'):
-    stacked += 1
-  return stacked, INPUTS[name]
-
-
-# Input dimensions of a layer's matrices, and of the head's.
-INPUTS = {'qkv': 1, 'o': 3, 'gate_up': 1, 'up': 1, 'down': 1, 'router': 1}
-INPUTS |= {'head': 1}
 
 
 def _layers(params, c):

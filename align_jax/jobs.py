@@ -2,7 +2,7 @@
 
 On a CPU small runs gain nothing from a second core each, but two runs side by
 side do: each worker is a process with one thread for its matmuls, and stays on
-one core where there is one for each.
+a core of its own if they are as many as cores.
 """
 
 import concurrent.futures as futures
@@ -119,9 +119,13 @@ def _work(job):
 
 
 def core_of(number, workers):
-  """What worker `number` stays on; None: it may roam."""
+  """What worker `number` stays on; None: it may roam.
+
+  Two on a core, or on the two halves of one, would be slower than roaming: they
+  stay where every core gets one.
+  """
   cores = _cores()
-  if workers > len(cores) or not hasattr(os, 'sched_setaffinity'):
+  if workers != len(cores) or not hasattr(os, 'sched_setaffinity'):
     return None
   return cores[number]
 

@@ -89,8 +89,9 @@ def test_a_job_that_fails_ends_the_others():
 @pytest.mark.skipif(
   not hasattr(os, 'sched_getaffinity'), reason='cores cannot be told apart'
 )
-def test_no_two_workers_share_a_core_and_too_many_roam():
+def test_no_two_workers_share_a_core_and_more_or_fewer_roam():
   here = os.sched_getaffinity(0)
   all_of_them = [jobs.core_of(i, len(here)) for i in range(len(here))]
   assert set(all_of_them) == here
   assert jobs.core_of(0, len(here) + 1) is None
+  assert jobs.core_of(0, len(here) - 1) is None

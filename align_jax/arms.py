@@ -86,14 +86,18 @@ def _sampling(read):
 
 
 def reference(seed, run):
-  """Samples of the reference, whose log-probs under it the sampler knows."""
+  """Samples of the reference, whose log-probs under it the sampler knows.
+
+  In float32: in fewer bits decoding and scoring differ by more than rounding.
+  """
+  draw, read = sampler_of(seed, run), sources.anchor('ref')
 
   def annotate(ref_params, batch):
     ops.require_own_samples(batch)
     return batch.replace(ref_logps=batch.sampler_logps)
 
-  draw, read = sampler_of(seed, run), sources.anchor('ref')
-  return _online(seed, run, draw, read, annotate)
+  exact = getattr(seed.task.model, 'dtype', '') == 'float32'
+  return _online(seed, run, draw, read, annotate if exact else None)
 
 
 def teacher(seed, run):
@@ -140,10 +144,19 @@ def _reference_opponent(seed, run):
   return lambda both, *args: draw(both[1], *args)
 
 
+def _fixed(seed, run, data, order):
+  """Batches of fixed data; a reference that moves annotates them anew."""
+  draw = buckets.offline(data, order, run['length_buckets'])
+  if 'ref' not in run['refresh_every']:
+    return draw
+  _, _, annotate = policy_programs(seed.task.model)
+  return lambda *args: annotate(args[0].anchors['ref'], draw(*args))
+
+
 def golden_pairs(seed, run):
   """The fixed data set of golden-labelled pairs of the reference."""
   order = sources.epochs(seed.pairs.num_prompts, run['batch_size'], seed.number)
-  return buckets.offline(seed.pairs, order, run['length_buckets'])
+  return _fixed(seed, run, seed.pairs, order)
 
 
 def file_pairs(seed, run):
@@ -151,22 +164,18 @@ def file_pairs(seed, run):
   pairs = seed.task.pairs
   if pairs is None:
     raise ValueError(f"{run['name']}: source 'file_pairs': the task has none")
-  _, _, annotate = policy_programs(seed.task.model)
   order = sources.epochs(pairs.num_prompts, run['batch_size'], seed.number)
-  if 'ref' in run['refresh_every']:  # it moves
-    draw = buckets.offline(pairs, order, run['length_buckets'])
-    return lambda state, key, step: annotate(
-      state.anchors['ref'], draw(state, key, step)
+  if 'ref' not in run['refresh_every']:
+    _, _, annotate = policy_programs(seed.task.model)
+    pairs = reference_logps.annotated(
+      pairs,
+      seed.reference,
+      annotate,
+      config=seed.task.model,
+      folder=seed.directory.parent / 'reference_logps',
+      batch_size=run['batch_size'],
     )
-  pairs = reference_logps.annotated(
-    pairs,
-    seed.reference,
-    annotate,
-    config=seed.task.model,
-    folder=seed.directory.parent / 'reference_logps',
-    batch_size=run['batch_size'],
-  )
-  return buckets.offline(pairs, order, run['length_buckets'])
+  return _fixed(seed, run, pairs, order)
 
 
 def log_of_run(seed, run):
@@ -177,8 +186,7 @@ def log_of_run(seed, run):
     shuffle=run['shuffle'] or run['steps'],
     seed=seed.number,
   )
-  log = read_log(seed.directory / run['log_of'])
-  return buckets.offline(log, order, run['length_buckets'])
+  return _fixed(seed, run, read_log(seed.directory / run['log_of']), order)
 
 
 def mixed(seed, run):

@@ -121,8 +121,8 @@ def _work(job):
 def core_of(number, workers):
   """What worker `number` stays on; None: it may roam.
 
-  Two on a core, or on the two halves of one, would be slower than roaming: they
-  stay where every core gets one.
+  They stay where every core has one: fewer could meet on the two halves of a
+  core, and more on one.
   """
   cores = _cores()
   if workers != len(cores) or not hasattr(os, 'sched_setaffinity'):

@@ -11,7 +11,6 @@ from align_jax.arms import make_source, reward_of, sampler_of, start_of
 from align_jax.checkpoint import Checkpoints
 from align_jax.evaluate import Judge, checkpoint_steps, evaluate
 from align_jax.metrics import Writer
-from align_jax.models import fused
 from align_jax.programs import (
   forward_of,
   policy_of,
@@ -128,12 +127,10 @@ def run_together(cfg, runs, workdir, report=silent):
   it, up to rounding; checkpoints on the way are those of all.
 
   Raises:
-    ValueError: a reward is computed on the host, or the model's attention is of
-      a kernel that cannot be stacked.
+    ValueError: a reward is computed on the host.
   """
   first = runs[0]
   seed = prepare_seed(cfg, first['seed'], workdir)
-  fused.check_vmap(seed.task.model)
   forward, reads_anchors = forward_of(seed.task.model, first)
   states = [start_of(seed, run) for run in runs]
   programs = [

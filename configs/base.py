@@ -24,6 +24,8 @@ def get_config():
       head_dim=16,
       mlp_dim=128,
       tie_embeddings=True,
+      attention='auto',  # 'plain' | a name in align_jax.models.fused.KERNELS
+      # | 'auto': one of these that the machine can run, else plain
     )
   )
 
@@ -100,8 +102,8 @@ def get_config():
       points=0,  # measured on the way; 0: eval.points
       batch_size=32,  # prompts per step
       group_size=2,  # completions per prompt
-      slots=0,  # rows sampled at a time: one that ends makes room for the
-      # next, for lengths that differ much; 0: all at once
+      slots=0,  # rows that training samples at a time: one that ends makes
+      # room for the next, for lengths that differ much; 0: all at once
       learning_rate=1e-4,
       warmup_steps=0,
       max_grad_norm=1.0,

@@ -26,6 +26,8 @@ from align_jax import (
 )
 from align_jax.jobs import Job
 from align_jax.metrics import read_jsonl, write_atomically
+from align_jax.models import fused, initial
+from align_jax.models.interface import from_fields
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
@@ -168,10 +170,16 @@ def check(cfg, runs):
       )
     check_teacher(run, runs)
   checks.check_proxy(cfg['proxy'], cfg['golden'])
-  if cfg['together'] and math.prod(cfg['mesh'].values()) > 1:
-    raise ValueError('together=True stacks runs on one device, mesh has more')
+  if cfg['together']:
+    check_together(cfg)
   for note in dict.fromkeys(note for run in runs for note in checks.notes(run)):
     print(f'note: {note}', file=sys.stderr)
+
+
+def check_together(cfg):
+  if math.prod(cfg['mesh'].values()) > 1:
+    raise ValueError('together=True stacks runs on one device, mesh has more')
+  fused.check_vmap(from_fields(**initial.model_fields(cfg['model'])))
 
 
 def check_teacher(run, runs):

@@ -3,7 +3,11 @@
 import contextlib
 import functools
 import importlib.util
+import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -174,3 +178,15 @@ def judge(causal):
 @pytest.fixture(scope='session')
 def reward(scalar):
   return judges.reward_model(scalar)
+
+
+def python(code, **env):
+  """What a fresh interpreter prints as JSON on its last line."""
+  here = pathlib.Path(__file__).parent
+  path = os.pathsep.join([str(here), str(here.parent)])
+  env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **env}
+  done = subprocess.run(
+    [sys.executable, '-c', code], env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  return json.loads(done.stdout.splitlines()[-1])

@@ -8,18 +8,17 @@ looked at without one.
 import dataclasses
 import functools
 import importlib.util
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import python
 
 from align_jax.models import fused, hf, initial, transformer
+from configs import toy
+from experiments import common
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
 CONFIG = transformer.ModelConfig(
@@ -222,6 +221,10 @@ def test_runs_that_cannot_be_stacked_are_named(monkeypatch):
   fused.check_vmap(dataclasses.replace(CONFIG, attention='plain'))
   with pytest.raises(ValueError, match="attention='plain', got 'auto'"):
     fused.check_vmap(CONFIG)
+  cfg = common.as_dict(toy.get_config())
+  common.check(cfg, common.sweep(cfg))
+  with pytest.raises(ValueError, match="model.attention='plain', got 'auto'"):
+    common.check({**cfg, 'together': True}, common.sweep(cfg))
 
 
 def test_auto_on_a_cpu_is_plain():
@@ -291,17 +294,6 @@ def test_attention_beside_a_checkpoint(tmp_path):
   assert hf.load(tmp_path).config.attention == 'auto'
   fields = initial.model_fields(dict(checkpoint=str(folder), attention='plain'))
   assert fields['attention'] == 'plain'
-
-
-def python(code, **env):
-  here = pathlib.Path(__file__).parent
-  path = os.pathsep.join([str(here), str(here.parent)])
-  env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **env}
-  done = subprocess.run(
-    [sys.executable, '-c', code], env=env, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
 
 
 MESH = """

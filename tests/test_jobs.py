@@ -10,11 +10,15 @@ from align_jax import jobs
 from align_jax.jobs import Job
 
 
-def note(path, report):
-  """Says who ran it and when."""
+def note(path, partner, report):
+  """Says who ran it and when; ends once its partner has begun."""
   start = time.time()
   report(1, {'kl': 0.5})
-  time.sleep(0.3)
+  path.with_suffix('.begun').touch()
+  while not partner.with_suffix('.begun').exists():
+    if time.time() > start + 60:
+      raise TimeoutError(f'{partner} has not begun')
+    time.sleep(0.01)
   cores = getattr(os, 'sched_getaffinity', lambda pid: [])(0)
   told = dict(
     process=os.getpid(),
@@ -34,8 +38,17 @@ def wait(report):
   time.sleep(60)
 
 
-def diamond(folder):
-  job = lambda name, *needs: Job(name, note, (folder / name,), needs)
+def diamond(folder, partners):
+  """`left` and `right` side by side, between `first` and `last`.
+
+  Args:
+    partners: {name: the job that must be running before it may end}.
+  """
+
+  def job(name, *needs):
+    partner = folder / partners.get(name, name)
+    return Job(name, note, (folder / name, partner), needs)
+
   return [job('last', 'left', 'right')] + [
     job('left', 'first'),
     job('right', 'first'),
@@ -44,7 +57,7 @@ def diamond(folder):
 
 
 def test_jobs_come_after_what_they_need(tmp_path):
-  names = [job.name for job in jobs.in_order(diamond(tmp_path))]
+  names = [job.name for job in jobs.in_order(diamond(tmp_path, {}))]
   assert names == ['first', 'left', 'right', 'last']
   with pytest.raises(ValueError, match="never end: \\['nothing'\\]"):
     jobs.in_order([Job('x', note, needs=('nothing',))])
@@ -54,10 +67,10 @@ def test_jobs_come_after_what_they_need(tmp_path):
 def test_all_jobs_run_in_order_and_report(workers, tmp_path):
   seen = []
   progress = lambda *row: seen.append(row)
-  jobs.run(diamond(tmp_path), workers=workers, progress=progress)
-  told = {
-    path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()
-  }
+  both = {'left': 'right', 'right': 'left'} if workers == 2 else {}
+  todo = diamond(tmp_path, both)
+  jobs.run(todo, workers=workers, progress=progress)
+  told = {x.name: json.loads((tmp_path / x.name).read_text()) for x in todo}
   starts = {name: row['start'] for name, row in told.items()}
   ends = {name: row['end'] for name, row in told.items()}
   assert ends['first'] <= min(starts['left'], starts['right'])

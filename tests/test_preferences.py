@@ -13,6 +13,7 @@ from preference_files import hh, ultrafeedback, write
 
 from align_jax import arms, batches, data, judges, seeds
 from align_jax.models import initial
+from align_jax.programs import policy_programs
 from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
 from experiments import common
@@ -291,10 +292,13 @@ def test_no_sft_leaves_the_checkpoint_as_the_reference(
   assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
   assert batch.rewards.tolist() == [1, 0] * 4
   # A reference that moves is asked anew.
-  state = types.SimpleNamespace(anchors={'ref': seed.reference})
+  moved = jax.tree.map(lambda x: 1.1 * x, seed.reference)
+  state = types.SimpleNamespace(anchors={'ref': moved})
   moving = {**run, 'refresh_every': {'ref': 1}}
   again = arms.SOURCES['file_pairs'](seed, moving)(state, None, 0)
-  np.testing.assert_allclose(again.ref_logps, batch.ref_logps, atol=1e-5)
+  logps, _, _ = policy_programs(seed.task.model)
+  np.testing.assert_array_equal(again.ref_logps, logps(moved, batch))
+  assert np.abs(again.ref_logps - batch.ref_logps).max() > 1e-3
   shapes = batch.prompts.shape[1], batch.completions.shape[1]
   run |= dict(batch_size=1, length_buckets=((shapes[0], shapes[1] - 1),))
   draw = arms.SOURCES['file_pairs'](seed, run)

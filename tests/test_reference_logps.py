@@ -59,5 +59,6 @@ def test_the_hash_tells_shapes_and_names_apart():
     {'b': zeros},
     [zeros[:2], zeros[2:]],
     np.float32(0),
+    np.zeros(1, np.float32),
   ]
   assert len({content_hash('', tree) for tree in trees}) == len(trees)

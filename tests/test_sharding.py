@@ -3,14 +3,9 @@
 The devices are forced in a subprocess: a process has one set of them.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import pytest
+from conftest import python
 
 from align_jax import sharding
 
@@ -115,18 +110,8 @@ print(json.dumps({
 
 @pytest.fixture(scope='module')
 def eight():
-  here = pathlib.Path(__file__).parent
-  env = {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
-    'PYTHONPATH': os.pathsep.join([str(here), str(here.parent)]),
-  }
-  done = subprocess.run(
-    [sys.executable, '-c', EIGHT], env=env, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  flags = '--xla_force_host_platform_device_count=8'
+  return python(EIGHT, XLA_FLAGS=flags)
 
 
 def test_same_result_as_on_one_device(eight):

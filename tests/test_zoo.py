@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax import arms, checkpoint, checks, losses, seeds, train
+from align_jax import arms, checkpoint, checks, losses, sampling, seeds, train
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
 from align_jax.metrics import read_jsonl
@@ -329,14 +329,41 @@ def test_the_reference_knows_its_own_log_probs(workdir, cfg):
   )
 
 
-def test_slots_change_when_a_row_is_sampled_and_not_what(workdir, cfg):
+@pytest.mark.parametrize('source', ['golden_pairs', 'log'])
+def test_a_reference_that_moves_annotates_fixed_data(
+  source, workdir, cfg, batches_of
+):
   seed = seeds.prepare_seed(cfg, 0, workdir)
-  run = run_of(cfg)
+  fields = dict(log_of='logged', shuffle=2, refresh_every={'ref': 2})
+  run = {**run_of(cfg), **fields}
+  moved = jax.tree.map(lambda x: 1.1 * x, seed.reference)
+  state = types.SimpleNamespace(anchors={'ref': moved})
+  logps, _, _ = policy_programs(seed.task.model)
+  batch = arms.SOURCES[source](seed, run)(state, None, 0)
+  np.testing.assert_array_equal(batch.ref_logps, logps(moved, batch))
+  still = arms.SOURCES[source](seed, {**run, 'refresh_every': {}})
+  difference = still(state, None, 0).ref_logps - batch.ref_logps
+  assert np.abs(difference).max() > 1e-3
+
+
+def test_slots_change_when_a_row_is_sampled_and_not_what(
+  workdir, cfg, monkeypatch
+):
+  seed = seeds.prepare_seed(cfg, 0, workdir)
+  run, asked = run_of(cfg), []
+  by_slots = sampling.sample_many
+
+  def counted(*args, slots, **kwargs):
+    asked.append(slots)
+    return by_slots(*args, slots=slots, **kwargs)
+
+  monkeypatch.setattr(sampling, 'sample_many', counted)
   state = arms.start_of(seed, run)
   few, all_at_once = (
     arms.make_source(seed, {**run, 'slots': n})(state, jax.random.key(0), 0)
     for n in (3, 0)
   )
+  assert asked == [3]
   # Sums of other shapes may tip a draw.
   same = (few.completions == all_at_once.completions).all(1)
   assert len(same) > 3 and same.mean() > 0.8

@@ -43,7 +43,7 @@ def model_fields(model, max_length=0):
       max_length,
       head='lm',
       dtype=_dtype(model, 'dtype'),
-      attention=model.get('attention') or 'auto',
+      attention=model.get('attention', 'auto'),
     )
   )
 

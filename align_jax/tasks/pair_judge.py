@@ -33,11 +33,7 @@ def odds(pairs, config):
 
 def scores(gold, pairs):
   """The judge's score of every row: f32 [N, 2]."""
-  found = []
-  for start in range(0, pairs.num_prompts, ROWS):
-    # The last batch wraps around, to keep one shape.
-    index = np.arange(start, start + ROWS) % pairs.num_prompts
-    found.append(np.asarray(gold(batches.take(pairs, index))))
+  found = [np.asarray(gold(x)) for x in batches.parts(pairs, ROWS)]
   return ops.by_group(np.concatenate(found), 2)[: pairs.num_prompts]
 
 

@@ -27,6 +27,8 @@ SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason='no real data')
 TORCH = importlib.util.find_spec('torch') is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason='needs torch')
+# Of the smallest policies that are still grouped-query and gated.
+SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 
 
 @contextlib.contextmanager
@@ -80,15 +82,7 @@ def config():
 @pytest.fixture(scope='session')
 def tiny():
   """Of four tokens: whatever it may write can be enumerated."""
-  return transformer.ModelConfig(
-    vocab_size=4,
-    dim=8,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-    mlp_dim=8,
-  )
+  return transformer.ModelConfig(vocab_size=4, num_layers=1, **SIZES)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -5,21 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, SIZES
 
 from align_jax import data
 from align_jax.tasks import arithmetic
 
 GSM8K = SHARED / 'gsm8k' / 'train.jsonl.gz'
-MODEL = dict(
-  vocab_size=259,
-  dim=8,
-  num_layers=1,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=4,
-  mlp_dim=8,
-)
+MODEL = dict(vocab_size=259, num_layers=1, **SIZES)
 KNOBS = dict(
   model=MODEL,
   sft_batch_size=16,

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_checkpoints
-from conftest import SHARED, needs_shared
+from conftest import SHARED, SIZES, needs_shared
 from preference_files import hh, ultrafeedback, write
 
 from align_jax import arms, batches, data, judges, seeds
@@ -18,7 +18,6 @@ from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
 from experiments import common
 
-SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 S, T = 24, 16
 
 

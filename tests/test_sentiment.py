@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared
+from conftest import SHARED, SIZES, needs_shared
 
 from align_jax import data
 from align_jax.tasks import judge, sentiment, windows
 
 S, T, SFT_LEN = 4, 6, 10
-SIZES = dict(dim=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8)
 WORDS = {0: 'bad dull awful poor', 1: 'good bright lovely rich'}
 BOS, EOS = 1, 2
 

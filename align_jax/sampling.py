@@ -49,11 +49,7 @@ class _Sampler:
 
   @functools.cached_property
   def heads(self):
-    """[D, V] each: the transpose of a tied one is slower to multiply by."""
-    heads = [
-      of(self.config).head_weights(p, self.config) for p in self.policies
-    ]
-    return jax.lax.optimization_barrier(heads)
+    return [of(self.config).decode_head(p, self.config) for p in self.policies]
 
   def start(self, prompts, valid, uniforms):
     """Prompts [P, S], uniforms [P, G] -> the first tokens, as `draw` returns
@@ -88,6 +84,8 @@ class _Sampler:
       of(self.config).logits(s, w, self.config)
       for s, w in zip(states, self.heads)
     ]
+    # XLA would make them part of the search for the largest, and slower.
+    logits = jax.lax.optimization_barrier(logits)
     if len(logits) == 1:
       return logits[0]
     return geometric_mixture(logits, self.shares)

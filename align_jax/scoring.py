@@ -25,10 +25,10 @@ def predicting_states(params, c, batch):
     batch.prompt_valid,
     completions[..., :-1],
     valid[..., :-1],
+    last=1,  # Left padding puts every prompt's last token in the last slot.
   )
-  # Left padding puts every prompt's last token in the last slot.
   first = jnp.broadcast_to(
-    prompt[:, None, -1:], (*completions.shape[:2], 1, prompt.shape[-1])
+    prompt[:, None], (*completions.shape[:2], 1, prompt.shape[-1])
   )
   states = jnp.concatenate([first, completion], 2)
   return states.reshape(-1, *states.shape[2:])
@@ -162,6 +162,7 @@ def _completion_states(params, config, batch):
     batch.prompt_valid,
     group(batch.completions),
     group(batch.valid),
+    last=1,
   )
   return states.reshape(-1, *states.shape[2:])
 

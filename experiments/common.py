@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from align_jax import (
   checks,
   jobs,
+  memory,
   protocol,
   seeds,
   sharding,
@@ -402,6 +403,7 @@ def start(run):
         raise
       sys.exit(one_line(error))
 
+  memory.keep()
   app.run(guarded, flags_parser=parse)
 
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import EOS_ID
 from scipy import stats
 
-from align_jax import drawing, ops, scoring
-from align_jax.models import bow, transformer
+from align_jax import drawing, ops, sampling, scoring
+from align_jax.models import bow, parts, transformer
 from align_jax.types import Batch
 
 
@@ -165,6 +165,58 @@ def test_a_completion_of_one_token(params, ref_params, batch, config):
     kls(params, ref_params, batch),
   )
   jax.tree.map(lambda x, y: close(x, y[:, :1]), got, want)
+
+
+@pytest.mark.parametrize('unrolled', [0, 8])
+@pytest.mark.parametrize('windows', [(), (0, 3)])
+def test_the_last_states_of_a_prompt_are_those_of_all(
+  config, params, batch, monkeypatch, windows, unrolled
+):
+  """Values and gradients, whether or not the last layer leaves others out."""
+  monkeypatch.setattr(transformer, 'UNROLLED', unrolled)
+  c = dataclasses.replace(config, windows=windows)
+  rows = [
+    ops.by_group(x, batch.group_size) for x in (batch.completions, batch.valid)
+  ]
+
+  def f(params, last):
+    prompt, own = transformer.hidden_states(
+      params, c, batch.prompts, batch.prompt_valid, *rows, last
+    )
+    kept = jnp.where(batch.prompt_valid[:, -2:, None], prompt[:, -2:], 0)
+    own = jnp.where(rows[1][..., None], own, 0)
+    return jnp.square(kept).sum() + jnp.sin(own).sum(), (kept, own, prompt)
+
+  program = jax.jit(jax.value_and_grad(f, has_aux=True), static_argnums=1)
+  (_, (*few, states)), gradient = program(params, 2)
+  (_, (*all_, _)), want = program(params, None)
+  assert states.shape[1] == 2
+  jax.tree.map(close, few, all_)
+  jax.tree.map(functools.partial(close, atol=1e-4), gradient, want)
+
+
+@pytest.mark.parametrize(
+  'change', [{}, {'tie_embeddings': False}, {'num_experts': 3}]
+)
+def test_turned_matrices_decode_the_same(config, prompts, change, monkeypatch):
+  c = dataclasses.replace(config, **change)
+  params = transformer.init(jax.random.key(5), c)
+
+  def decoded():
+    draw = functools.partial(
+      sampling.sample, config=c, group_size=2, max_new_tokens=5
+    )
+    return jax.jit(draw)(params, *prompts, jax.random.key(6))
+
+  plain = decoded()
+  monkeypatch.setattr(transformer, 'TURNED', 0)
+  turned = transformer.split_layers(params, c)['layers'][0]
+  kinds = {name for name, x in turned.items() if isinstance(x, parts.Turned)}
+  experts = {'gate_up', 'down'} if c.num_experts else set()
+  assert kinds - {'router'} == {'qkv', 'o', 'gate_up', 'down'} - experts
+  got = decoded()
+  np.testing.assert_array_equal(got.completions, plain.completions)
+  close(got.sampler_logps, plain.sampler_logps)
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.6])

@@ -113,11 +113,14 @@ def _rows(prompts, completions):
   return jnp.concatenate([copies, completions], -1)
 
 
-def hidden_states(params, c, prompts, prompt_valid, completions, valid):
-  """See `transformer.hidden_states`: [P, S, D] and [P, G, T, D]."""
+def hidden_states(
+  params, c, prompts, prompt_valid, completions, valid, last=None
+):
+  """See `transformer.hidden_states`: [P, last, D] and [P, G, T, D]."""
   rows = _rows(prompts, completions), _rows(prompt_valid, valid)
   states, size = _states(params, c, *rows), prompts.shape[1]
-  return states[:, 0, :size], states[:, :, size:]
+  first = 0 if last is None else max(size - last, 0)
+  return states[:, 0, first:size], states[:, :, size:]
 
 
 def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
@@ -158,6 +161,9 @@ def decode_step(
 def head_weights(params, c):
   """See `Adapter.head_weights`."""
   return c.head_weights(params['module'])
+
+
+decode_head = head_weights
 
 
 def logits(states, weights, c):

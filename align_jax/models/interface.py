@@ -6,7 +6,7 @@ rest of the package runs it by `of(c)`, which has
   init(key, c), axes(c), width(c)                parameters, their axes, D
   hidden_states(params, c, prompts, ...)         all tokens at once
   prefill, empty_cache, split_layers, decode_step   a token at a time
-  head_weights(params, c), logits(states, weights, c)
+  head_weights(params, c), decode_head(params, c), logits(states, weights, c)
   matrix_dims(path, shape, c)                    what LoRA may adapt
 
 as `models.transformer` documents them. A record of another kind registers

@@ -2,15 +2,34 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
+class Turned(NamedTuple):
+  """Weights [*in, *out] that are kept as [*out, *in]."""
+
+  weights: jax.Array
+
+
+def turn(weights, contracted=1):
+  """-> Turned, of weights [*in, *out] with `contracted` dimensions in."""
+  order = [*range(contracted, weights.ndim), *range(contracted)]
+  return Turned(weights.transpose(order))
+
+
 def project(x, weights, contracted=1):
   """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
-  inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
   rows = x.shape[: x.ndim - contracted]
+  if isinstance(weights, Turned):
+    outputs = weights.weights.shape[:-contracted]
+    flat = weights.weights.astype(x.dtype).reshape(math.prod(outputs), -1)
+    # As it stands: XLA would write it as the product that is not turned.
+    product = flat @ x.reshape(-1, flat.shape[1]).T
+    return jax.lax.optimization_barrier(product).T.reshape(*rows, *outputs)
+  inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
   weights = weights.astype(x.dtype).reshape(math.prod(inputs), -1)
   return (x.reshape(-1, len(weights)) @ weights).reshape(*rows, *outputs)
 

@@ -24,11 +24,20 @@ from align_jax import ops
 from align_jax.models import cache, fused
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
-from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
+from align_jax.models.parts import (
+  Turned,
+  mlp,
+  norm,
+  project,
+  soft_cap,
+  turn,
+  with_bias,
+)
 from align_jax.models.rope import frequencies, rope, turns
 
 # The rest of what `interface.of` finds in this module.
 from align_jax.models.weights import (  # noqa: F401
+  INPUTS,
   axes,
   init,
   matrix_dims,
@@ -36,7 +45,10 @@ from align_jax.models.weights import (  # noqa: F401
 )
 from align_jax.sharding import shard
 
-UNROLLED = 4  # layers; a stack no deeper compiles and runs faster unrolled
+UNROLLED = 8  # layers; a stack no deeper runs faster so, and compiles as soon
+# Numbers in a model from which on a few rows are multiplied faster by turned
+# matrices: on a CPU, where they come from memory and not from its cache.
+TURNED = 2**22
 
 
 def _layers(params, c):
@@ -118,23 +130,32 @@ def _in_sight(mask, layer, queries, keys):
   return mask & (distance < layer['window'])
 
 
-def _prompt_layer(x, layer, places, valid, c, kernel):
-  """x [P, S, D] -> x, and this layer's keys and values [P, K, S, H]."""
+def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
+  """x [P, S, D] -> x, and this layer's keys and values [P, K, S, H].
+
+  Given `last`, x is [P, last, D], of the last slots.
+  """
   q, k, v = _qkv(x, layer, places, c)
   kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
-  if kernel:
+  x, q = _last(x, last), _last(q, last)
+  if kernel and last is None:
     attended = kernel(q, k, v, valid, valid)
   else:
     attended = _attend_prompts(q, kv, layer, places.index, valid, c)
   return _after_attention(x, attended, layer, c), kv
 
 
+def _last(x, slots):
+  """x [P, S, ...] of that many of its last slots; None: of all."""
+  return x if slots is None else x[:, max(x.shape[1] - slots, 0) :]
+
+
 def _attend_prompts(q, kv, layer, positions, valid, c):
-  """q [P, S, K, R, H] -> the same."""
-  q = jnp.moveaxis(q, 1, 3)  # [P, K, R, S, H]
-  size = valid.shape[1]
-  mask = jnp.tril(jnp.ones((size, size), bool)) & valid[:, None]
-  mask = _in_sight(mask, layer, positions, positions)
+  """q [P, T, K, R, H] of the last T of S slots -> the same."""
+  q = jnp.moveaxis(q, 1, 3)  # [P, K, R, T, H]
+  size, first = valid.shape[1], valid.shape[1] - q.shape[3]
+  mask = jnp.tril(jnp.ones((size, size), bool))[first:] & valid[:, None]
+  mask = _in_sight(mask, layer, positions[:, first:], positions)
   parts = [(PROMPT, *kv, mask[:, None, None])]
   return jnp.moveaxis(attend(q, parts, c.attention_softcap), 3, 1)
 
@@ -211,19 +232,34 @@ def _check_length(c, size):
     )
 
 
-def _over_layers(body, x, params, c):
-  unroll = c.num_layers if c.num_layers <= UNROLLED else 1
-  return jax.lax.scan(body, x, _layers(params, c), unroll=unroll)
+def _over_layers(body, x, params, c, last):
+  """Scans `body(x, layer, last=None)`; -> x and the stacked outputs.
+
+  Where the stack is unrolled, its last layer is told `last`: what of a prompt
+  it must run to the end. A scan has one body for all layers.
+  """
+  layers = _layers(params, c)
+  if c.num_layers > UNROLLED:
+    return jax.lax.scan(body, x, layers)
+  but_last = jax.tree.map(lambda a: a[:-1], layers)
+  x, outputs = jax.lax.scan(body, x, but_last, unroll=True)
+  x, output = body(x, jax.tree.map(lambda a: a[-1], layers), last)
+  append = lambda a, b: jnp.concatenate([a, b[None]])
+  return x, jax.tree.map(append, outputs, output)
 
 
-def hidden_states(params, c, prompts, prompt_valid, completions, valid):
+def hidden_states(
+  params, c, prompts, prompt_valid, completions, valid, last=None
+):
   """Final hidden states of prompts and of their completions.
 
   Args:
     prompts, prompt_valid: [P, S], left-padded.
     completions, valid: [P, G, T]; row p, g follows prompt p.
+    last: how many of a prompt's states are wanted, from its end; None: S. The
+      others need not run through all of the last layer.
   Returns:
-    [P, S, D] and [P, G, T, D], after the last norm; garbage on padding.
+    [P, last, D] and [P, G, T, D], after the last norm; garbage on padding.
   """
   size = prompts.shape[1] + completions.shape[2]
   _check_length(c, size)
@@ -236,15 +272,16 @@ def hidden_states(params, c, prompts, prompt_valid, completions, valid):
     _places(x, c, size) for x in (prompt_positions, completion_positions)
   ]
 
-  def body(carry, layer):
+  def body(carry, layer, last=None):
     x, y = carry
-    x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c, kernel)
+    x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c, kernel, last)
     y = _completion_layer(y, layer, places[1], prompt, kv, valid, c, kernel)
     return (x, y), None
 
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
-  (x, y), _ = _over_layers(body, (x, y), params, c)
+  (x, y), _ = _over_layers(body, (x, y), params, c, last)
+  x = _last(x, last)
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 
@@ -260,10 +297,11 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   kernel = fused.choose(c, *prompts.shape)
   positions = ops.positions(prompt_valid)
   places = _places(positions, c, prompts.shape[1])
-  body = lambda x, layer: _prompt_layer(
-    x, layer, places, prompt_valid, c, kernel
+  body = lambda x, layer, last=None: _prompt_layer(
+    x, layer, places, prompt_valid, c, kernel, last
   )
-  x, kv = _over_layers(body, _embed(params, prompts, positions, c), params, c)
+  x = _embed(params, prompts, positions, c)
+  x, kv = _over_layers(body, x, params, c, last=1)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
   return norm(x[:, -1], params, 'norm', c), tuple(layers)
@@ -282,10 +320,25 @@ def split_layers(params, c):
   Outside of the loop over tokens, which would take them apart in every step.
   """
   layers = _layers(params, c)
-  split = tuple(
-    jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)
-  )
-  return {**params, 'layers': jax.lax.optimization_barrier(split)}
+  split = [jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)]
+  if _is_large(params):
+    split = [_turned(layer, c) for layer in split]
+  return {**params, 'layers': tuple(jax.lax.optimization_barrier(split))}
+
+
+def _is_large(params):
+  return sum(x.size for x in jax.tree.leaves(params)) >= TURNED
+
+
+def _turned(layer, c):
+  """A layer with its matrices turned, but those of experts."""
+  dims = {
+    name: matrix_dims(f'layers.{name}', a.shape, c)
+    for name, a in layer.items()
+    if name in INPUTS
+  }
+  plain = {name: dims[1] for name, dims in dims.items() if dims[0] == 1}
+  return layer | {name: turn(layer[name], n) for name, n in plain.items()}
 
 
 def decode_step(
@@ -337,12 +390,36 @@ def decode_step(
   return norm(x, params, 'norm', c), tuple(new_caches)
 
 
+@jax.custom_vjp
+def _transposed(embed):
+  """[V, D] -> [D, V], and so is the derivative until it is whole.
+
+  On a CPU the product that makes [V, D] of it takes up to twice as long.
+  """
+  return embed.T
+
+
+_transposed.defvjp(
+  lambda embed: (embed.T, None),
+  lambda _, cotangent: (jax.lax.optimization_barrier(cotangent).T,),
+)
+
+
+def decode_head(params, c):
+  """What `logits` takes of a few states at a time."""
+  if not _is_large(params):
+    return jax.lax.optimization_barrier(head_weights(params, c))
+  if c.tie_embeddings:
+    return Turned(params['embed'])
+  return jax.lax.optimization_barrier(turn(params['head']))
+
+
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
-  return params['embed'].T if c.tie_embeddings else params['head']
+  return _transposed(params['embed']) if c.tie_embeddings else params['head']
 
 
 def logits(states, weights, c):
   """Float32 logits [..., V] of states [..., D]."""
-  product = states @ weights.astype(states.dtype)
-  return soft_cap(product.astype(jnp.float32), c.logit_softcap)
+  product = project(states, weights).astype(jnp.float32)
+  return soft_cap(product, c.logit_softcap)

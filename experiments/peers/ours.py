@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import programs, sampling, step
+from align_jax import memory, programs, sampling, step
 from align_jax.models import transformer
 from align_jax.types import Batch
 from experiments.peers import workload
@@ -26,7 +26,8 @@ def about(spec):
 
 
 def policy(spec):
-  """-> ModelConfig, params."""
+  """-> ModelConfig, params, of a process that has not run JAX yet."""
+  memory.keep()
   config = transformer.ModelConfig(**spec['model'])
   init = jax.jit(transformer.init, static_argnums=1)
   params = init(jax.random.key(0, impl='unsafe_rbg'), config)

@@ -11,8 +11,8 @@ def keep():
 
   On a CPU, XLA asks for the temporaries of a step in every step. glibc maps
   large ones and unmaps them again: all their pages are made and filled with
-  zeros each time, which is up to a seventh of a step. The price is that the
-  process stays as large as it has been. Does nothing where malloc is another.
+  zeros each time. The price is that the process stays as large as it has been.
+  Does nothing where malloc is another.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt

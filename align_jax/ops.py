@@ -39,6 +39,11 @@ def positions(valid):
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
 
 
+def last_slots(x, number):
+  """x [P, S, ...] of that many of its last slots; None: of all."""
+  return x if number is None else x[:, max(x.shape[1] - number, 0) :]
+
+
 def require_own_samples(batch):
   """Refuses completions that no KL can be estimated from.
 

@@ -119,8 +119,7 @@ def hidden_states(
   """See `transformer.hidden_states`: [P, last, D] and [P, G, T, D]."""
   rows = _rows(prompts, completions), _rows(prompt_valid, valid)
   states, size = _states(params, c, *rows), prompts.shape[1]
-  first = 0 if last is None else max(size - last, 0)
-  return states[:, 0, first:size], states[:, :, size:]
+  return ops.last_slots(states[:, 0, :size], last), states[:, :, size:]
 
 
 def prefill(params, c, prompts, prompt_valid, cache_dtype=None):

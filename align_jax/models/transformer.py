@@ -137,17 +137,12 @@ def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
   """
   q, k, v = _qkv(x, layer, places, c)
   kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
-  x, q = _last(x, last), _last(q, last)
+  x, q = ops.last_slots(x, last), ops.last_slots(q, last)
   if kernel and last is None:
     attended = kernel(q, k, v, valid, valid)
   else:
     attended = _attend_prompts(q, kv, layer, places.index, valid, c)
   return _after_attention(x, attended, layer, c), kv
-
-
-def _last(x, slots):
-  """x [P, S, ...] of that many of its last slots; None: of all."""
-  return x if slots is None else x[:, max(x.shape[1] - slots, 0) :]
 
 
 def _attend_prompts(q, kv, layer, positions, valid, c):
@@ -281,7 +276,7 @@ def hidden_states(
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
   (x, y), _ = _over_layers(body, (x, y), params, c, last)
-  x = _last(x, last)
+  x = ops.last_slots(x, last)
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 

@@ -5,6 +5,7 @@ which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
 `shard` states them at a few points of the model.
 """
 
+import contextlib
 import math
 
 import jax
@@ -38,9 +39,17 @@ def make_mesh(data=1, fsdp=1, tensor=1):
 
 
 def use_mesh(**sizes):
-  """Puts a mesh of these sizes in force, unless it has a single device."""
-  if math.prod(sizes.values()) > 1 and current_mesh() is None:
-    jax.set_mesh(make_mesh(**sizes))
+  """Puts a mesh of these sizes in force, unless it has a single device.
+
+  A CPU is made as many devices as the mesh has, if JAX has not started yet.
+  """
+  count = math.prod(sizes.values())
+  if count == 1 or current_mesh() is not None:
+    return
+  if not jax.distributed.is_initialized():
+    with contextlib.suppress(RuntimeError):  # it has
+      jax.config.update('jax_num_cpu_devices', count)
+  jax.set_mesh(make_mesh(**sizes))
 
 
 def current_mesh():

@@ -25,11 +25,14 @@ SCALING = flags.DEFINE_bool(
   'scaling', False, 'How the cost of ours grows, instead of the comparison.'
 )
 
-# Who can do what: module of experiments.peers, {kind of a task: kind of ours}.
+ON_CORES = 'align_jax, a device per core'  # where there are several
+
+# Who can do what: module of experiments.peers, {kind of a task: its kind}.
 same = lambda *kinds: {kind: kind for kind in kinds}
 ENTRANTS = {
   'align_jax': ('ours', same(*workload.WORK)),
   'align_jax, static batches': ('ours', {'refill': 'static_batches'}),
+  ON_CORES: ('ours', {kind: f'{kind}_on_cores' for kind in workload.WORK}),
   'TRL': ('trl', same(*workload.WORK)),
   'Tunix': ('tunix', same('sample', 'refill', 'dpo', 'dpo_ref', 'grpo')),
 }
@@ -83,6 +86,8 @@ def play(cfg, pythons, size, name, scratch):
   task = cfg['tasks'][name]
   entrants = []
   for who, (module, kinds) in ENTRANTS.items():
+    if who == ON_CORES and cfg['cores'] < 2:
+      continue
     if module in pythons and task['kind'] in kinds:
       kind = kinds[task['kind']]
       spec = contest.spec_of(cfg, cfg['models'][size], task, kind, scratch)

@@ -195,7 +195,6 @@ def check_teacher(run, runs):
 
 def train_runs(cfg, runs, workdir, report):
   """The job of one run or of several together: trains and marks as done."""
-  sharding.use_mesh(**cfg['mesh'])
   start = time.time()
   if len(runs) == 1:
     protocol.run_arm(cfg, runs[0], workdir, report=report)
@@ -211,7 +210,6 @@ def prepare_task(cfg, workdir, report):
 
 
 def prepare_seed(cfg, number, workdir, report):
-  sharding.use_mesh(**cfg['mesh'])
   seeds.prepare_seed(cfg, number, workdir, report=report)
 
 
@@ -345,6 +343,8 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
     report_only: train nothing.
   """
   everything = runs(cfg)
+  if not report_only:
+    sharding.use_mesh(**cfg['mesh'])  # first: JAX must not have started
   check(cfg, everything)
   chosen = select(everything, only)
   if not report_only:

@@ -188,6 +188,23 @@ def test_every_task_has_a_contestant_for_its_kind(full):
     assert set(kinds) <= set(workload.WORK)
 
 
+@pytest.mark.parametrize('cores, more', [(0, 0), (1, 0), (2, 1)])
+def test_cores_are_devices_where_there_are_several(
+  cfg, fake, tmp_path, monkeypatch, cores, more
+):
+  kinds = {}
+
+  def worker(name, python, module, spec, log):
+    kinds[name] = spec['kind']
+    return fake(name, [9, 5, 1, 1])()
+
+  monkeypatch.setattr(contest, 'worker', worker)
+  cfg = {**cfg, 'cores': cores}
+  benchmark.play(cfg, {'ours': sys.executable}, 'XS', 'SAMPLE', tmp_path)
+  assert kinds.pop('align_jax') == 'sample'
+  assert kinds == dict([(benchmark.ON_CORES, 'sample_on_cores')] * more)
+
+
 @pytest.mark.parametrize(
   'cores, platform', [(1, 'cpu'), (2, 'cpu'), (1, 'gpu')]
 )

@@ -4,6 +4,7 @@ The devices are forced in a subprocess: a process has one set of them.
 """
 
 import jax
+import numpy as np
 import pytest
 from conftest import python
 
@@ -108,6 +109,39 @@ print(json.dumps({
 """
 
 
+SAMPLES = """
+import json
+from align_jax import sharding
+
+sharding.use_mesh(data={data})
+import jax, numpy as np
+from conftest import init
+from align_jax import sampling
+from align_jax.models import transformer
+
+config = transformer.ModelConfig(
+  vocab_size=12, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
+  mlp_dim=24,
+)
+params, mesh = init(0, config), sharding.current_mesh()
+if mesh is not None:
+  params = sharding.place(params, transformer.axes(config), mesh)
+prompts = np.random.default_rng(0).integers(0, 12, (4, 3))
+request = dict(config=config, group_size=2, max_new_tokens=6, eos_id=1)
+given = params, prompts, np.ones_like(prompts, bool), jax.random.key(0)
+draw = jax.jit(lambda *args: sampling.sample(*args, **request))
+many = jax.jit(lambda *args: sampling.sample_many(*args, slots=4, **request))
+batch = draw(*given)
+print(json.dumps({{
+  'devices': jax.device_count(),
+  'parts': batch.completions.size
+  // batch.completions.addressable_shards[0].data.size,
+  'rows': [np.asarray(f(*given).completions).tolist() for f in (draw, many)],
+  'logps': np.asarray(batch.sampler_logps).tolist(),
+}}))
+"""
+
+
 @pytest.fixture(scope='module')
 def eight():
   flags = '--xla_force_host_platform_device_count=8'
@@ -118,6 +152,15 @@ def test_same_result_as_on_one_device(eight):
   assert eight['moved'] > 1e-2
   assert eight['distance'] < 1e-5
   assert eight['loss'][0] == pytest.approx(eight['loss'][1], rel=1e-5)
+
+
+def test_cores_that_are_devices_sample_the_same():
+  """A CPU is as many devices as its mesh wants, and each has its rows."""
+  one, two = (python(SAMPLES.format(data=n), XLA_FLAGS='') for n in (1, 2))
+  assert (one['devices'], two['devices']) == (1, 2)
+  assert (one['parts'], two['parts']) == (1, 2)
+  assert one['rows'] == two['rows'] and one['rows'][0] == one['rows'][1]
+  np.testing.assert_allclose(one['logps'], two['logps'], atol=1e-6)
 
 
 def test_one_compile(eight):

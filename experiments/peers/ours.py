@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import memory, programs, sampling, step
+from align_jax import memory, programs, sampling, seeds, sharding
 from align_jax.models import transformer
 from align_jax.types import Batch
 from experiments.peers import workload
@@ -26,13 +26,15 @@ def about(spec):
 
 
 def policy(spec):
-  """-> ModelConfig, params, of a process that has not run JAX yet."""
-  memory.keep()
+  """-> ModelConfig, params, on the mesh if there is one."""
   config = transformer.ModelConfig(**spec['model'])
   init = jax.jit(transformer.init, static_argnums=1)
   params = init(jax.random.key(0, impl='unsafe_rbg'), config)
   count = sum(x.size for x in jax.tree.leaves(params))
   assert count == workload.weights(spec['model'])[0], count
+  mesh = sharding.current_mesh()
+  if mesh is not None:
+    params = sharding.place(params, transformer.axes(config), mesh)
   return config, params
 
 
@@ -111,7 +113,7 @@ def trainer(loss, spec, config, params):
     'num_microbatches': spec['task']['microbatches'],
   }
   logps, _, annotate = programs.policy_programs(config)
-  state = step.init_state(params, programs.optimizer(run))
+  state = seeds.start_state(params, run, transformer.axes(config))
   train_step, hparams = programs.train_program(logps, run, state)
 
   def train(state, batch):
@@ -149,7 +151,8 @@ def updates(prepare, loss, spec, gate):
   """
   config, params = policy(spec)
   state, train, annotate = trainer(loss, spec, config, params)
-  batch, refine = prepare(full_batch(spec), annotate)
+  batch = seeds.on_mesh(full_batch)(spec)
+  batch, refine = prepare(batch, annotate)
 
   def run():
     nonlocal state
@@ -189,7 +192,23 @@ def online(loss, spec, gate):
   gate.repeat(run, **about(spec))
 
 
-KINDS = {
+def begun(work, on_cores=False):
+  """A kind: `work` of a process that has not started JAX yet.
+
+  Args:
+    on_cores: a core is a device, and prompts are split over them.
+  """
+
+  def kind(spec, gate):
+    memory.keep()
+    if on_cores:
+      sharding.use_mesh(data=spec['cores'])
+    work(spec, gate)
+
+  return kind
+
+
+WORK = {
   'sample': sample,
   'refill': refill,
   'static_batches': static_batches,
@@ -198,4 +217,7 @@ KINDS = {
   'update': functools.partial(updates, with_stored_ref, 'grpo'),
   'grpo': functools.partial(online, 'grpo'),
   'rloo': functools.partial(online, 'rloo'),
+}
+KINDS = {name: begun(work) for name, work in WORK.items()} | {
+  f'{name}_on_cores': begun(work, on_cores=True) for name, work in WORK.items()
 }

@@ -1,6 +1,7 @@
 """Batches as data sets: taken apart, put together, kept on disk."""
 
 import dataclasses
+import fcntl
 import os
 import pathlib
 
@@ -99,7 +100,14 @@ def load(path):
 
 
 def cached(path, make):
-  """What is kept at `path`; if nothing is, what `make` returns."""
+  """What is kept at `path`; if nothing is, what `make` returns.
+
+  Of several processes that ask at once one makes it, and the others wait.
+  """
   if not path.exists():
-    save(path, make())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f'{path.name}.lock'), 'w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
+      if not path.exists():
+        save(path, make())
   return load(path)

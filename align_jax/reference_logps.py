@@ -23,8 +23,6 @@ def content_hash(name, *trees):
 def annotated(data, ref_params, annotate, *, config, folder, batch_size):
   """The data with `ref_logps`: computed for the first who asks, then read.
 
-  Several workers that ask at once compute the same.
-
   Args:
     data: Batch of N prompts.
     annotate: (ref_params, batch) -> batch with `ref_logps`.

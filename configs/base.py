@@ -175,7 +175,7 @@ def get_config():
     )
   )
 
-  # Devices: data * fsdp * tensor of them.
+  # Devices: data * fsdp * tensor of them; a CPU becomes as many.
   c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
   c.workers = 0  # processes; 0: one per core on a CPU, else 1
   c.together = False  # runs that differ in numbers alone as one program; for

@@ -1,5 +1,9 @@
 """Reference log-probs are computed once per content, and read ever after."""
 
+import concurrent.futures
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -34,6 +38,24 @@ def test_computed_once_and_in_order(data, annotate, tmp_path):
     np.testing.assert_array_equal(batch.ref_logps, 2.0 * data.completions)
     np.testing.assert_array_equal(batch.prompts, data.prompts)
     assert batch.group_size == data.group_size
+
+
+def test_who_asks_meanwhile_waits(data, annotate, tmp_path):
+  both = threading.Barrier(2)
+
+  def slow(params, batch):
+    time.sleep(0.2)  # for the other to find nothing there
+    return annotate(params, batch)
+
+  def ask(_):
+    both.wait()
+    settings = dict(config='c', folder=tmp_path, batch_size=7)
+    return annotated(data, {'w': 2.0}, slow, **settings)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    first, second = pool.map(ask, range(2))
+  assert annotate.calls == 1
+  np.testing.assert_array_equal(first.ref_logps, second.ref_logps)
 
 
 @pytest.mark.parametrize('what', ['params', 'data', 'config'])

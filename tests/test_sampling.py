@@ -1,4 +1,4 @@
-"""Every way of sampling draws its own law, in whatever slot and company.
+"""Every way of sampling draws its own law.
 
 Four tokens, completions of at most four: the law is worked out by enumeration,
 a step at a time, with 0 as EOS.
@@ -18,7 +18,6 @@ from scipy import stats
 
 from align_jax import (
   batches,
-  cache_cost,
   drawing,
   protocol,
   rewards,
@@ -27,7 +26,6 @@ from align_jax import (
 )
 from align_jax.drawing import Truncation
 from align_jax.evaluate import evaluate
-from align_jax.models import cache, transformer
 
 V = T = 4
 N = 50_000  # completions of each of the two prompts
@@ -203,78 +201,6 @@ def test_limits_are_kept_and_count_as_cut_off(samplers, policy):
   assert (lengths[1][cut[1]] == 3).all()
 
 
-@pytest.fixture(scope='module')
-def ragged(params, prompts, config):
-  """(f, prompts, ids, limits, **static) -> Batch of G = 3, T = 6."""
-  key = jax.random.key(3)
-  static = dict(config=config, group_size=3, max_new_tokens=6, eos_id=EOS_ID)
-
-  def f(sampler, ids, limits, **more):
-    sampler = jax.jit(functools.partial(sampler, **static, **more))
-    pick = [x[np.array(ids)] for x in prompts]
-    ids = jnp.array(ids)
-    return sampler(params, *pick, key, limits=limits[ids], prompt_ids=ids)
-
-  return f
-
-
-LIMITS = jnp.array([[6, 1, 2], [6, 6, 3], [1, 1, 1], [6, 5, 6]])
-
-
-@pytest.fixture(scope='module')
-def alone(ragged):
-  batch = ragged(sampling.sample, range(4), LIMITS)
-  assert len(set(np.asarray(batch.valid.sum(1)).tolist())) > 3
-  return batch
-
-
-@pytest.mark.parametrize('slots', [1, 5])
-def test_a_slot_leaves_no_trace(ragged, alone, slots):
-  """Row by row what the whole batch is; any number of slots."""
-  batch = ragged(sampling.sample_many, range(4), LIMITS, slots=slots)
-  same(batch, alone)
-
-
-def test_neighbours_leave_no_trace(ragged, alone):
-  """Other prompts, in another order, with the ids that they had."""
-  batch = ragged(sampling.sample, [3, 1], LIMITS)
-  same(batch, batches.take(alone, np.array([3, 1])))
-  renamed = ragged(sampling.sample, [3, 1], LIMITS * 0 + 6)
-  assert (renamed.completions != batch.completions).any()
-
-
-def same(batch, other):
-  assert batch.group_size == other.group_size
-  for name in ('prompts', 'completions', 'valid', 'mask'):
-    np.testing.assert_array_equal(getattr(batch, name), getattr(other, name))
-  np.testing.assert_allclose(
-    batch.sampler_logps, other.sampler_logps, atol=1e-5
-  )
-
-
-@pytest.mark.parametrize('name', ['temperature', 'truncation'])
-def test_sampler_logps_of_slots_equal_scoring(
-  params, prompts, config, token_logps, name
-):
-  change = {'temperature': 0.7, 'truncation': Truncation(top_p=0.8)}[name]
-  f = functools.partial(
-    sampling.sample_many,
-    slots=5,
-    config=config,
-    group_size=3,
-    max_new_tokens=6,
-    eos_id=EOS_ID,
-  )
-  batch = jax.jit(f)(params, *prompts, jax.random.key(0), **{name: change})
-  close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
-  close(batch.policy_logps, token_logps(params, batch, 1.0))
-  assert jnp.abs(batch.policy_logps - batch.sampler_logps).max() > 0.1
-  if name == 'temperature':
-    close(batch.sampler_logps, token_logps(params, batch, 0.7))
-  else:
-    assert (batch.sampler_logps >= batch.policy_logps - 1e-5).all()
-
-
 def test_truncation_keeps_what_its_rules_say(lowered):
   """Ties and impossible tokens included, against a sort in float64."""
   rng = np.random.default_rng(0)
@@ -344,43 +270,6 @@ def test_tempered_samples_stay_known_as_such(config, params, batch, tempered):
       scoring.token_kls(params, params, batches.join(*both), config=config)
 
 
-# Groups, sizes and slots: one completion, whatever the shape of the products.
-
-
-@pytest.fixture(scope='module')
-def wide():
-  """Of a size at which products are blocked and the vocabulary is too."""
-  config = transformer.ModelConfig(
-    vocab_size=4096,
-    dim=192,
-    num_layers=2,
-    num_heads=6,
-    num_kv_heads=6,
-    head_dim=32,
-    mlp_dim=768,
-  )
-  return init(0, config), config
-
-
-@pytest.mark.parametrize('group_size', [1, 4])
-def test_refill_changes_no_bit_of_any_row(wide, group_size):
-  params, config = wide
-  prompts = np.random.default_rng(0).integers(0, 4096, (24 // group_size, 16))
-  valid = np.arange(16) >= np.arange(len(prompts))[:, None] % 5
-  limits = np.random.default_rng(1).geometric(1 / 12, (len(prompts), 1))
-  limits = np.minimum(limits * np.arange(1, group_size + 1), 40)
-  static = dict(config=config, group_size=group_size, max_new_tokens=40)
-  at_once = jax.jit(functools.partial(sampling.sample, **static))
-  by_slots = jax.jit(functools.partial(sampling.sample_many, slots=8, **static))
-  given = params, prompts, valid, jax.random.key(0)
-  batch = at_once(*given, limits=limits)
-  assert len(set(np.asarray(batch.valid.sum(1)).tolist())) > 5
-  off = by_slots(*given, limits=limits, refill=False)
-  on = by_slots(*given, limits=limits, refill=True)
-  jax.tree.map(np.testing.assert_array_equal, off, on)  # to the bit
-  same(batch, on)
-
-
 def test_blocks_draw_what_one_running_sum_draws():
   """Over a vocabulary that no block divides, against float64."""
   rng = np.random.default_rng(0)
@@ -395,62 +284,3 @@ def test_blocks_draw_what_one_running_sum_draws():
   assert (uniforms < end + 1e-6).all()
   assert (uniforms > end - probs[rows, tokens] - 1e-6).all()
   np.testing.assert_allclose(logps, np.log(probs[rows, tokens]), atol=1e-5)
-
-
-# Coarser caches.
-
-
-@pytest.mark.parametrize(
-  'name, bound', [('bfloat16', 1e-4), ('int8', 1e-3), ('float32', 1e-6)]
-)
-def test_a_coarse_cache_costs_little_and_says_its_own_logps(
-  name, bound, config, params, prompts
-):
-  kls, batch = jax.jit(
-    functools.partial(cache_cost.cost, config=config, cache_dtype=name)
-  )(params, *prompts, jax.random.key(0))
-  mean = float(kls.mean())
-  assert mean < bound and (name == 'float32' or mean > 1e-7)
-  logits = [
-    jax.jit(functools.partial(f, config=config))(params, batch)
-    for f in (
-      functools.partial(cache_cost.cached_logits, cache_dtype=name),
-      cache_cost.exact_logits,
-    )
-  ]
-  away, off = (
-    jnp.abs(
-      jnp.take_along_axis(
-        jax.nn.log_softmax(x), batch.completions[..., None], axis=-1
-      )[..., 0]
-      - batch.sampler_logps
-    )
-    for x in logits
-  )
-  if name == 'float32':
-    assert max(away.max(), off.max()) < 1e-5
-  else:  # where the last bit rounds one of 127 steps the other way, a little
-    assert off.mean() > 1e-4 and away.mean() < 0.1 * off.mean()
-
-
-def test_an_unknown_cache_is_refused(config, params, prompts):
-  with pytest.raises(ValueError, match="cache_dtype='int4' is none of"):
-    sampling.sample(
-      params,
-      *prompts,
-      jax.random.key(0),
-      config=config,
-      group_size=1,
-      max_new_tokens=2,
-      cache_dtype='int4',
-    )
-
-
-def test_eight_bits_round_by_token_and_head():
-  x = np.random.default_rng(0).normal(size=(3, 2, 5, 8)).astype(np.float32)
-  x[0, 0, 0] = 0
-  x[1, 1] *= 1e3
-  kept = cache.store(x, 'int8')
-  assert kept.numbers.dtype == jnp.int8 and kept.scales.shape == x.shape[:-1]
-  error = np.abs(kept.numbers * kept.scales[..., None] - x)
-  assert (error <= 0.5001 / 127 * np.abs(x).max(-1, keepdims=True)).all()

@@ -192,8 +192,8 @@ def online(loss, spec, gate):
   gate.repeat(run, **about(spec))
 
 
-def begun(work, on_cores=False):
-  """A kind: `work` of a process that has not started JAX yet.
+def begun(task, on_cores=False):
+  """A kind: `task` of a process that has not started JAX yet.
 
   Args:
     on_cores: a core is a device, and prompts are split over them.
@@ -203,12 +203,12 @@ def begun(work, on_cores=False):
     memory.keep()
     if on_cores:
       sharding.use_mesh(data=spec['cores'])
-    work(spec, gate)
+    task(spec, gate)
 
   return kind
 
 
-WORK = {
+TASKS = {
   'sample': sample,
   'refill': refill,
   'static_batches': static_batches,
@@ -218,6 +218,6 @@ WORK = {
   'grpo': functools.partial(online, 'grpo'),
   'rloo': functools.partial(online, 'rloo'),
 }
-KINDS = {name: begun(work) for name, work in WORK.items()} | {
-  f'{name}_on_cores': begun(work, on_cores=True) for name, work in WORK.items()
+KINDS = {name: begun(task) for name, task in TASKS.items()} | {
+  f'{name}_on_cores': begun(task, on_cores=True) for name, task in TASKS.items()
 }

@@ -77,8 +77,6 @@ def start_state(params, run, axes, anchors=None, stats=None):
     anchors: {name: params}.
   """
   anchors, mesh = anchors or {}, sharding.current_mesh()
-  if mesh is None:
-    return step.init_state(params, optimizer(run), anchors, stats)
   place = lambda tree: sharding.place(tree, {k: axes[k] for k in tree}, mesh)
   params = place(params)
   anchors = {name: place(tree) for name, tree in anchors.items()}

@@ -42,6 +42,9 @@ def use_mesh(**sizes):
   """Puts a mesh of these sizes in force, unless it has a single device.
 
   A CPU is made as many devices as the mesh has, if JAX has not started yet.
+
+  Raises:
+    ValueError: see `make_mesh`.
   """
   count = math.prod(sizes.values())
   if count == 1 or current_mesh() is not None:
@@ -87,9 +90,12 @@ def place(tree, axes, mesh):
   Args:
     tree: arrays.
     axes: the same tree with a tuple of logical names in each array's place.
+    mesh: None leaves them where they are.
   Raises:
     ValueError: a dimension does not divide by its mesh axes; names the array.
   """
+  if mesh is None:
+    return tree
 
   def put(path, x, names):
     check(x.shape, names, mesh, jax.tree_util.keystr(path))
@@ -112,7 +118,9 @@ def place_batch(batch, mesh):
 
 
 def on_mesh(tree, mesh):
-  """Replicates over `mesh` whatever leaf is still on a single device."""
+  """Replicates over `mesh`, if it is one, whatever is on a single device."""
+  if mesh is None:
+    return tree
 
   def put(x):
     if isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:

@@ -12,7 +12,7 @@ import pytest
 from align_jax.models import transformer
 from configs import benchmark as workloads
 from experiments import benchmark, common
-from experiments.peers import contest, growth, page, workload
+from experiments.peers import contest, growth, ours, page, workload
 
 # Notes its turns in a file; its seconds are given, and it may stop early.
 FAKE = """
@@ -184,8 +184,10 @@ def test_a_mistake_ends_in_one_line():
 def test_every_task_has_a_contestant_for_its_kind(full):
   module, kinds = benchmark.ENTRANTS['align_jax']
   assert {task['kind'] for task in full['tasks'].values()} <= set(kinds)
-  for _, kinds in benchmark.ENTRANTS.values():
+  for module, kinds in benchmark.ENTRANTS.values():
     assert set(kinds) <= set(workload.WORK)
+    if module == 'ours':
+      assert set(kinds.values()) <= set(ours.KINDS)
 
 
 @pytest.mark.parametrize('cores, more', [(0, 0), (1, 0), (2, 1)])

@@ -115,17 +115,13 @@ from align_jax import sharding
 
 sharding.use_mesh(data={data})
 import jax, numpy as np
-from conftest import init
+from conftest import SIZES, init
 from align_jax import sampling
 from align_jax.models import transformer
 
-config = transformer.ModelConfig(
-  vocab_size=12, dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
-  mlp_dim=24,
-)
-params, mesh = init(0, config), sharding.current_mesh()
-if mesh is not None:
-  params = sharding.place(params, transformer.axes(config), mesh)
+config = transformer.ModelConfig(vocab_size=12, num_layers=2, **SIZES)
+params, axes = init(0, config), transformer.axes(config)
+params = sharding.place(params, axes, sharding.current_mesh())
 prompts = np.random.default_rng(0).integers(0, 12, (4, 3))
 request = dict(config=config, group_size=2, max_new_tokens=6, eos_id=1)
 given = params, prompts, np.ones_like(prompts, bool), jax.random.key(0)

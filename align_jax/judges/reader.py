@@ -67,8 +67,5 @@ def padded(id_lists, batch_size, limit):
 
 def split(*arrays):
   """Over the mesh in force, by rows; as they are without one."""
-  mesh = sharding.current_mesh()
-  if mesh is None:
-    return arrays
   axes = tuple(('batch', None) for _ in arrays)
-  return sharding.place(arrays, axes, mesh)
+  return sharding.place(arrays, axes, sharding.current_mesh())

@@ -171,9 +171,8 @@ def load_params(path, config):
 
 def load_gold(path, config):
   """The saved judge, on the mesh if there is one: Batch -> f32 [B]."""
-  params, mesh = load_params(path, config), sharding.current_mesh()
-  if mesh is not None:
-    params = sharding.on_mesh(params, mesh)
+  params = load_params(path, config)
+  params = sharding.on_mesh(params, sharding.current_mesh())
 
   def gold(batch):
     # Without what the judge does not read: one program for all batches.

@@ -32,10 +32,8 @@ def policy(spec):
   params = init(jax.random.key(0, impl='unsafe_rbg'), config)
   count = sum(x.size for x in jax.tree.leaves(params))
   assert count == workload.weights(spec['model'])[0], count
-  mesh = sharding.current_mesh()
-  if mesh is not None:
-    params = sharding.place(params, transformer.axes(config), mesh)
-  return config, params
+  axes = transformer.axes(config)
+  return config, sharding.place(params, axes, sharding.current_mesh())
 
 
 def prompts(spec):
@@ -219,5 +217,6 @@ TASKS = {
   'rloo': functools.partial(online, 'rloo'),
 }
 KINDS = {name: begun(task) for name, task in TASKS.items()} | {
-  f'{name}_on_cores': begun(task, on_cores=True) for name, task in TASKS.items()
+  f'{name}_on_cores': begun(TASKS[name], on_cores=True)
+  for name in workload.WORK
 }

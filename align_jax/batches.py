@@ -32,8 +32,11 @@ def parts(batch, size):
 
 
 def concatenate(batches):
-  """Several batches of one shape as one, in order."""
-  return jax.tree.map(lambda *xs: jnp.concatenate(xs), *batches)
+  """Several batches of one shape as one, in order and on the host.
+
+  JAX would compile a program for each number of batches.
+  """
+  return jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
 
 
 def with_policy_logps(*batches):

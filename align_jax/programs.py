@@ -12,10 +12,23 @@ from align_jax.models import bow, lora
 from align_jax.types import Outputs
 
 
+def _reading(f):
+  """Jitted `f(params, batch)`, one program whatever is known of the batch's
+  rows that models do not read."""
+  program = jax.jit(f)
+
+  def read(params, batch):
+    unread = 'mask rewards sampler_logps policy_logps ref_logps'.split()
+    batch = batch.replace(prepared={}, **dict.fromkeys(unread))
+    return program(params, batch)
+
+  return read
+
+
 @functools.cache
 def policy_programs(config):
   """Jitted log-probs, exact KLs and reference annotation of a policy."""
-  logps = jax.jit(functools.partial(scoring.token_logps, config=config))
+  logps = _reading(functools.partial(scoring.token_logps, config=config))
   kls = jax.jit(functools.partial(scoring.token_kls, config=config))
   return logps, kls, step.make_annotate(logps)
 
@@ -61,14 +74,14 @@ def mixture_sampler(task, group_size, slots=0):
 def scorer(config):
   """Jitted (params, batch) -> f32 [B]; None stands for the bag of words."""
   if config is None:
-    return jax.jit(bow.scores)
-  return jax.jit(functools.partial(scoring.scores, config=config))
+    return _reading(bow.scores)
+  return _reading(functools.partial(scoring.scores, config=config))
 
 
 @functools.cache
 def token_scorer(config):
   """Jitted (params, batch) -> f32 [B, T], the score after each token."""
-  return jax.jit(functools.partial(scoring.token_scores, config=config))
+  return _reading(functools.partial(scoring.token_scores, config=config))
 
 
 # --- What a loss is given: (params, batch) or (params, batch, anchors) --------

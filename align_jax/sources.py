@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.batches import concatenate, join, take, with_policy_logps
+from align_jax.batches import join, take, with_policy_logps
 
 
 def epochs(size, batch_size, seed):
@@ -132,7 +132,9 @@ def mixed(first, second):
     common = lambda x, y: x.replace(
       **{k: known(x, y, k) for k in ('sampler_logps', 'policy_logps')}
     )
-    return concatenate([common(a, b), common(b, a)])
+    return jax.tree.map(
+      lambda x, y: jnp.concatenate([x, y]), common(a, b), common(b, a)
+    )
 
   return source
 

@@ -111,4 +111,5 @@ def read_log(directory):
   parts = sorted((directory / 'log').glob('*.npz'))
   if not parts:
     raise FileNotFoundError(f'{directory} kept no log of its batches')
-  return logs.concatenate([logs.load(part) for part in parts])
+  log = logs.concatenate([logs.load(part) for part in parts])
+  return jax.tree.map(jnp.asarray, log)

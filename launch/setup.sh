@@ -42,5 +42,5 @@ install() {
 install || exit 1
 # Compiled programs are kept, so a second run starts at once.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/runs/.jax_cache}"
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax import batches, sources, step
+from align_jax import batches, programs, sources, step, train
 from align_jax.losses import LOSSES
 
 NUM_STEPS = 5
@@ -202,6 +202,25 @@ def test_exact_replay_is_the_online_run(run, online):
   # And only in its order.
   shuffled = run(sources.offline(data, order(shuffle=NUM_STEPS)))
   assert not same(state.params, shuffled[0].params)
+
+
+def test_logs_of_any_length_compile_nothing(run, online, lowered, tmp_path):
+  log = run(online)[1]
+  lowered.clear()
+  for size in (2, 3):
+    train.write_log(tmp_path / str(size), 0, size, log[:size])
+  assert not lowered
+
+
+def test_what_models_do_not_read_compiles_nothing(
+  config, params, batch, lowered
+):
+  logps, _, annotate = programs.policy_programs(config)
+  want, known = logps(params, batch), annotate(params, batch)
+  lowered.clear()
+  for other in (known, known.replace(mask=None, policy_logps=want)):
+    assert same(logps(params, other), want)
+  assert not [name for name in lowered if 'token_logps' in name], lowered
 
 
 def test_only_an_online_source_reads_the_params(

@@ -173,13 +173,7 @@ def load_gold(path, config):
   """The saved judge, on the mesh if there is one: Batch -> f32 [B]."""
   params = load_params(path, config)
   params = sharding.on_mesh(params, sharding.current_mesh())
-
-  def gold(batch):
-    # Without what the judge does not read: one program for all batches.
-    batch = batch.replace(sampler_logps=None, policy_logps=None, ref_logps=None)
-    return scorer(config)(params, batch)
-
-  return gold
+  return functools.partial(scorer(config), params)
 
 
 def judge_config(judge_model, vocab_size):

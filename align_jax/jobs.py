@@ -13,8 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from align_jax import memory
-
 _queue = None  # of a worker: where its progress goes
 
 
@@ -135,7 +133,6 @@ def core_of(number, workers):
 def _start_worker(queue, cores):
   global _queue
   _queue = queue
-  memory.keep()
   core = cores.get()
   if core is not None:
     os.sched_setaffinity(0, {core})

@@ -11,7 +11,9 @@ def keep():
 
   On a CPU, XLA asks for the temporaries of a step in every step. glibc maps
   large ones and unmaps them again: all their pages are made and filled with
-  zeros each time. The price is that the process stays as large as it has been.
+  zeros each time. The price is that the process stays as large as it has been,
+  and that compiling leaves the heap full of holes: malloc takes long to find
+  room for the temporaries of small programs, which it would not map anyway.
   Does nothing where malloc is another.
   """
   try:

@@ -11,15 +11,16 @@ from align_jax.losses.kl import EXACT
 from align_jax.models import bow, lora
 from align_jax.types import Outputs
 
+# Fields of a Batch that no model reads.
+UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
+
 
 def _reading(f):
-  """Jitted `f(params, batch)`, one program whatever is known of the batch's
-  rows that models do not read."""
+  """Jitted `f(params, batch)`: one program, whatever else rows have."""
   program = jax.jit(f)
 
   def read(params, batch):
-    unread = 'mask rewards sampler_logps policy_logps ref_logps'.split()
-    batch = batch.replace(prepared={}, **dict.fromkeys(unread))
+    batch = batch.replace(prepared={}, **dict.fromkeys(UNREAD))
     return program(params, batch)
 
   return read

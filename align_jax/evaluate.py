@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
@@ -31,6 +30,9 @@ class Judge:
   num_shown: int = 4  # prompts whose first completion is kept as text
 
 
+_log_ratios = jax.jit(log_ratios)
+
+
 def pair_statistics(judge, params):
   """How the policy ranks and moves the held-out pairs.
 
@@ -42,8 +44,8 @@ def pair_statistics(judge, params):
   by_pair = lambda x: np.asarray(ops.by_group(x, 2))
   rewards = by_pair(pairs.rewards)
   logps = [judge.logps(params, x) for x in parts(pairs, judge.batch_size)]
-  logps = jnp.concatenate(logps)[: len(pairs.rewards)]
-  ratios = by_pair(log_ratios(logps, pairs))
+  logps = np.concatenate(logps)[: len(pairs.rewards)]
+  ratios = by_pair(_log_ratios(logps, pairs))
   # The reference itself has no opinion: what is left there is rounding.
   accuracy = ranking_accuracy(np.round(ratios, 4), rewards)
   ratios = np.take_along_axis(ratios, np.argsort(rewards, axis=1), axis=1)
@@ -87,12 +89,13 @@ def evaluate(judge, params, ref_params):
   ops.require_own_samples(batch)
   size = batch.group_size
   by_prompt = lambda x: np.asarray(x, np.float64).reshape(-1, size)
-  kl, mc = (by_prompt(x.sum(1)) for x in judge.kls(params, ref_params, batch))
+  kls = judge.kls(params, ref_params, batch)
   gold, proxy = by_prompt(judge.gold(batch)), by_prompt(judge.proxy(batch))
+  # On the host, where a sum compiles nothing.
+  batch, kls = jax.device_get((batch, kls))
+  kl, mc = (by_prompt(x.sum(1)) for x in kls)
   lengths = by_prompt(batch.valid.sum(1))
-  repeated = by_prompt(
-    repeats(np.asarray(batch.completions), np.asarray(batch.valid))
-  )
+  repeated = by_prompt(repeats(batch.completions, batch.valid))
 
   def standard_error(x):
     return float(x.mean(1).std(ddof=1) / len(x) ** 0.5)

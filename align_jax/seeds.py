@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import batches, rewards, sharding, sources, step, tasks
-from align_jax.losses import LOSSES
+from align_jax.evaluate import ranking_accuracy
 from align_jax.metrics import write_atomically
 from align_jax.models import bow, initial
 from align_jax.models.interface import of
@@ -259,8 +259,8 @@ PROXIES = {  # loss: how it sees the golden pairs, how its scores are a reward
 
 def pair_accuracy(reward, pairs):
   """Share of the pairs that the reward orders as their labels do."""
-  _, metrics = LOSSES['bradley_terry'](reward(pairs), pairs)
-  return float(metrics['accuracy'])
+  by_pair = lambda x: np.asarray(x).reshape(-1, 2)
+  return ranking_accuracy(by_pair(reward(pairs)), by_pair(pairs.rewards))
 
 
 @functools.lru_cache(maxsize=1)

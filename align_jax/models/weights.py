@@ -1,5 +1,6 @@
 """The transformer's parameters: one table of shapes, axes and initialisers."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -112,10 +113,11 @@ def _is_spec(x):
   return isinstance(x, Spec)
 
 
+@functools.partial(jax.jit, static_argnames='c')
 def init(key, c: ModelConfig):
   """Parameters float32, drawn from `specs`."""
   table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  # One draw for all: XLA needs a second to compile one, for each shape.
+  # One draw for all: XLA would compile one for each shape.
   sizes = [math.prod(s.shape) for s in table]
   noise = jax.random.normal(key, (sum(sizes),))
   parts = jnp.split(noise, np.cumsum(sizes)[:-1])

@@ -1,6 +1,8 @@
 """One protocol for every arm: the seed's shared parts, then the arm itself."""
 
 import functools
+import pathlib
+import tempfile
 
 import jax
 import numpy as np
@@ -158,6 +160,30 @@ def run_together(cfg, runs, workdir, report=silent):
     with Checkpoints(path) as checkpoints:
       if checkpoints.latest_step() != run['steps']:
         checkpoints.save(run['steps'], together.unstack(state, i))
+
+
+def rehearse(cfg, runs, workdir):
+  """One step of runs, as `run_arm` or `run_together` take it; keeps nothing.
+
+  From an untrained reference and few pairs, in a folder that goes away: what
+  it compiles is there when the runs' turn comes.
+  """
+  few = {'pairs': cfg['arm']['batch_size']}
+  cfg = {
+    **cfg,
+    'sft': {**cfg['sft'], 'steps': 0},
+    'golden': {**cfg['golden'], **few},
+    'proxy': {**cfg['proxy'], 'steps': 1},
+    'eval': {**cfg['eval'], **few, 'first_step': 1},
+  }
+  runs = [{**run, 'steps': 1, 'points': 1} for run in runs]
+  with tempfile.TemporaryDirectory() as scratch:
+    scratch = pathlib.Path(scratch)
+    (scratch / 'task').symlink_to(workdir / 'task')
+    if len(runs) == 1:
+      run_arm(cfg, runs[0], scratch)
+    else:
+      run_together(cfg, runs, scratch)
 
 
 def reweigh_arm(seed, run, directory):

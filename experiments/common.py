@@ -255,6 +255,35 @@ def make_jobs(cfg, runs, workdir):
   return result
 
 
+def rehearse(cfg, runs, workdir, report):
+  """The job that compiles what the first runs need, and cannot fail.
+
+  An untrained reference may be no good to them: that all its samples are worth
+  the same, say, is no mistake. What is one comes up again in earnest.
+  """
+  try:
+    protocol.rehearse(cfg, runs, workdir)
+  except Exception as error:
+    note = f'note: {runs[0]["name"]} was not rehearsed: {one_line(error)}'
+    print(note, file=sys.stderr)
+
+
+def rehearsals(todo):
+  """One of the first runs, for the worker next to the one with the first seed.
+
+  Else both would compile the same programs at the same time.
+  """
+  for job in todo:
+    if job.fn is train_runs and not any(map(waits, job.args[1])):
+      return [Job('rehearsal', rehearse, job.args, ('task',))]
+  return []
+
+
+def waits(run):
+  """Whether a run has more to do before its first step than its seed has."""
+  return bool(reads(run) or run['reweigh'] or run['source'] == 'file_pairs')
+
+
 def job_name(runs):
   """Of several runs together, the first and how many more."""
   more = f'+{len(runs) - 1}' if len(runs) > 1 else ''
@@ -271,6 +300,8 @@ def execute(cfg, runs, workdir):
     return
   meshed = math.prod(cfg['mesh'].values()) > 1
   workers = 1 if meshed else cfg['workers'] or jobs.default_workers()
+  if workers > 1:
+    todo[2:2] = rehearsals(todo)  # behind the task and the first seed
   with Progress(todo) as progress:
     jobs.run(todo, workers=workers, progress=progress)
 

@@ -108,6 +108,48 @@ def test_a_job_waits_for_the_log_it_replays(cfg, tmp_path):
   assert job.needs == ('seed1', 'seed1/online/lr0.0004-beta0.1')
 
 
+def first_runs(cfg, workdir):
+  todo = common.make_jobs(cfg, common.sweep(cfg), workdir)
+  return [job.args[1] for job in common.rehearsals(todo)]
+
+
+def test_what_others_wait_for_is_rehearsed(cfg, tmp_path):
+  [[run]] = first_runs(cfg, tmp_path)
+  assert (run['name'], run['seed']) == ('online/lr0.0004-beta0.1', 0)
+
+
+def test_what_waits_for_others_is_not_rehearsed(cfg, tmp_path):
+  arms = {'best': dict(reweigh='best_of_n'), 'file': dict(source='file_pairs')}
+  assert not first_runs({**cfg, 'arms': arms}, tmp_path)
+
+
+def test_a_rehearsal_compiles_for_the_run_and_leaves_no_trace(
+  workdir, cfg, tmp_path
+):
+  programs._train_steps.clear()
+  [[run]] = first_runs(cfg, tmp_path)
+  protocol.rehearse(cfg, [run], tmp_path)
+  assert not list(tmp_path.iterdir())
+  steps = {key[1]: step for key, step in programs._train_steps.items()}
+  assert steps.keys() == {'bradley_terry', 'ipo', 'sft'}
+  protocol.run_arm(cfg, run, tmp_path)
+  assert steps['ipo'].program._cache_size() == 1
+  directory = common.directory(tmp_path, run)
+  plain = common.directory(workdir, run)
+  names = ('points.jsonl', 'metrics.jsonl')
+  for name in names:
+    assert (directory / name).read_text() == (plain / name).read_text()
+
+
+def test_a_rehearsal_that_fails_is_noted_and_stops_nothing(
+  cfg, tmp_path, capsys
+):
+  [[run]] = first_runs(cfg, tmp_path)
+  common.rehearse(cfg, [{**run, 'labels': 'nobody'}], tmp_path, None)
+  note = 'note: online/lr0.0004-beta0.1 was not rehearsed: error: nobody'
+  assert note in capsys.readouterr().err
+
+
 def test_another_setting_in_the_same_workdir_is_refused(workdir, cfg):
   other = {**cfg, 'sft': {**cfg['sft'], 'learning_rate': 0.5}}
   with pytest.raises(ValueError, match='sft.learning_rate=0.001.*has 0.5'):

@@ -1,6 +1,7 @@
 """The benchmark: who takes turns, what is made of it, what is written where."""
 
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from align_jax.models import transformer
 from configs import benchmark as workloads
 from experiments import benchmark, common
-from experiments.peers import contest, growth, ours, page, workload
+from experiments.peers import contest, growth, ours, page, worker, workload
 
 # Notes its turns in a file; its seconds are given, and it may stop early.
 FAKE = """
@@ -41,6 +42,13 @@ def fake(tmp_path):
     return functools.partial(contest.Contestant, name, command, log)
 
   return enter
+
+
+def test_parts_are_no_longer_than_the_whole():
+  gate = worker.Gate(io.StringIO(), io.StringIO())
+  gate.begin()
+  with pytest.raises(AssertionError, match='parts'):
+    gate.end(parts={'train': {'wall': 60.0}})
 
 
 def test_contestants_take_turns(fake, tmp_path):

@@ -123,8 +123,8 @@ class Steps(transformers.TrainerCallback):
     return out
 
   def on_step_begin(self, *args, **kwargs):
+    self._gate.begin()  # waits for its turn
     self._clock = Clock()
-    self._gate.begin()
 
   def on_step_end(self, *args, **kwargs):
     parts = {}

@@ -60,6 +60,8 @@ class Gate:
       'peak_mb': peak_mb(),
       **more,
     }
+    parts = sum(part['wall'] for part in more.get('parts', {}).values())
+    assert parts <= 1.01 * figures['wall'], figures
     if not self._warm:
       self._warm = True
       self._after_warm_up()

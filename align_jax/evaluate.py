@@ -41,7 +41,7 @@ def pair_statistics(judge, params):
     chosen_log_ratio, rejected_log_ratio: mean log pi - log ref, nats.
   """
   pairs = judge.pairs
-  by_pair = lambda x: np.asarray(ops.by_group(x, 2))
+  by_pair = lambda x: ops.by_group(np.asarray(x), 2)
   rewards = by_pair(pairs.rewards)
   logps = [judge.logps(params, x) for x in parts(pairs, judge.batch_size)]
   logps = np.concatenate(logps)[: len(pairs.rewards)]

@@ -162,8 +162,16 @@ def run_together(cfg, runs, workdir, report=silent):
         checkpoints.save(run['steps'], together.unstack(state, i))
 
 
+def run_arms(cfg, runs, workdir, report=silent):
+  """One run by itself, several as one program."""
+  if len(runs) == 1:
+    run_arm(cfg, runs[0], workdir, report)
+  else:
+    run_together(cfg, runs, workdir, report)
+
+
 def rehearse(cfg, runs, workdir):
-  """One step of runs, as `run_arm` or `run_together` take it; keeps nothing.
+  """One step of runs, as `run_arms` takes it; keeps nothing.
 
   From an untrained reference and few pairs, in a folder that goes away: what
   it compiles is there when the runs' turn comes.
@@ -180,10 +188,7 @@ def rehearse(cfg, runs, workdir):
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
     (scratch / 'task').symlink_to(workdir / 'task')
-    if len(runs) == 1:
-      run_arm(cfg, runs[0], scratch)
-    else:
-      run_together(cfg, runs, scratch)
+    run_arms(cfg, runs, scratch)
 
 
 def reweigh_arm(seed, run, directory):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, rewards, sharding, sources, step, tasks
+from align_jax import batches, ops, rewards, sharding, sources, step, tasks
 from align_jax.evaluate import ranking_accuracy
 from align_jax.metrics import write_atomically
 from align_jax.models import bow, initial
@@ -259,7 +259,7 @@ PROXIES = {  # loss: how it sees the golden pairs, how its scores are a reward
 
 def pair_accuracy(reward, pairs):
   """Share of the pairs that the reward orders as their labels do."""
-  by_pair = lambda x: np.asarray(x).reshape(-1, 2)
+  by_pair = lambda x: ops.by_group(np.asarray(x), 2)
   return ranking_accuracy(by_pair(reward(pairs)), by_pair(pairs.rewards))
 
 

@@ -196,10 +196,7 @@ def check_teacher(run, runs):
 def train_runs(cfg, runs, workdir, report):
   """The job of one run or of several together: trains and marks as done."""
   start = time.time()
-  if len(runs) == 1:
-    protocol.run_arm(cfg, runs[0], workdir, report=report)
-  else:
-    protocol.run_together(cfg, runs, workdir, report=report)
+  protocol.run_arms(cfg, runs, workdir, report)
   done = json.dumps({'seconds': round(time.time() - start, 1)})
   for run in runs:
     write_atomically(directory(workdir, run) / 'done.json', done)

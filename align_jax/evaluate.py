@@ -22,6 +22,7 @@ class Judge:
   logps: Callable  # (params, batch) -> f32 [B, T]
   batch_size: int  # pairs at a time that `logps` gets
   gold: Callable  # Batch -> f32 [B], which training never sees
+  expected_gold: Callable | None  # (params, batch) -> f32 [B, T], or samples do
   proxy: Callable  # Batch -> f32 [B], what training is rewarded by
   decode: Callable  # Batch -> prompts, completions: a text per row
   prompts: tuple  # tokens [E, S], valid [E, S]; held out
@@ -82,15 +83,20 @@ def evaluate(judge, params, ref_params):
   samples at temperature 1: per completion the sum over its tokens of the exact
   next-token KL, then the mean over samples and prompts. Standard errors take
   the prompt as the unit. `kl_mc` is the Monte-Carlo log-ratio of the same
-  samples. Per-prompt vectors are kept: `*_by_prompt` [E], `gold_samples`
-  [E, M].
+  samples. `gold` takes each token's worth in expectation, as the KL does, where
+  the task knows it; `gold_samples` are of the samples themselves. Per-prompt
+  vectors are kept: `*_by_prompt` [E], `gold_samples` [E, M].
   """
   batch = judge.sample(params, *judge.prompts, judge.key)
   ops.require_own_samples(batch)
   size = batch.group_size
   by_prompt = lambda x: np.asarray(x, np.float64).reshape(-1, size)
   kls = judge.kls(params, ref_params, batch)
-  gold, proxy = by_prompt(judge.gold(batch)), by_prompt(judge.proxy(batch))
+  samples, proxy = by_prompt(judge.gold(batch)), by_prompt(judge.proxy(batch))
+  gold = samples
+  if judge.expected_gold:
+    steps = jax.device_get(judge.expected_gold(params, batch))
+    gold = by_prompt(steps.sum(1))
   # On the host, where a sum compiles nothing.
   batch, kls = jax.device_get((batch, kls))
   kl, mc = (by_prompt(x.sum(1)) for x in kls)
@@ -110,14 +116,14 @@ def evaluate(judge, params, ref_params):
     'gold': float(gold.mean()),
     'gold_se': standard_error(gold),
     'proxy': float(proxy.mean()),
-    'proxy_accuracy': ranking_accuracy(proxy, gold),
+    'proxy_accuracy': ranking_accuracy(proxy, samples),
     'length': float(lengths.mean()),
     'repeats': float(repeated.mean()),
     **pair_statistics(judge, params),
     'kl_by_prompt': listed(kl.mean(1)),
     'gold_by_prompt': listed(gold.mean(1)),
     'proxy_by_prompt': listed(proxy.mean(1)),
-    'gold_samples': listed(gold),
+    'gold_samples': listed(samples),
     'shown': shown(judge, batch),
   }
 

@@ -1,17 +1,33 @@
-"""Points in, comparisons at matched KL out; numpy only.
+"""Points in, comparisons at matched KL out; numpy alone, and `intervals`.
 
 A run is a curve through its checkpoints in the plane of sqrt(KL) and score. At
 a KL budget its score is read off by linear interpolation in sqrt(KL), where
-the run first reaches the budget, and never beyond what it reached. An arm is
-the best of its configurations, chosen on one half of the prompts and scored on
-the other, both ways round. Intervals come from a hierarchical bootstrap over
-seeds, then prompts, the same resample for all arms, so that differences are
-paired by seed and by prompt.
+the run first reaches the budget, and never beyond what it reached; a run that
+was held at the budget is read off at its last checkpoint instead. What a run
+scores in passing is not what a run scores that stays, so a reading says how
+much of the run's KL was still to come.
+
+An arm stands for the policy that one would deploy of it: for every seed the one
+of its configurations that gold prefers on one half of the prompts, scored on
+the other half, both ways round. That is no estimate of any one configuration,
+and more configurations give a better arm, so arms are compared where they have
+equally many. Choosing on the other seeds would be unbiased for one
+configuration, but ties the seeds to one another: intervals then hold the truth
+less often the more seeds there are (`experiments.coverage`).
 """
 
 import dataclasses
 
 import numpy as np
+
+from align_jax.intervals import (
+  LEVEL,
+  MISSING,
+  Estimate,
+  each_of,
+  estimate,
+  rank_set,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,86 +75,125 @@ def curves(points, score):
   return result
 
 
-def at_budgets(kl, score, budgets):
-  """Scores where a trajectory first reaches each KL budget.
-
-  Args:
-    kl, score: [..., C] along the trajectory.
-    budgets: [K], nats, > 0.
-  Returns:
-    [..., K]; nan where the budget was never reached.
-  """
-  reached = kl[..., None, :] >= np.asarray(budgets)[:, None]
-  after = np.maximum(reached.argmax(-1), 1)
-  take = lambda x, i: np.take_along_axis(x, i, -1)
-  d = np.sqrt(np.maximum(kl, 0))
-  low, high = take(d, after - 1), take(d, after)
-  with np.errstate(divide='ignore', invalid='ignore'):
-    share = (np.sqrt(budgets) - low) / (high - low)
-  value = (1 - share) * take(score, after - 1) + share * take(score, after)
-  return np.where(reached.any(-1), value, np.nan)
-
-
 HELD_WITHIN = 0.05  # of its budget, for a held run to be compared there
 
 
-def where_held(curve, weights, budgets):
-  """Scores of a held run's last checkpoint, in the column of its budget.
-
-  It is matched by construction: no interpolation, and nothing where the run
-  ended further than HELD_WITHIN from its budget, as measured on fresh samples.
+def weights_at(kl, budgets):
+  """Weights of a run's checkpoints that read it off at each budget.
 
   Args:
-    weights: [N, E] of the prompts.
-    budgets: [K], nats.
+    kl: [C] along the run, nats.
+    budgets: [K], nats, > 0.
   Returns:
-    values [N, K], and the columns they are for bool [K].
+    [K, C], of rows that sum to one; a row of nan where the run, or what it
+    first reaches the budget from, never got there.
   """
-  columns = (
-    np.isclose(budgets, curve.held)
-    if curve.held
-    else np.full(len(budgets), False)
-  )
-  missed = abs(curve.kl[-1].mean() - curve.held) > HELD_WITHIN * curve.held
-  value = (
-    weights @ curve.score[-1] if not missed else np.full(len(weights), np.nan)
-  )
-  return np.tile(value[:, None], len(budgets)), columns
+  budgets = np.asarray(budgets, float)
+  reached = kl >= budgets[:, None]
+  after = np.maximum(reached.argmax(1), 1)
+  d = np.sqrt(np.maximum(kl, 0))
+  low, high = d[after - 1], d[np.minimum(after, len(d) - 1)]
+  with np.errstate(divide='ignore', invalid='ignore'):
+    share = (np.sqrt(budgets) - low) / (high - low)
+  weights = np.zeros((len(budgets), len(kl)))
+  rows = np.flatnonzero(reached.any(1))
+  weights[rows, after[rows] - 1] = 1 - share[rows]
+  weights[rows, after[rows]] = share[rows]
+  weights[~reached.any(1)] = np.nan
+  return weights
+
+
+def is_held(curve, budgets):
+  """Which of the budgets the run was held at: bool [K]."""
+  budgets = np.asarray(budgets, float)
+  return np.isclose(budgets, curve.held) if curve.held else budgets < 0
+
+
+def read(curve, budgets):
+  """A run's scores at the budgets: [K, E], nan where it never got there.
+
+  A held run is matched by construction at its budget: its last checkpoint is
+  taken as it is, and nothing where that ended further than HELD_WITHIN from the
+  budget, as measured on fresh samples.
+  """
+  kl = curve.kl.mean(1)
+  weights = weights_at(kl, budgets)
+  at_end = np.eye(len(kl))[-1]
+  if abs(kl[-1] - curve.held) > HELD_WITHIN * curve.held:
+    at_end = np.full(len(kl), np.nan)
+  weights[is_held(curve, budgets)] = at_end
+  return weights @ curve.score
+
+
+def to_come(curve, budgets):
+  """Share of the run's largest KL that lies beyond each budget: [K], >= 0.
+
+  Near 0 the run stays at the budget, near 1 it only passes through; 0 where it
+  was held.
+  """
+  left = 1 - np.asarray(budgets, float) / curve.kl.mean(1).max()
+  return np.where(is_held(curve, budgets), 0.0, np.maximum(left, 0.0))
+
+
+PLATEAU = 0.2  # share of its KL that a run on its plateau has still to come
 
 
 @dataclasses.dataclass(frozen=True)
-class Resamples:
-  """N draws of seeds and prompts; draw 0 is the data as they are."""
+class Reading:
+  """An arm at K budgets.
 
-  seeds: np.ndarray  # int [N, S]  which seed stands in each place
-  halves: tuple  # two arrays [N, E]: weights of the prompts, each summing to 1
-  whole: np.ndarray  # [N, E]
+  Attributes:
+    values: [S, E, K], nan where a seed reached a budget with no configuration.
+    to_come: [S, K], see the function, of the runs that were chosen.
+    held: bool [S, K], whether these were held at the budget.
+    chosen: for every seed K pairs of configurations, one per half of the
+      prompts.
+  """
+
+  values: np.ndarray
+  to_come: np.ndarray
+  held: np.ndarray
+  chosen: list
+
+  def kind(self, index):
+    """What the values at a budget are: 'held', 'plateau', 'passage' or ''."""
+    if not np.isfinite(self.values[:, :, index]).all():
+      return ''
+    if self.held[:, index].all():
+      return 'held'
+    few = self.to_come[:, index].mean() <= PLATEAU
+    return 'plateau' if few else 'passage'
 
 
-def resample(seeds, num_prompts, num, rng_seed=0):
-  """Seeds with replacement, then prompts with replacement within each half."""
-  rng = np.random.default_rng(rng_seed)
-  order = np.random.default_rng(1).permutation(num_prompts)
-  drawn = rng.integers(0, len(seeds), (num + 1, len(seeds)))
-  drawn[0] = np.arange(len(seeds))
-  halves = []
-  for members in np.array_split(order, 2):
-    counts = rng.multinomial(
-      len(members), np.full(len(members), 1 / len(members)), num + 1
-    ).astype(float)
-    counts[0] = 1
-    weights = np.zeros((num + 1, num_prompts))
-    weights[:, members] = counts / len(members)
-    halves.append(weights)
-  sizes = [(half[0] > 0).sum() / num_prompts for half in halves]
-  whole = sum(size * half for size, half in zip(sizes, halves))
-  return Resamples(drawn, tuple(halves), whole)
+def halves_of(num_prompts):
+  """Two disjoint halves of the prompts, the same for every seed: index arrays."""
+  return np.array_split(np.random.default_rng(1).permutation(num_prompts), 2)
+
+
+def cross(values, halves):
+  """The best of C rows of values, chosen on one half and taken on the other.
+
+  Args:
+    values: [C, K, E]; nan for a row that has none.
+    halves: see `halves_of`.
+  Returns:
+    [K, E], and the row that each half was given: two arrays [K].
+  """
+  taken = np.full(values.shape[1:], np.nan)
+  given = []
+  for choose, take in (halves, halves[::-1]):
+    mean = values[:, :, choose].mean(2)
+    best = np.where(np.isnan(mean), -np.inf, mean).argmax(0)  # [K]
+    rows = np.arange(len(best))
+    taken[:, take] = values[best, rows][:, take]
+    given.append(best)
+  return taken, given
 
 
 class Arm:
   """All runs of one arm: `configs` x `seeds`, every cell filled."""
 
-  def __init__(self, name, runs, draws):
+  def __init__(self, name, runs):
     self.name = name
     self.configs = list(dict.fromkeys(run.config for run in runs))
     self.seeds = sorted({run.seed for run in runs})
@@ -151,108 +206,51 @@ class Arm:
     ]
     if missing:
       raise ValueError(f'arm {name!r} has no points of {missing}')
-    self._draws = draws
-    self._kl = {k: draws.whole @ r.kl.T for k, r in self._runs.items()}
+    self._halves = halves_of(runs[0].kl.shape[1])
 
-  def _at(self, half, budgets):
-    """[configs, N, seeds as drawn, K]."""
-
-    def of_run(key):
-      run = self._runs[key]
-      values = at_budgets(self._kl[key], half @ run.score.T, budgets)
-      held, columns = where_held(run, half, budgets)
-      return np.where(columns, held, values)
-
-    table = []
-    for config in self.configs:
-      by_seed = [of_run((config, seed)) for seed in self.seeds]
-      drawn = self._draws.seeds[:, :, None]
-      table.append(np.take_along_axis(np.stack(by_seed, 1), drawn, 1))
-    return np.stack(table)
+  def runs_of(self, seed):
+    """The curves of a seed, in the order of `configs`."""
+    return [self._runs[config, seed] for config in self.configs]
 
   def at(self, budgets):
-    """The arm at each budget.
+    """The arm at each budget: a Reading."""
+    parts = [self._of_seed(self.runs_of(seed), budgets) for seed in self.seeds]
+    values, left, held, chosen = zip(*parts)
+    values = np.stack(values).swapaxes(1, 2)
+    return Reading(values, np.stack(left), np.stack(held), list(chosen))
 
-    Returns:
-      values [N, K], nan where a drawn seed never reached the budget with any
-      one configuration; values by seed [S, K] of draw 0; the configuration
-      chosen on each half at each budget, of draw 0.
-    """
-    by_half = [self._at(half, budgets) for half in self._draws.halves]
-    values, seeds, chosen = [], [], []
-    for select, score in (by_half, by_half[::-1]):
-      mean = select.mean(2)  # nan if any seed is
-      best = np.where(np.isnan(mean), -np.inf, mean).argmax(0)  # [N, K]
-      index = best[None, :, None, :]
-      picked = np.take_along_axis(score, index, 0)[0]  # [N, S, K]
-      values.append(picked.mean(1))
-      seeds.append(picked[0])
-      chosen.append([self.configs[i] for i in best[0]])
-    return np.mean(values, 0), np.mean(seeds, 0), list(zip(*chosen))
+  def _of_seed(self, runs, budgets):
+    values, given = cross(
+      np.stack([read(run, budgets) for run in runs]), self._halves
+    )
+    columns = np.arange(len(budgets))
+    of_given = lambda f: np.array(
+      [np.stack([f(run, budgets) for run in runs])[g, columns] for g in given]
+    )
+    chosen = [tuple(self.configs[g[k]] for g in given) for k in columns]
+    return values, of_given(to_come).mean(0), of_given(is_held).all(0), chosen
 
   def peak(self):
-    """The best checkpoint, chosen on one half and scored on the other.
+    """The best checkpoint of each seed, chosen and scored as `at` does.
 
     Returns:
-      score [N], its KL [N], and the fall from it to the same configuration's
-      last checkpoint [N].
+      score, its KL, and the fall from it to the same run's last checkpoint:
+      [S, E] each.
     """
-    drawn = self._draws.seeds[:, :, None]
-    mean = lambda runs: np.take_along_axis(np.stack(runs, 1), drawn, 1).mean(1)
-    kl, halves = [], ([], [])
-    for config in self.configs:
-      keys = [(config, seed) for seed in self.seeds]
-      # Runs that end early leave the others without a partner.
-      last = min(len(self._runs[k].steps) for k in keys)
-      kl.append(mean([self._kl[k][:, :last] for k in keys]))
-      for scores, half in zip(halves, self._draws.halves):
-        scores.append(mean([half @ self._runs[k].score[:last].T for k in keys]))
-    results = []
-    for select, score in (halves, halves[::-1]):
-      best = np.array([s.max(1) for s in select]).argmax(0)  # [N]
-      rows = []
-      for n, config in enumerate(best):
-        step = select[config][n].argmax()
-        top = score[config][n, step]
-        rows.append((top, kl[config][n, step], top - score[config][n, -1]))
-      results.append(np.array(rows).T)
-    return np.mean(results, 0)
+    parts = [self._peak_of_seed(self.runs_of(seed)) for seed in self.seeds]
+    return tuple(np.stack(x) for x in zip(*parts))
 
-
-MIN_SHARE = 0.9  # of draws that must have a value for an interval to be given
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-  """A value with its 95% interval; nan: not reached."""
-
-  value: float
-  low: float
-  high: float
-
-  def __bool__(self):
-    return bool(np.isfinite(self.value))
-
-
-def estimate(draws):
-  """[N] -> Estimate; draw 0 is the value, the rest give the interval."""
-  finite = draws[1:][np.isfinite(draws[1:])]
-  if not np.isfinite(draws[0]) or len(finite) < MIN_SHARE * len(draws[1:]):
-    return Estimate(np.nan, np.nan, np.nan)
-  return Estimate(
-    float(draws[0]), *map(float, np.percentile(finite, (2.5, 97.5)))
-  )
-
-
-def estimates(draws):
-  """[N, K] -> a list of K Estimates."""
-  return [estimate(column) for column in draws.T]
-
-
-def first_budget(values, budgets, score):
-  """Smallest budget at which each draw is at or above `score`: [N] or nan."""
-  above = values >= score  # nan compares false
-  return np.where(above.any(1), np.asarray(budgets)[above.argmax(1)], np.nan)
+  def _peak_of_seed(self, runs):
+    every = [(run, i) for run in runs for i in range(len(run.steps))]
+    score = lambda run, i: run.score[i]
+    values = np.stack([score(*x) for x in every])[:, None]
+    top, given = cross(values, self._halves)
+    kl, fall = np.empty_like(top[0]), np.empty_like(top[0])
+    for [best], take in zip(given, self._halves[::-1]):
+      run, i = every[best]
+      kl[take] = run.kl[i, take]
+      fall[take] = run.score[i, take] - run.score[-1, take]
+    return top[0], kl, fall
 
 
 EFFECTS = {  # name: (arm, minus arm); Tang et al.'s two arms differ in three
@@ -264,56 +262,104 @@ EFFECTS = {  # name: (arm, minus arm); Tang et al.'s two arms differ in three
 }
 
 
+def check_equal(sizes, pairs):
+  """Refuses pairs of arms with unequal numbers of configurations.
+
+  The best of more is better by luck alone, so that such a difference would be
+  of tries as much as of methods.
+
+  Args:
+    sizes: {arm: number of configurations}.
+    pairs: names of two arms each; those of which one is missing pass.
+  """
+  for first, second in pairs:
+    a, b = sizes.get(first), sizes.get(second)
+    if a and b and a != b:
+      raise ValueError(
+        f'arms {first!r} and {second!r} are compared, and have {a} and {b} '
+        'configurations: give their sweeps equally many'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+  """The mean difference of two arms over a window of budgets.
+
+  Attributes:
+    estimate: at the level that was asked for.
+    window: (low, high) nats, as compared.
+    asked: the window that was fixed in advance.
+    matrix: [S, E], what the estimate is of.
+    kinds: what the values of each of the two arms are, see `Reading.kind`.
+  """
+
+  estimate: Estimate
+  window: tuple
+  asked: tuple
+  matrix: np.ndarray
+  kinds: tuple
+
+
 class Comparison:
   """All arms of an experiment on one score, at budgets fixed in advance.
 
+  Intervals of a row of K budgets hold together (Bonferroni).
+
   Attributes:
     budgets: [K], nats.
+    seeds: their numbers.
     arms: {name: Arm}.
+    readings: {arm: Reading}.
     table: {arm: [Estimate] * K}.
-    by_seed: {arm: [S, K]}.
-    chosen: {arm: K pairs of configurations}, one per half.
   """
 
-  def __init__(self, runs, budgets, num_resamples):
+  def __init__(self, runs, budgets, shared_prompts=True):
+    """
+    Args:
+      runs: Curves.
+      shared_prompts: whether all seeds are measured on the same prompts by the
+        same judge, see `intervals.spread`.
+    Raises:
+      ValueError: there are no runs, or an arm lacks a seed that others have.
+    """
     if not runs:
       raise ValueError('no points to compare')
     self.budgets = np.asarray(budgets, float)
+    self.shared_prompts = shared_prompts
     names = list(dict.fromkeys(run.arm for run in runs))
-    seeds = sorted({run.seed for run in runs})
-    draws = resample(seeds, runs[0].kl.shape[1], num_resamples)
+    self.seeds = sorted({run.seed for run in runs})
     self.arms = {
-      name: Arm(name, [r for r in runs if r.arm == name], draws)
-      for name in names
+      name: Arm(name, [r for r in runs if r.arm == name]) for name in names
     }
     for arm in self.arms.values():
-      if arm.seeds != seeds:
+      if arm.seeds != self.seeds:
         raise ValueError(
-          f'arm {arm.name!r} has seeds {arm.seeds}, others {seeds}'
+          f'arm {arm.name!r} has seeds {arm.seeds}, others {self.seeds}'
         )
-    self.seeds = seeds
-    self._draws, self.by_seed, self.chosen = {}, {}, {}
-    for name, arm in self.arms.items():
-      self._draws[name], self.by_seed[name], self.chosen[name] = arm.at(
-        self.budgets
-      )
-    self.table = {name: estimates(d) for name, d in self._draws.items()}
+    self.readings = {
+      name: arm.at(self.budgets) for name, arm in self.arms.items()
+    }
+    self.table = {
+      name: self._row(reading.values) for name, reading in self.readings.items()
+    }
+
+  def _row(self, values):
+    """[S, E, K] -> K Estimates that hold together."""
+    level = each_of(len(self.budgets))
+    return [
+      estimate(values[:, :, k], self.shared_prompts, level)
+      for k in range(values.shape[2])
+    ]
 
   def difference(self, first, second):
-    """first - second at each budget, paired: K Estimates."""
-    return estimates(self._draws[first] - self._draws[second])
+    """first - second at each budget, paired by seed and prompt: K Estimates."""
+    self._require_equal(first, second)
+    values = self.readings[first].values - self.readings[second].values
+    return self._row(values)
 
-  def ranks(self, names):
-    """Places of the named arms at each budget, 1 the best: {arm: K Estimates}.
-
-    Each draw ranks those that reached the budget; ties share their places.
-    """
-    draws = np.stack([self._draws[name] for name in names])  # [M, N, K]
-    with np.errstate(invalid='ignore'):
-      ahead = (draws[None] > draws[:, None]).sum(1)
-      level = (draws[None] == draws[:, None]).sum(1)
-    places = np.where(np.isnan(draws), np.nan, ahead + (level + 1) / 2)
-    return {name: estimates(p) for name, p in zip(names, places)}
+  def _require_equal(self, *names):
+    sizes = {name: len(self.arms[name].configs) for name in names}
+    check_equal(sizes, [names])
 
   def effects(self):
     """{name: K Estimates} of the EFFECTS whose arms were run."""
@@ -323,54 +369,133 @@ class Comparison:
       if set(pair) <= set(self.arms)
     }
 
-  def gap(self, first, second, window):
-    """Mean of first - second over sqrt(KL) within `window`.
+  def rank_sets(self, names):
+    """Places that the named arms may hold at each budget, 1 the best.
 
-    Where one of the arms did not reach, the window is cut to what both did.
+    Of those that reached it: {arm: K pairs (first, last place), or None}. Each
+    set holds its arm's place in 95% of experiments, see `intervals.rank_set`.
+    """
+    result = {name: [] for name in names}
+    for k in range(len(self.budgets)):
+      values = {n: self.readings[n].values[:, :, k] for n in names}
+      there = [n for n in names if np.isfinite(values[n]).all()]
+      level = each_of(len(there) - 1)
+      for name in names:
+        others = [n for n in there if n != name]
+        result[name].append(
+          rank_set(
+            [
+              estimate(values[name] - values[n], self.shared_prompts, level)
+              for n in others
+            ]
+          )
+          if name in there
+          else None
+        )
+    return result
+
+  def gap(self, first, second, window, level=LEVEL):
+    """Mean of first - second over sqrt(KL) within `window`: a Gap.
+
+    Where a seed of one of the arms did not reach, the window is cut to what all
+    did.
 
     Args:
-      window: (low, high) nats, fixed in advance.
-    Returns:
-      Estimate; the differences' means by seed [S]; the window as compared.
+      window: (low, high) nats, fixed in advance; one budget twice for arms that
+        are held there.
     Raises:
-      ValueError: the arms do not overlap within the window.
+      ValueError: the arms do not overlap within the window, or have unequal
+        numbers of configurations.
     """
-    grid = np.linspace(*np.sqrt(window), 17) ** 2
+    self._require_equal(first, second)
+    low, high = window
+    count = 17 if high > low else 1
+    grid = np.linspace(low**0.5, high**0.5, count) ** 2
     a, b = (self.arms[name].at(grid) for name in (first, second))
-    both = np.isfinite([e.value for e in estimates(a[0] - b[0])])
+    both = np.isfinite(a.values - b.values).all((0, 1))
     if not both.any():
       raise ValueError(
         f'{first!r} and {second!r} were never at the same KL within '
-        f'{window} nats: nothing to compare'
+        f'{tuple(window)} nats: nothing to compare'
       )
-    draws = (a[0] - b[0])[:, both].mean(1)
-    by_seed = (a[1] - b[1])[:, both].mean(1)
+    matrix = (a.values - b.values)[:, :, both].mean(2)
     compared = grid[both]
-    return estimate(draws), by_seed, (compared[0], compared[-1])
+    middle = int(np.flatnonzero(both)[both.sum() // 2])
+    return Gap(
+      estimate(matrix, self.shared_prompts, level),
+      (float(compared[0]), float(compared[-1])),
+      tuple(window),
+      matrix,
+      (a.kind(middle), b.kind(middle)),
+    )
+
+  def at_equal_steps(self, first, second):
+    """first - second after equally many updates, whatever their KL.
+
+    What a comparison that ignores the KL would say, of the configurations that
+    are chosen as in `Arm.at`.
+
+    Returns:
+      rows (step, difference, score and KL of the first, of the second): ints
+      and Estimates, for the steps that all runs of both have.
+    """
+    self._require_equal(first, second)
+    arms = [self.arms[name] for name in (first, second)]
+    runs = [run for arm in arms for s in self.seeds for run in arm.runs_of(s)]
+    common = sorted(set.intersection(*(set(r.steps.tolist()) for r in runs)))
+    level, rows = each_of(len(common) - 1), []
+    of = lambda matrix: estimate(matrix, self.shared_prompts, level)
+    for step in common:
+      if step:
+        (a, a_kl), (b, b_kl) = (arm_at_step(arm, step) for arm in arms)
+        rows.append((step, of(a - b), of(a), of(a_kl), of(b), of(b_kl)))
+    return rows
 
   def kl_needed(self, name, score, budgets):
-    """KL at which the arm's curve first reaches `score`: Estimate."""
-    values = self.arms[name].at(np.asarray(budgets, float))[0]
-    return estimate(first_budget(values, budgets, score))
+    """KL at which the arm first reaches `score`: Estimate over seeds.
+
+    One number per seed, so prompts that seeds share count as part of no seed.
+    """
+    values = self.arms[name].at(budgets).values.mean(1)  # [S, K]
+    above = values >= score  # nan compares false
+    first = np.asarray(budgets, float)[above.argmax(1)]
+    needed = np.where(above.any(1), first, np.nan)
+    return estimate(needed[:, None], False)
 
   def peaks(self):
     """{arm: (score, KL of it, fall to the last checkpoint)}, Estimates."""
     return {
-      name: tuple(estimate(d) for d in arm.peak())
+      name: tuple(estimate(x, self.shared_prompts) for x in arm.peak())
       for name, arm in self.arms.items()
     }
+
+
+def arm_at_step(arm, step):
+  """Score and KL of an arm after that many updates: [S, E] each."""
+  scores, kls = [], []
+  for seed in arm.seeds:
+    runs = arm.runs_of(seed)
+    at = [int(np.flatnonzero(run.steps == step)[0]) for run in runs]
+    halves = halves_of(runs[0].kl.shape[1])
+    score, given = cross(
+      np.stack([r.score[i] for r, i in zip(runs, at)])[:, None], halves
+    )
+    kl = np.empty_like(score[0])
+    for [best], take in zip(given, halves[::-1]):
+      kl[take] = runs[best].kl[at[best], take]
+    scores.append(score[0])
+    kls.append(kl)
+  return np.stack(scores), np.stack(kls)
 
 
 def crossings(difference, budgets):
   """Neighbouring budgets at which the difference surely has opposite signs.
 
-  A difference whose interval holds 0 has no sign, and is passed over.
+  A difference whose interval holds 0 has no sign, and is passed over. The
+  intervals of `Comparison.difference` hold together, so that a turn is claimed
+  falsely in at most 5% of experiments.
   """
-  known = [
-    (b, np.sign(e.value))
-    for b, e in zip(budgets, difference)
-    if e and (e.low > 0 or e.high < 0)
-  ]
+  known = [(b, e.sign) for b, e in zip(budgets, difference) if e and e.sign]
   return [
     (b0, b1)
     for (b0, sign0), (b1, sign1) in zip(known, known[1:])

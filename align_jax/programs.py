@@ -34,6 +34,12 @@ def policy_programs(config):
   return logps, kls, step.make_annotate(logps)
 
 
+@functools.cache
+def expectation(config):
+  """Jitted (params, batch, worth f32 [B, T, V]) -> f32 [B, T]."""
+  return jax.jit(functools.partial(scoring.expected, config=config))
+
+
 def sampler(task, group_size, slots=0):
   """Jitted (params, prompts, valid, key) -> Batch, as the task ends rows.
 

@@ -14,6 +14,7 @@ from align_jax.checkpoint import Checkpoints
 from align_jax.evaluate import Judge, checkpoint_steps, evaluate
 from align_jax.metrics import Writer
 from align_jax.programs import (
+  expectation,
   forward_of,
   policy_of,
   policy_programs,
@@ -50,6 +51,14 @@ def budget_of(seed, run):
   return budgets.Budget(run['kl_budget'], stop, run['kl_every'], measure)
 
 
+def expected_gold(task):
+  """(params, batch) -> f32 [B, T] where the task knows each token's worth."""
+  if task.gold_steps is None:
+    return None
+  mean = expectation(task.model)
+  return lambda params, batch: mean(params, batch, task.gold_steps(batch))
+
+
 def make_judge(cfg, seed):
   task = seed.task
   logps, kls, _ = policy_programs(task.model)
@@ -59,6 +68,7 @@ def make_judge(cfg, seed):
     logps=logps,
     batch_size=cfg['arm']['batch_size'],
     gold=task.gold,
+    expected_gold=expected_gold(task),
     proxy=seed.proxy,
     decode=task.decode,
     prompts=task.eval_prompts[:],

@@ -147,6 +147,31 @@ def token_kls(params, ref_params, batch, *, config):
   return kls, logps - ref_logps
 
 
+def expected(params, batch, worth, *, config):
+  """What the next token is worth on average, along given completions.
+
+  Summed over a completion that the policy sampled, it has the mean of the worth
+  of the tokens themselves and less noise (Rao-Blackwell), as the exact KL has.
+
+  Args:
+    params: of a model with an 'lm' head.
+    worth: f32 [B, T, V], of every token in each place.
+  Returns:
+    f32 [B, T]; 0 on padding.
+  Raises:
+    ValueError: `batch` was tempered or truncated.
+  """
+  ops.require_own_samples(batch)
+  weights = of(config).head_weights(params, config)
+
+  def f(state, worth):
+    return (jax.nn.softmax(_logits(state, weights, config)) * worth).sum(-1)
+
+  states = predicting_states(params, config, batch)
+  means = _by_position(f, [states, worth], config.vocab_size)
+  return jnp.where(batch.valid, means, 0)
+
+
 def values(states, head):
   """What a scalar head, f32 [D], makes of states [..., D]: f32 [...]."""
   return states.astype(jnp.float32) @ head

@@ -31,6 +31,8 @@ def get_config():
 
   # Replications: each has its own SFT policy, golden pairs and proxy.
   c.seeds = 3
+  # Seeds 100 and up, to choose a design on; without it 0 and up, to judge it.
+  c.pilot = False
 
   # The reference: supervised fine-tuning on the task's demonstrations; no
   # steps: what the model starts from.
@@ -166,12 +168,19 @@ def get_config():
   c.report = ml_collections.ConfigDict(
     dict(
       budgets=(0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 6.0, 8.0),  # nats
-      window=(1.5, 3.5),  # budgets that the verdict speaks of
-      shown=(0.5, 1.0, 2.0, 3.0),  # of them, in the table of method_zoo
+      # The confirmatory number: treatment - control over these budgets; one
+      # budget twice where the arms are held there.
       treatment='online',
       control='offline',
+      window=(1.5, 3.5),
+      margin=0.05,  # of gold reward, within which arms count as equivalent
+      half_width=0.05,  # of the interval that the power line plans for
+      deviation=0.0,  # of the gap between seeds, for experiments.plan without
+      # points; 0: not known
+      schedule=(),  # numbers of seeds at which a verdict will be read, where
+      # seeds are added after a look; (): once
+      shown=(0.5, 1.0, 2.0, 3.0),  # of the budgets, in the table of method_zoo
       golden_policy='online+gold',  # whose last policy win rates are against
-      resamples=1000,  # of the bootstrap
     )
   )
 
@@ -192,5 +201,5 @@ def smoke(c):
   c.proxy.update(steps=4, batch_size=8)
   c.arm.update(steps=6, batch_size=4, save_every=2, log_every=1)
   c.eval.update(samples=2, first_step=2, points=3, pairs=8)
-  c.report.update(budgets=(0.01, 0.1, 1.0), window=(0.001, 1.0), resamples=20)
+  c.report.update(budgets=(0.01, 0.1, 1.0), window=(0.001, 1.0))
   return c

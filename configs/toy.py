@@ -21,16 +21,17 @@ def get_config():
   c = base.get_config()
   c.task = dict(
     name='toy',
-    prompts=64,
-    eval_prompts=36,  # held out; 0: the training prompts, as Tang et al. do
+    prompts=744,
+    eval_prompts=256,  # held out; 0: the training prompts, as Tang et al. do
+    prompt_len=3,
     completion_len=8,
     peak_shift=0.7,  # how far the best tokens are from the demonstrations
     repeat_penalty=0.6,
   )
-  c.model.vocab_size = 32
-  c.sft.update(steps=1200, batch_size=64)
-  c.arm.steps = 700
-  c.eval.update(samples=16, points=10, pairs=256)
+  c.model.update(vocab_size=32, dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
+  c.sft.update(steps=500, learning_rate=3e-3)
+  c.arm.update(steps=800, save_every=800)
+  c.eval.update(samples=4, first_step=48, points=8, pairs=256)
   milder, middle, stronger = (4e-4, 0.1), (4e-4, 0.08), (4e-4, 0.07)
   c.arms = {
     'offline': dict(

@@ -29,6 +29,7 @@ from align_jax.jobs import Job
 from align_jax.metrics import read_jsonl, write_atomically
 from align_jax.models import fused, initial
 from align_jax.models.interface import from_fields
+from experiments import registration
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
@@ -38,16 +39,34 @@ REPORT = flags.DEFINE_bool(
 )
 
 
+PILOT_SEEDS = 100  # from this one on; those below confirm
+
+
+def seeds_of(cfg):
+  """The seeds of an experiment: pilots choose a design, the others judge it.
+
+  Raises:
+    ValueError: so many that the two kinds would meet.
+  """
+  if not 1 <= cfg['seeds'] <= PILOT_SEEDS:
+    raise ValueError(
+      f'seeds={cfg["seeds"]}, expected 1 to {PILOT_SEEDS}: seeds from '
+      f'{PILOT_SEEDS} on are pilots'
+    )
+  first = PILOT_SEEDS if cfg['pilot'] else 0
+  return range(first, first + cfg['seeds'])
+
+
 def sweep(cfg):
   """One run per arm, entry of its `sweep` and seed: a list of dicts.
 
   An arm says what differs from `cfg.arm`, an entry what differs from its arm.
   """
-  runs = []
+  runs, numbers = [], seeds_of(cfg)
   for arm, fields in cfg['arms'].items():
     fields = dict(fields)
     for entry in fields.pop('sweep', ({},)):
-      for seed in range(cfg['seeds']):
+      for seed in numbers:
         run = copy.deepcopy({**cfg['arm'], **fields, **entry})
         unknown = sorted(set(run) - set(cfg['arm']))
         if unknown:
@@ -377,6 +396,7 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
   chosen = select(everything, only)
   if not report_only:
     note_start(workdir)
+    registration.register(cfg, workdir)
     execute(cfg, chosen, workdir)
   points = read_points(workdir, everything)
   if not points:

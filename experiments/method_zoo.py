@@ -10,6 +10,8 @@ and best-of-n and the closed-form optimum of the proxy as reference lines. With
 there. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
+import itertools
+
 import numpy as np
 
 from align_jax import frontier
@@ -33,7 +35,14 @@ from experiments.pages import (
 def runs(cfg):
   if not cfg['methods']:
     raise ValueError('config.methods is empty: nothing to compare')
-  return common.sweep({**cfg, 'arms': cfg['methods']})
+  arms = cfg['methods']
+  ranked = {
+    n: len(arm.get('sweep', ({},)))
+    for n, arm in arms.items()
+    if not arm.get('reweigh')
+  }
+  frontier.check_equal(ranked, itertools.combinations(ranked, 2))
+  return common.sweep({**cfg, 'arms': arms})
 
 
 def reference_lines(cfg, names):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from align_jax import frontier
+from align_jax import frontier, tasks
 from align_jax.metrics import write_atomically
 
 GAIN = 'gold reward gained over the reference'
@@ -17,9 +17,12 @@ NOT_NEUTRAL = (
 )
 
 
-def compare(points, settings, score):
+def compare(points, cfg, score):
+  """All arms on one score, at the config's budgets."""
   return frontier.Comparison(
-    frontier.curves(points, score), settings['budgets'], settings['resamples']
+    frontier.curves(points, score),
+    cfg['report']['budgets'],
+    tasks.shares_prompts(cfg['task']['name']),
   )
 
 

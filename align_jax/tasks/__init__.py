@@ -20,6 +20,9 @@ class Task:
   gold: Callable[[Batch], Any]  # the judge that no training run sees: f32 [B]
   decode: Callable[[Batch], tuple[list[str], list[str]]]  # a text per row
   pairs: Batch | None = None  # labelled by others than gold: G = 2, (1, 0)
+  # What each token would add to gold after its row's prefix, f32 [B, T, V]; for
+  # a gold that adds up over tokens, and then measured with less noise.
+  gold_steps: Callable[[Batch], Any] | None = None
   tokenizer: pathlib.Path | None = None  # the folder of its files, to export
 
 
@@ -31,6 +34,11 @@ def make_task(name, **knobs):
 def prepare(name, **knobs):
   """What the task trains or caches once, before any seed."""
   return _module(name).prepare(**knobs)
+
+
+def shares_prompts(name):
+  """Whether all seeds are measured on the same prompts by the same judge."""
+  return getattr(_module(name), 'SHARED_PROMPTS', True)
 
 
 def _module(name):

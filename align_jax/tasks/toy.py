@@ -1,10 +1,11 @@
 """The generated task: eight distinct tokens, each worth something to a prompt.
 
-A prompt is two tokens (p, q); a completion is exactly T tokens, no EOS. The
-gold reward is the sum of w(v) = A[p, v] + B[q, v] over the *distinct* tokens v
-of the completion, less a penalty for each repeated one. Demonstrations are
-drawn without repeats from preferences that only correlate with w. A policy
-that trusts a bag-of-words proxy too far repeats its favourite tokens.
+A prompt is a few tokens (p_1, p_2, ...); a completion is exactly T tokens, no
+EOS. The gold reward is the sum of w(v) = W_1[p_1, v] + W_2[p_2, v] + ... over
+the *distinct* tokens v of the completion, less a penalty for each repeated one.
+Demonstrations are drawn without repeats from preferences that only correlate
+with w. A policy that trusts a bag-of-words proxy too far repeats its favourite
+tokens.
 """
 
 import functools
@@ -17,20 +18,43 @@ from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
-WEIGHT_SCALE = 0.7  # standard deviation of A and B
+WORTH_SCALE = 1.0  # standard deviation of what a token is worth to a prompt
+# Every seed draws its own weights: prompts of two seeds share their tokens and
+# nothing else.
+SHARED_PROMPTS = False
+
+
+def worth(weights, prompts):
+  """What each token is worth to each prompt, f32 [P, V].
+
+  Args:
+    weights: f32 [V, V] for each token of a prompt.
+    prompts: int32 [P, S].
+  """
+  return sum(w[prompts[:, i]] for i, w in enumerate(weights))
+
+
+@jax.jit
+def gold_steps(weights, repeat_penalty, batch):
+  """What every token would add to the gold reward after its prefix.
+
+  Returns:
+    f32 [B, T, V]; those of the tokens that were taken add up to the reward.
+  """
+  value = worth(weights, batch.prompts)  # [P, V]
+  value = jnp.repeat(value, batch.group_size, axis=0)[:, None]
+  tokens = jax.nn.one_hot(batch.completions, value.shape[-1])
+  tokens = jnp.where(batch.valid[..., None], tokens, 0)
+  before = jnp.cumsum(tokens, 1) - tokens > 0
+  return jnp.where(before, -repeat_penalty, value)
 
 
 @jax.jit
 def gold_reward(weights, repeat_penalty, batch):
-  """f32 [B]; weights: (A, B), each f32 [V, V]."""
-  first, second = weights
-  value = first[batch.prompts[:, 0]] + second[batch.prompts[:, 1]]  # [P, V]
-  value = jnp.repeat(value, batch.group_size, axis=0)
-  counts = jax.nn.one_hot(batch.completions, value.shape[1])
-  counts = jnp.where(batch.valid[..., None], counts, 0).sum(1)  # [B, V]
-  present = counts > 0
-  repeats = counts.sum(1) - present.sum(1)
-  return (value * present).sum(1) - repeat_penalty * repeats
+  """f32 [B]; args as in `gold_steps`."""
+  steps = gold_steps(weights, repeat_penalty, batch)
+  taken = jnp.take_along_axis(steps, batch.completions[..., None], -1)[..., 0]
+  return jnp.where(batch.valid, taken, 0).sum(1)
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'batch_size'))
@@ -38,13 +62,12 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   """Prompts drawn at random and completions without repeats: a Batch.
 
   Args:
-    prompts: int32 [N, 2].
+    prompts: int32 [N, S].
     size: tokens of a completion, by Gumbel top-k.
   """
   pick_key, key = jax.random.split(key)
-  first, second = weights
   drawn = prompts[jax.random.randint(pick_key, (batch_size,), 0, len(prompts))]
-  logits = first[drawn[:, 0]] + second[drawn[:, 1]]
+  logits = worth(weights, drawn)
   noisy = logits + jax.random.gumbel(key, logits.shape)
   full = jnp.ones((batch_size, size), bool)
   return Batch(
@@ -57,19 +80,24 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   )
 
 
-def split_prompts(num_train, num_eval):
-  """Two disjoint sets of token pairs from the smallest square grid.
+def split_prompts(num_train, num_eval, length):
+  """Two disjoint sets of prompts, drawn from the smallest cube of tokens.
 
-  The same split for every seed, so that seeds can be paired by prompt.
+  The same split for every seed.
+
+  Args:
+    length: S, tokens of a prompt.
   """
-  side = int(np.ceil(np.sqrt(num_train + num_eval)))
-  grid = np.stack(np.divmod(np.arange(side * side), side), 1).astype(np.int32)
-  grid = np.random.default_rng(0).permutation(grid)
+  side = 1
+  while side**length < num_train + num_eval:
+    side += 1
+  cube = np.indices((side,) * length, np.int32).reshape(length, -1).T
+  cube = np.random.default_rng(0).permutation(cube)
   wrap = lambda x: Prompts(x, np.ones(x.shape, bool))
-  train = wrap(grid[:num_train])
+  train = wrap(cube[:num_train])
   if not num_eval:
     return train, train
-  return train, wrap(grid[num_train : num_train + num_eval])
+  return train, wrap(cube[num_train : num_train + num_eval])
 
 
 def prepare(**knobs):
@@ -83,6 +111,7 @@ def make_task(
   model,
   prompts,
   eval_prompts,
+  prompt_len,
   completion_len,
   peak_shift,
   repeat_penalty,
@@ -94,6 +123,7 @@ def make_task(
     model: dict, see `models.interface.from_fields`.
     prompts, eval_prompts: how many to train on, and how many to hold out; 0
       measures on the training prompts, as Tang et al. do.
+    prompt_len: S.
     completion_len: T.
     peak_shift: in [0, 1]; how far the best tokens lie from what the
       demonstrations show: 0 not at all, 1 unrelated.
@@ -104,7 +134,7 @@ def make_task(
     raise ValueError(f'task.peak_shift={peak_shift} is not within [0, 1]')
   config = from_fields(**model)
   vocab = config.vocab_size
-  train, held_out = split_prompts(prompts, eval_prompts)
+  train, held_out = split_prompts(prompts, eval_prompts, prompt_len)
   if train.tokens.max() >= vocab or completion_len > vocab:
     raise ValueError(
       f'task.prompts={prompts} and task.completion_len={completion_len} need a '
@@ -114,8 +144,9 @@ def make_task(
   # training prompts alone.
   shown_to = np.unique(np.concatenate([train.tokens, held_out.tokens]), axis=0)
   rng = np.random.default_rng([seed, 0])
-  draw = lambda: rng.normal(0, WEIGHT_SCALE, (vocab, vocab))
-  weights = (draw(), draw())
+  scale = WORTH_SCALE * prompt_len**-0.5
+  draw = lambda: rng.normal(0, scale, (vocab, vocab))
+  weights = tuple(draw() for _ in range(prompt_len))
   shown = tuple((1 - peak_shift) * w + peak_shift * draw() for w in weights)
   weights, shown = jax.tree.map(jnp.float32, (weights, shown))
 
@@ -136,5 +167,6 @@ def make_task(
     eval_prompts=held_out,
     demonstrations=demonstrate,
     gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
+    gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
   )

@@ -1,0 +1,191 @@
+"""What a mean over seeds and prompts is known to: numpy and scipy only.
+
+A difference of two arms is a matrix, one number per seed and prompt. Seeds are
+few and prompts many; both are drawn at random, so both limit what their mean
+says of seeds and prompts that nobody has drawn yet. `experiments.coverage`
+measures how often these intervals hold.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """The variance of a mean, by where it comes from.
+
+  Attributes:
+    seeds: from seeds, with all that is drawn anew in each of them.
+    prompts: from prompts that all seeds share; 0 where they share none.
+    num_seeds, num_prompts: S and E.
+  """
+
+  seeds: float
+  prompts: float
+  num_seeds: int
+  num_prompts: int
+
+  def half_width(self, level=LEVEL):
+    """Of the interval at that level, in units of the mean; nan for one seed.
+
+    The quantile lies halfway between two that are known to err on either side
+    where seeds are few and both parts matter: the t quantile at Satterthwaite's
+    degrees of freedom (1946), which is too small, and the t quantiles of the
+    parts weighed by their variances (Cochran and Cox 1950), which is too large.
+    Where prompts are not shared both are the paired t test's, at S - 1.
+    """
+    if self.num_seeds < 2:
+      return np.nan
+    total = self.seeds + self.prompts
+    if not total:
+      return 0.0
+    quantile = lambda df: stats.t.ppf((1 + level) / 2, df)
+    few, many = self.num_seeds - 1, self.num_prompts - 1
+    if not self.prompts:
+      return float(quantile(few) * total**0.5)
+    df = total**2 / (self.seeds**2 / few + self.prompts**2 / many)
+    weighed = self.seeds * quantile(few) + self.prompts * quantile(many)
+    middle = (quantile(df) + weighed / total) / 2
+    return float(middle * total**0.5)
+
+
+def spread(matrix, shared):
+  """The spread of a matrix's mean, from its crossed random effects.
+
+  Args:
+    matrix: [S, E], a number per seed and prompt.
+    shared: whether a column is the same prompt, judged alike, in every seed; if
+      not, prompts are part of what a seed draws.
+  """
+  num_seeds, num_prompts = matrix.shape
+  if num_seeds < 2:
+    return Spread(np.nan, 0.0, num_seeds, num_prompts)
+  by_seed = matrix.mean(1)
+  seeds = by_seed.var(ddof=1) / num_seeds
+  if not shared or num_prompts < 2:
+    return Spread(float(seeds), 0.0, num_seeds, num_prompts)
+  by_prompt = matrix.mean(0)
+  rest = matrix - by_seed[:, None] - by_prompt + matrix.mean()
+  rest = np.square(rest).sum() / ((num_seeds - 1) * (num_prompts - 1))
+  # Prompt means hold a part of what neither seed nor prompt explains.
+  prompts = by_prompt.var(ddof=1) - rest / num_seeds
+  prompts = max(float(prompts), 0.0) / num_prompts
+  return Spread(float(seeds), prompts, num_seeds, num_prompts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean over seeds and prompts with its interval.
+
+  Attributes:
+    value: nan where a seed did not reach what was asked.
+    low, high: nan below two seeds.
+    by_seed: the mean of each seed.
+    spread: see `Spread`; None where nothing was reached.
+  """
+
+  value: float
+  low: float
+  high: float
+  by_seed: tuple = ()
+  spread: Spread | None = None
+
+  def __bool__(self):
+    return bool(np.isfinite(self.value))
+
+  @property
+  def sign(self):
+    """1 or -1 where the interval leaves 0 out, else 0."""
+    return int(self.low > 0) - int(self.high < 0)
+
+
+MISSING = Estimate(np.nan, np.nan, np.nan)
+
+
+def estimate(matrix, shared, level=LEVEL):
+  """The mean of a matrix with its interval.
+
+  Args:
+    matrix: [S, E]; see `spread`. A seed that lacks a prompt lacks the whole.
+  """
+  matrix = np.asarray(matrix, float)
+  by_seed = matrix.mean(1)
+  if not np.isfinite(by_seed).all():
+    return dataclasses.replace(MISSING, by_seed=tuple(by_seed.tolist()))
+  of = spread(matrix, shared)
+  value, half = float(matrix.mean()), of.half_width(level)
+  return Estimate(
+    value, value - half, value + half, tuple(by_seed.tolist()), of
+  )
+
+
+def each_of(number, level=LEVEL):
+  """The level of each of several intervals that hold together (Bonferroni)."""
+  return 1 - (1 - level) / max(number, 1)
+
+
+def rank_set(differences, level=LEVEL):
+  """The places that one of several arms may hold, 1 the best.
+
+  As many arms as are surely ahead come before it, as many as are surely behind
+  come after, whatever the order of those between: a confidence set of its rank
+  that also holds where arms are near ties, which bootstrapped ranks are not
+  (Mogstad, Romano, Shaikh and Wilhelm 2024, marginal sets by Bonferroni).
+
+  Args:
+    differences: Estimates of this arm less each of the others, at
+      `each_of(len(differences), level)`.
+  Returns:
+    first and last place.
+  """
+  signs = [e.sign for e in differences]
+  return 1 + signs.count(-1), 1 + len(signs) - signs.count(1)
+
+
+# --- Power ------------------------------------------------------------------
+
+
+def detectable(deviation, seeds, level=LEVEL, power=0.8):
+  """The smallest true difference that a paired t test finds with this power.
+
+  Args:
+    deviation: of the difference between seeds.
+    seeds: S >= 2.
+  Returns:
+    in units of the deviation's, by the noncentral t distribution.
+  """
+  df = seeds - 1
+  quantile = stats.t.ppf((1 + level) / 2, df)
+  # Found by bisection: the power rises with the difference.
+  low, high = 0.0, 20.0 * quantile
+  for _ in range(60):
+    middle = (low + high) / 2
+    found = stats.nct.sf(quantile, df, middle)
+    low, high = (middle, high) if found < power else (low, middle)
+  return float(high * deviation / seeds**0.5)
+
+
+def half_width(deviation, seeds, level=LEVEL):
+  """Of the interval of a mean over that many seeds."""
+  return float(stats.t.ppf((1 + level) / 2, seeds - 1) * deviation / seeds**0.5)
+
+
+def seeds_for(width, deviation, level=LEVEL, most=1000):
+  """The fewest seeds whose interval has at most this half-width; None if more
+  than `most` are needed."""
+  for seeds in range(2, most + 1):
+    if half_width(deviation, seeds, level) <= width:
+      return seeds
+  return None
+
+
+def sign_test(by_seed):
+  """Two-sided p of an exact sign test over seeds; those at 0 are left out."""
+  positive, negative = sum(x > 0 for x in by_seed), sum(x < 0 for x in by_seed)
+  if not positive + negative:
+    return 1.0
+  return float(stats.binomtest(positive, positive + negative).pvalue)

@@ -33,6 +33,7 @@ class Budget:
     tolerance: share of the budget by which a measured KL may exceed it.
     rise, fall: change of log beta per measurement, for a KL beyond the budget
       and short of it by the whole of it.
+    known: {INSIDE: KL of that anchor}, so that it is not measured twice.
   """
 
   nats: float
@@ -42,6 +43,7 @@ class Budget:
   tolerance: float = 0.01
   rise: float = 1.0
   fall: float = 1.0
+  known: dict = dataclasses.field(default_factory=dict)
 
 
 def due(budget, step, num_steps):
@@ -60,27 +62,37 @@ def between(inside, outside, share):
   return jax.tree.map(lambda x, y: x + share * (y - x), inside, outside)
 
 
-def back_inside(budget, inside, outside):
+def back_inside(budget, inside, outside, kls):
   """The policy on the line from `inside` whose KL is the budget's.
 
-  Bisection; the KL is continuous along the line, and beyond the budget at its
-  end.
+  False position in sqrt(KL), which is nearly straight along a short line; the
+  KL is continuous there, and beyond the budget at its end.
+
+  Args:
+    kls: of `inside` and `outside`, nats.
+  Returns:
+    params and their KL.
   """
-  low, high, params = 0.0, 1.0, inside
-  for _ in range(MAX_BISECTIONS):
-    middle = (low + high) / 2
-    candidate = between(inside, outside, middle)
+  goal = math.sqrt(budget.nats)
+  low, high = 0.0, 1.0
+  below, above = (math.sqrt(max(kl, 0.0)) for kl in kls)
+  params, found = inside, kls[0]
+  for _ in range(MAX_SECANTS):
+    share = (goal - below) / (above - below) if above > below else 0.5
+    share = low + (high - low) * min(max(share, LEAST), 1 - LEAST)
+    candidate = between(inside, outside, share)
     kl = budget.measure(candidate)
     if kl > budget.nats * (1 + budget.tolerance):
-      high = middle
+      high, above = share, math.sqrt(kl)
     else:
-      low, params = middle, candidate
+      low, below, params, found = share, math.sqrt(max(kl, 0)), candidate, kl
       if kl >= budget.nats * (1 - budget.tolerance):
         break
-  return params
+  return params, found
 
 
-MAX_BISECTIONS = 24
+MAX_SECANTS = 24
+LEAST = 0.1  # share of the line that each measurement takes off
 
 
 def adapted(budget, beta, kl, last_kl, left):
@@ -109,16 +121,22 @@ def keep(budget, state: TrainState, left=0):
   kl, inside = budget.measure(state.params), state.anchors[INSIDE]
   params, stats = state.params, dict(state.stats)
   reached = kl > budget.nats * (1 - budget.tolerance)
-  if not budget.stop and 'beta' in stats:
-    last_kl = budget.measure(inside)
+  beyond = kl > budget.nats * (1 + budget.tolerance)
+  adapts = not budget.stop and 'beta' in stats
+  if adapts or beyond:
+    last_kl = budget.known.get(INSIDE)
+    last_kl = budget.measure(inside) if last_kl is None else last_kl
+  if adapts:
     beta = adapted(budget, float(stats['beta']), kl, last_kl, left)
     stats['beta'] = jnp.float32(beta)
-  if kl > budget.nats * (1 + budget.tolerance):
-    params = back_inside(budget, inside, params)
+  if beyond:
+    params, kl = back_inside(budget, inside, params, (last_kl, kl))
   elif not (reached or left or budget.stop):  # it ends short
     held = state.anchors[HELD]
-    arrived = budget.measure(held) >= budget.nats * (1 - budget.tolerance)
-    params = copy(held) if arrived else params
+    held_kl = budget.measure(held)
+    if held_kl >= budget.nats * (1 - budget.tolerance):
+      params, kl = copy(held), held_kl
+  budget.known[INSIDE] = kl
   anchors = {**state.anchors, INSIDE: copy(params)}
   if reached:
     anchors[HELD] = copy(params)

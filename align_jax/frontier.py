@@ -22,7 +22,6 @@ import numpy as np
 
 from align_jax.intervals import (
   LEVEL,
-  MISSING,
   Estimate,
   each_of,
   estimate,
@@ -166,7 +165,7 @@ class Reading:
 
 
 def halves_of(num_prompts):
-  """Two disjoint halves of the prompts, the same for every seed: index arrays."""
+  """Index arrays of two disjoint halves of the prompts, alike in every seed."""
   return np.array_split(np.random.default_rng(1).permutation(num_prompts), 2)
 
 

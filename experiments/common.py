@@ -361,6 +361,11 @@ def read_points(workdir, runs):
   return points
 
 
+def points_of(workdir):
+  """The points that the last report in `workdir` was written from."""
+  return read_jsonl(workdir / 'points.jsonl')
+
+
 def note_start(workdir):
   """Keeps the first command line, for the page, with the versions it met."""
   path = workdir / 'experiment.json'

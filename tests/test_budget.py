@@ -38,7 +38,10 @@ def state_at(inside, outside, **stats):
 def test_an_overshoot_is_taken_back_along_the_line(outside):
   state = state_at(0.3, outside)
   assert kl_of(state.params) > NATS
-  params = back_inside(fake(), state.anchors[budgets.INSIDE], state.params)
+  inside = state.anchors[budgets.INSIDE]
+  kls = kl_of(inside), kl_of(state.params)
+  params, kl = back_inside(fake(), inside, state.params, kls)
+  assert kl == kl_of(params)
   assert abs(kl_of(params) / NATS - 1) <= 0.01
   assert jnp.ptp(params['w']) == 0  # on the line, not merely at the budget
 
@@ -157,7 +160,7 @@ def test_metrics_show_beta_as_it_adapts(free):
   assert len({row['beta'] for row in rows}) > 1
 
 
-def test_the_bisection_compiles_once(monkeypatch):
+def test_the_search_compiles_once(monkeypatch):
   state = state_at(0.3, 50.0)
   traced, between = [], budgets.between.__wrapped__
 
@@ -166,5 +169,21 @@ def test_the_bisection_compiles_once(monkeypatch):
     return between(inside, outside, share)
 
   monkeypatch.setattr(budgets, 'between', jax.jit(counted))
-  back_inside(fake(), state.anchors[budgets.INSIDE], state.params)
+  inside = state.anchors[budgets.INSIDE]
+  kls = kl_of(inside), kl_of(state.params)
+  back_inside(fake(), inside, state.params, kls)
   assert len(traced) == 1
+
+
+def test_nothing_is_measured_twice():
+  measured = []
+
+  def measure(params):
+    measured.append(float(params['w'][0]))
+    return kl_of(params)
+
+  budget, state = Budget(NATS, False, 1, measure), state_at(0.3, 0.5, beta=0.1)
+  for outside in (0.6, 0.7, 0.9, 0.95, 2.0):
+    state, _ = keep(budget, state, left=20)
+    state = state.replace(params={'w': jnp.full(3, outside)})
+  assert len(measured) == len(set(measured)) < 10

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from align_jax import frontier
+from align_jax import frontier, intervals
 
 PROMPTS = 40
 
@@ -27,25 +27,57 @@ def make(arm, f, *, config='a', seed=0, kls=(0, 1, 2, 4), noise=0.0):
   return points
 
 
-def compare(points, budgets=(1.0, 2.0, 3.0), resamples=200):
+def compare(points, budgets=(1.0, 2.0, 3.0), shared_prompts=True):
   runs = frontier.curves(points, lambda p: p['score'])
-  return frontier.Comparison(runs, budgets, resamples)
+  return frontier.Comparison(runs, budgets, shared_prompts)
+
+
+def at_budgets(kl, score, budgets):
+  return frontier.weights_at(np.array(kl, float), budgets) @ np.array(score)
+
+
+def values(estimates):
+  return [e.value for e in estimates]
 
 
 def test_interpolation_is_linear_in_sqrt_kl():
-  kl, score = np.array([0.0, 1, 4]), np.array([0.0, 10, 20])
-  at = frontier.at_budgets(kl, score, [0.25, 1.0, 2.25, 4.0])
+  at = at_budgets([0, 1, 4], [0, 10, 20], [0.25, 1.0, 2.25, 4.0])
   np.testing.assert_allclose(at, [5, 10, 15, 20])
 
 
 def test_never_beyond_the_range_of_a_run():
-  kl, score = np.array([0.0, 1, 4]), np.array([0.0, 10, 20])
-  assert np.isnan(frontier.at_budgets(kl, score, [4.01])).all()
+  assert np.isnan(at_budgets([0, 1, 4], [0, 10, 20], [4.01])).all()
 
 
 def test_a_trajectory_that_turns_back_counts_where_it_first_arrives():
-  kl, score = np.array([0.0, 4, 1, 4]), np.array([0.0, 8, 100, 100])
-  np.testing.assert_allclose(frontier.at_budgets(kl, score, [1.0]), [4])
+  at = at_budgets([0, 4, 1, 4], [0, 8, 100, 100], [1.0])
+  np.testing.assert_allclose(at, [4])
+
+
+def held_at(budget, end, **fields):
+  """A run held at a budget whose last checkpoint is at `end` nats."""
+  points = make('arm', lambda k: k, kls=(0, 1, 3, end), **fields)
+  return [{**p, 'kl_budget': budget} for p in points]
+
+
+def test_a_held_run_is_read_at_its_last_checkpoint():
+  comparison = compare(held_at(2.0, 2.04))
+  assert values(comparison.table['arm'])[1] == pytest.approx(2.04)
+  kinds = [comparison.readings['arm'].kind(k) for k in range(3)]
+  assert kinds == ['passage', 'held', 'plateau']
+
+
+def test_a_run_that_missed_its_budget_is_missing_there():
+  assert not compare(held_at(2.0, 2.2)).table['arm'][1]
+  assert compare(held_at(2.0, 2.2)).table['arm'][0]  # it passed through that
+
+
+def test_a_value_says_how_much_of_the_run_was_to_come():
+  comparison = compare(make('arm', lambda k: k, kls=(0, 1, 2, 4)))
+  to_come = comparison.readings['arm'].to_come
+  np.testing.assert_allclose(to_come, [[0.75, 0.5, 0.25]])
+  beyond = compare(make('arm', lambda k: k, kls=(0, 1)))
+  assert beyond.readings['arm'].kind(2) == ''
 
 
 def test_a_known_difference_is_found_within_its_interval():
@@ -57,10 +89,13 @@ def test_a_known_difference_is_found_within_its_interval():
   for budget, e in zip((1, 2, 3), comparison.difference('online', 'offline')):
     # Both curves are linear in sqrt(KL): interpolation is exact.
     assert e.low < budget**0.5 < e.high
-    assert e.high - e.low < 0.5
-  gap, by_seed, window = comparison.gap('online', 'offline', (1, 3))
-  assert gap.low > 0 and (by_seed > 0).all()
-  assert window == pytest.approx((1, 3))
+    assert e.high - e.low < 1.5  # three intervals that hold together, 3 seeds
+  gap = comparison.gap('online', 'offline', (1, 3))
+  assert gap.estimate.low > 0 and min(gap.estimate.by_seed) > 0
+  assert gap.window == pytest.approx((1, 3))
+  at_one = comparison.gap('online', 'offline', (2.0, 2.0))
+  assert at_one.window == pytest.approx((2, 2))
+  assert at_one.estimate.low < 2**0.5 < at_one.estimate.high
 
 
 def test_selection_gains_nothing_from_noise():
@@ -73,11 +108,23 @@ def test_selection_gains_nothing_from_noise():
   comparison = compare(points)
   means = {}
   for run in frontier.curves(points, lambda p: p['score']):
-    means.setdefault(run.config, []).append(run.score[1].mean())
-  naive = max(np.mean(by_seed) for by_seed in means.values())
+    means.setdefault(run.seed, []).append(run.score[1].mean())
+  naive = np.mean([max(by_config) for by_config in means.values()])
   guarded = comparison.table['many'][0].value
-  assert naive > 0.1  # what picking the maximum would have claimed
+  assert naive > 0.2  # what picking the maximum would have claimed
   assert abs(guarded) < naive / 2
+
+
+def test_unequal_numbers_of_configurations_are_not_compared():
+  points = make('one', lambda k: k)
+  for config in 'abc':
+    points += make('three', lambda k: k, config=config)
+  comparison = compare(points)
+  with pytest.raises(ValueError, match="'one' and 'three'.*1 and 3"):
+    comparison.difference('one', 'three')
+  with pytest.raises(ValueError, match='equally many'):
+    comparison.gap('three', 'one', (1, 3))
+  frontier.check_equal({'a': 2, 'b': 2, 'c': 1}, [('a', 'b'), ('a', 'd')])
 
 
 def test_the_better_configuration_is_chosen():
@@ -86,7 +133,28 @@ def test_the_better_configuration_is_chosen():
     points += make('arm', lambda k: k, config='good', seed=seed, noise=0.1)
     points += make('arm', lambda k: 0, config='bad', seed=seed, noise=0.1)
   comparison = compare(points)
-  assert set(comparison.chosen['arm']) == {('good', 'good')}
+  chosen = comparison.readings['arm'].chosen
+  assert {pair for seed in chosen for pair in seed} == {('good', 'good')}
+
+
+def test_every_seed_has_the_configuration_that_is_best_for_it():
+  points = []
+  for seed, good in enumerate('ab'):
+    for config in 'ab':
+      better = lambda k, same=config == good: k * same
+      points += make('arm', better, config=config, seed=seed, noise=0.1)
+  chosen = compare(points).readings['arm'].chosen
+  assert [{pair for pair in seed} for seed in chosen] == [
+    {('a', 'a')},
+    {('b', 'b')},
+  ]
+
+
+def test_a_seed_reaches_a_budget_with_whatever_configuration_does():
+  points = make('arm', lambda k: 2 * k, config='near', kls=(0, 1, 1.5))
+  points += make('arm', lambda k: k, config='far')
+  got = values(compare(points).table['arm'])
+  np.testing.assert_allclose(got, [2, 2, 3], rtol=0.05)
 
 
 def test_missing_is_missing():
@@ -130,8 +198,8 @@ def test_pairing_by_prompt_narrows_the_interval():
 
 def test_peak_and_fall():
   points = make('arm', lambda k: k * (4 - k), kls=(0, 1, 2, 3, 4))
-  top, kl, fall = compare(points).peaks()['arm']
-  assert (top.value, kl.value, fall.value) == (4, 2, 4)
+  peak = compare(points).peaks()['arm']
+  np.testing.assert_allclose(values(peak), [4, 2, 4])
 
 
 def test_kl_needed_for_a_score():
@@ -149,27 +217,13 @@ def test_unfilled_cells_are_named():
     compare(points)
 
 
-def test_interval_covers_about_as_often_as_it_says():
-  """Prompts are the only noise here; seeds add none."""
-  inside = 0
-  for trial in range(60):
-    rng = np.random.default_rng(trial)
-    points = []
-    for seed in range(3):
-      for p in make('arm', lambda k: 0, seed=seed):
-        points.append({**p, 'score': rng.normal(size=PROMPTS).tolist()})
-    e = compare(points, budgets=(1.0,), resamples=200).table['arm'][0]
-    inside += e.low < 0 < e.high
-  assert 48 <= inside <= 60
-
-
 def test_win_rate_counts_ties_as_half():
   rate = frontier.win_rate([[1, 3]], [[1, 2]])
   np.testing.assert_allclose(rate, [(0.5 + 0 + 1 + 1) / 4])
 
 
 def test_a_sign_turns_only_where_both_signs_are_sure():
-  make = frontier.Estimate
+  make = intervals.Estimate
   down, unsure, up = make(-1, -2, -0.5), make(0.1, -1, 1), make(1, 0.5, 2)
   nothing = make(np.nan, np.nan, np.nan)
   turns = frontier.crossings([down, unsure, nothing, up, up], (1, 2, 3, 4, 5))
@@ -183,18 +237,35 @@ def test_seeds_may_end_at_different_checkpoints():
     'a', lambda k: k, seed=1, kls=(0, 1, 2)
   )
   comparison = compare(points)
-  score, kl, fall = comparison.peaks()['a']
-  assert (score.value, kl.value, fall.value) == (2.0, 2.0, 0.0)
-  assert comparison.table['a'][1].value == 2.0
+  by_seed = [e.by_seed for e in comparison.peaks()['a']]
+  np.testing.assert_allclose(by_seed, [[4, 2], [4, 2], [0, 0]])
+  assert comparison.table['a'][1].value == pytest.approx(2)
   assert not comparison.table['a'][2]  # one seed never got there
 
 
-def test_ranks_order_the_arms_and_ties_share_their_places():
-  points = make('low', lambda k: 0.0) + make('high', lambda k: k)
-  points += make('same', lambda k: k)
-  points += make('short', lambda k: 9 * k, kls=(0, 1))
-  comparison = compare(points)
-  ranks = comparison.ranks(['low', 'high', 'same', 'short'])
-  assert [ranks[n][0].value for n in ranks] == [4.0, 2.5, 2.5, 1.0]
-  assert [ranks[n][1].value for n in ('low', 'high', 'same')] == [3.0, 1.5, 1.5]
-  assert not ranks['short'][1]
+def test_what_is_surely_apart_is_ranked_and_what_is_near_a_tie_is_not():
+  points, gains = [], {'low': 0.0, 'high': 3.0, 'equal': 3.001}
+  for seed in range(4):
+    for name, gain in gains.items():
+      worth = lambda k, gain=gain: gain + k
+      points += make(name, worth, seed=seed, noise=0.3)
+    points += make('short', lambda k: 9 * k, seed=seed, kls=(0, 1))
+  sets = compare(points).rank_sets([*gains, 'short'])
+  assert [sets[n][0] for n in sets] == [(4, 4), (2, 3), (2, 3), (1, 1)]
+  assert [sets[n][1] for n in gains] == [(3, 3), (1, 2), (1, 2)]
+  assert sets['short'][1] is None
+
+
+def test_equal_steps_compare_whatever_the_kl_is():
+  """The naive comparison: the arm that moved further looks better."""
+  points = []
+  for seed in range(2):
+    points += make('fast', lambda k: k, seed=seed, kls=(0, 2, 4))
+    points += make('slow', lambda k: k, seed=seed, kls=(0, 1, 2, 4))
+  rows = compare(points).at_equal_steps('fast', 'slow')
+  assert [step for step, *_ in rows] == [1, 2]
+  np.testing.assert_allclose(
+    [values(row[1:]) for row in rows], [[1, 2, 2, 1, 1], [2, 4, 4, 2, 2]]
+  )
+  at_equal_kl = compare(points, (1.0, 2.0)).difference('fast', 'slow')
+  np.testing.assert_allclose(values(at_equal_kl)[1], 0, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Of align_jax; what is not named here may import all of it.
-NOTHING = 'types ops sharding checkpoint frontier metrics reweigh'.split()
+NOTHING = 'types ops sharding checkpoint intervals metrics reweigh'.split()
 MODEL = 'types ops sharding models'
 MAY = dict.fromkeys(NOTHING, '')
 MAY |= dict.fromkeys(['models', 'scoring'], MODEL)
@@ -19,6 +19,9 @@ MAY |= dict(losses='types ops losses', sources='types ops batches')
 MAY |= dict(budget='types', buckets='batches', data='types data')
 MAY |= dict(judges=f'{MODEL} data judges programs rewards scoring')
 MAY |= dict(agreement='data judges')
+MAY |= dict.fromkeys(['frontier', 'verdict'], 'intervals')
+NUMBERS = 'frontier', 'intervals', 'verdict'  # that read points need no JAX
+NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
 HUGE = 'datasets huggingface_hub jinja2 pyarrow tokenizers torch transformers'
 LAZY = set(HUGE.split())  # inside functions only
@@ -41,5 +44,5 @@ def test_imports(path):
     assert ALONE.get(first, name) == name, f'{name} imports {first}'
     if first == 'align_jax' and name in MAY:
       assert second in MAY[name].split(), f'{name} imports {second}'
-    assert name != 'frontier' or first in {'numpy', *sys.stdlib_module_names}
+    assert name not in NUMBERS or first in NUMERIC
   assert not LAZY & {x[0] for x in imports(tree.body)}

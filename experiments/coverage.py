@@ -1,0 +1,196 @@
+"""How often do intervals hold, and how often is a difference claimed falsely?
+
+  python -m experiments.coverage [--trials=1000] [--seeds=3,5,6,10] \
+    [--prompts=36,128,512] [--shares=0,0.5,0.95] [--configs=3]
+
+simulates experiments whose truth is known and puts them through the project's
+own curves, comparison and verdict. Two arms of equal worth, several
+configurations each, on seeds and prompts drawn anew in every trial. The unit is
+the standard deviation of a difference of one seed on one prompt. Prints a table
+as Markdown.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import multiprocessing
+
+import numpy as np
+
+from align_jax import frontier, verdict
+
+KL = np.array([0.0, 1.0, 4.0])  # of the checkpoints, nats
+BUDGETS = (1.0, 2.0, 3.5)
+WINDOW = (1.0, 3.5)
+EFFECTS = ('redrawn', 'none', 'shared')  # of prompts, see `World`
+PROMPT_VARIANCE = 0.5  # of a shared prompt's effect on a difference
+RUN_SHARE = 1 / 3  # of the seeds' variance that differs between configurations
+MARGIN = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """Where noise comes from.
+
+  Attributes:
+    seeds, prompts, configs: S, E and configurations of either arm.
+    share: of the variance of a mean over prompts, what seeds add.
+    effects: 'redrawn', every seed has its own prompts; 'none', the same prompts
+      in every seed and no effect of theirs; 'shared', with effects on the
+      difference of the arms.
+  """
+
+  seeds: int
+  prompts: int
+  share: float
+  effects: str
+  configs: int = 3
+
+  @property
+  def seed_variance(self):
+    return self.share / (1 - self.share) / self.prompts
+
+  @property
+  def error(self):
+    """Standard deviation of the mean difference of one configuration each."""
+    by_seed = (self.seed_variance + 1 / self.prompts) / self.seeds
+    shared = PROMPT_VARIANCE * (self.effects == 'shared') / self.prompts
+    return (by_seed + shared) ** 0.5
+
+
+def draw(world, rng):
+  """One experiment.
+
+  Returns:
+    Curves of both arms, and what each run is truly worth beyond sqrt(KL):
+    {(arm, config, seed): number}.
+  """
+  runs, worth = [], {}
+  shape = (world.seeds, world.prompts)
+  common = rng.normal(size=shape)  # of both arms: pairing removes it
+  half = world.seed_variance / 2
+  for arm in ('treatment', 'control'):
+    of_prompts = rng.normal(0, (PROMPT_VARIANCE / 2) ** 0.5, world.prompts)
+    of_prompts *= world.effects == 'shared'
+    of_seeds = rng.normal(0, ((1 - RUN_SHARE) * half) ** 0.5, world.seeds)
+    both = common + rng.normal(0, 0.5, shape)
+    for config in range(world.configs):
+      of_runs = of_seeds + rng.normal(0, (RUN_SHARE * half) ** 0.5, world.seeds)
+      own = both + rng.normal(0, 0.5, shape) + of_prompts
+      for seed in range(world.seeds):
+        worth[arm, str(config), seed] = of_runs[seed]
+        gain = own[seed] + of_runs[seed]
+        score = np.sqrt(KL)[:, None] + np.outer(KL > 0, gain)
+        kl = np.repeat(KL[:, None], world.prompts, 1)
+        runs.append(
+          frontier.Curve(arm, str(config), seed, np.arange(3), kl, score)
+        )
+  return runs, worth
+
+
+def selection(reading, worth, arm):
+  """Mean score of the chosen configurations beyond what they are worth."""
+  scored = reading.values[:, :, 0].mean() - BUDGETS[0] ** 0.5
+  chosen = [
+    np.mean([worth[arm, config, seed] for config in budgets[0]])
+    for seed, budgets in enumerate(reading.chosen)
+  ]
+  return scored - np.mean(chosen)
+
+
+def trial(world, rng):
+  """One experiment through the project's comparison: a dict of numbers."""
+  runs, worth = draw(world, rng)
+  comparison = frontier.Comparison(runs, BUDGETS, world.effects != 'redrawn')
+  found = comparison.gap('treatment', 'control', WINDOW).estimate
+  table = comparison.difference('treatment', 'control')
+  arms = {a: comparison.readings[a] for a in ('treatment', 'control')}
+  shift = 2 * dataclasses.replace(world, seeds=6).error
+  return {
+    'held': found.low < 0 < found.high,
+    'all held': all(e.low < 0 < e.high for e in table),
+    'claimed': verdict.decide(found, MARGIN) in (verdict.ABOVE, verdict.BELOW),
+    'turned': bool(frontier.crossings(table, BUDGETS)),
+    'found': found.low + shift > 0,
+    'half-width': (found.high - found.low) / 2,
+    'selection': np.mean([selection(r, worth, a) for a, r in arms.items()]),
+  }
+
+
+def cell(world, trials, rng_seed=0):
+  """Means over trials: {name: number}."""
+  key = [rng_seed, world.seeds, world.prompts, round(100 * world.share)]
+  rng = np.random.default_rng([*key, EFFECTS.index(world.effects)])
+  rows = [trial(world, rng) for _ in range(trials)]
+  return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+
+
+HEADER = (
+  'seeds',
+  'prompts',
+  'share of seeds',
+  'prompt effects',
+  'coverage',
+  'of all budgets at once',
+  'false above or below',
+  'false turns',
+  'found',
+  'half-width',
+  'bias of selection',
+)
+
+
+def row(world, means):
+  return [
+    str(world.seeds),
+    str(world.prompts),
+    f'{world.share:g}',
+    world.effects,
+    f'{means["held"]:.3f}',
+    f'{means["all held"]:.3f}',
+    f'{means["claimed"]:.3f}',
+    f'{means["turned"]:.3f}',
+    f'{means["found"]:.2f}',
+    f'{means["half-width"]:.3f}',
+    f'{means["selection"]:+.4f}',
+  ]
+
+
+def _run(args):
+  return cell(*args)
+
+
+def main():
+  numbers = lambda kind: lambda text: [kind(x) for x in text.split(',')]
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--trials', type=int, default=1000)
+  parser.add_argument('--seeds', type=numbers(int), default=[3, 5, 6, 10])
+  parser.add_argument('--prompts', type=numbers(int), default=[36, 128, 512])
+  parser.add_argument('--shares', type=numbers(float), default=[0, 0.5, 0.95])
+  parser.add_argument('--configs', type=int, default=3)
+  parser.add_argument('--rng_seed', type=int, default=0)
+  args = parser.parse_args()
+  worlds = [
+    World(*sizes, args.configs)
+    for sizes in itertools.product(
+      args.seeds, args.prompts, args.shares, EFFECTS
+    )
+  ]
+  print(f'| {" | ".join(HEADER)} |\n{"| --: " * len(HEADER)}|', flush=True)
+  jobs = [(world, args.trials, args.rng_seed) for world in worlds]
+  every = []
+  with multiprocessing.Pool() as pool:
+    for world, means in zip(worlds, pool.imap(_run, jobs)):
+      print(f'| {" | ".join(row(world, means))} |', flush=True)
+      every.append(means)
+  of = lambda name: [means[name] for means in every]
+  print(
+    f'\nCoverage {min(of("held")):.3f} to {max(of("held")):.3f}; a difference '
+    f'is claimed falsely in at most {max(of("claimed")):.1%}, a turn in at '
+    f'most {max(of("turned")):.1%}; the bias of selection is at most '
+    f'{max(map(abs, of("selection"))):.4f}.'
+  )
+
+
+if __name__ == '__main__':
+  main()

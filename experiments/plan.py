@@ -1,0 +1,89 @@
+"""What would this design resolve? Before any compute, or from a pilot.
+
+  python -m experiments.plan --config=configs/toy.py --workdir=runs/pilot
+  python -m experiments.plan --config=configs/toy.py \
+    --config.report.deviation=0.12 [--config.seeds=20]
+
+reads the deviation of the confirmatory gap between seeds off the points of a
+finished experiment, or takes the one that is assumed, and prints the half-width
+and the smallest difference that the config's seeds would find, and how many
+seeds the half-width `report.half_width` takes. Points are of `--config.pilot`
+seeds as a rule: those that a verdict rests on are no place to choose it.
+"""
+
+import pathlib
+
+from align_jax import intervals, verdict
+from experiments import common, findings
+from experiments.pages import compare, gain
+
+
+def level_of(cfg):
+  """Of the interval at one look of the declared schedule."""
+  return intervals.each_of(len(cfg['report']['schedule']))
+
+
+def workload(cfg):
+  """How much there is to train, in one sentence."""
+  runs = common.sweep(cfg)
+  steps = sum(run['steps'] for run in runs)
+  return (
+    f'{len(runs)} runs of {steps} updates in all: {len(cfg["arms"])} arms on '
+    f'{cfg["seeds"]} seeds.'
+  )
+
+
+def measured(cfg, workdir):
+  """The Power of `cfg` by the points in `workdir`.
+
+  Raises:
+    ValueError: there are no points of both arms on two seeds or more.
+  """
+  settings = cfg['report']
+  names = settings['treatment'], settings['control']
+  runs = [r for r in common.points_of(workdir) if r['arm'] in names]
+  if not runs:
+    raise ValueError(f'{workdir} holds no points of {names[0]} and {names[1]}')
+  comparison = compare(runs, cfg, gain(runs))
+  if len(comparison.seeds) < 2:
+    raise ValueError(f'{workdir} holds one seed, expected 2 or more')
+  gap = comparison.gap(*names, settings['window'])
+  return verdict.power_of(
+    gap.matrix, settings['half_width'], cfg['seeds'], level_of(cfg)
+  )
+
+
+def plan(cfg, workdir=None):
+  """What the command prints.
+
+  Raises:
+    ValueError: neither points nor an assumed deviation.
+  """
+  settings = cfg['report']
+  if workdir is not None:
+    power = measured(cfg, workdir)
+  elif settings['deviation'] > 0:
+    power = verdict.assumed_power(
+      settings['deviation'],
+      settings['half_width'],
+      cfg['seeds'],
+      level_of(cfg),
+    )
+  else:
+    raise ValueError(
+      'nothing to plan from: give the --workdir of a finished pilot, or '
+      "--config.report.deviation, the gap's between seeds"
+    )
+  return f'{workload(cfg)}\n{findings.power_text(power)}'
+
+
+def main():
+  def run(cfg):
+    workdir = common.WORKDIR.value
+    print(plan(cfg, pathlib.Path(workdir).resolve() if workdir else None))
+
+  common.start(run)
+
+
+if __name__ == '__main__':
+  main()

@@ -124,7 +124,10 @@ def best_of_n(pool, sizes=(1, 2, 4, 8, 16, 32, 64, 128)):
 MIN_SAMPLES = 20  # that the weights must be worth, for a point to be given
 
 
-def optimum(pool, betas=(8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13)):
+BETAS = 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2
+
+
+def optimum(pool, betas=BETAS):
   """Points of ref * exp(r / beta) / Z, by self-normalised importance sampling.
 
   Betas are in deviations of the pool's rewards. The series ends where the

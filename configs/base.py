@@ -199,7 +199,7 @@ def smoke(c):
   c.sft.update(steps=4, batch_size=8)
   c.golden.update(pairs=16)
   c.proxy.update(steps=4, batch_size=8)
-  c.arm.update(steps=6, batch_size=4, save_every=2, log_every=1)
+  c.arm.update(steps=6, batch_size=4, save_every=2, log_every=1, pool=64)
   c.eval.update(samples=2, first_step=2, points=3, pairs=8)
   c.report.update(budgets=(0.01, 0.1, 1.0), window=(0.001, 1.0))
   return c

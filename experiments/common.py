@@ -349,13 +349,15 @@ class Progress:
 
 
 def read_points(workdir, runs):
-  """The points of all finished runs, with their arm, config and seed."""
+  """The points of all finished runs, with their arm, config, seed and budget.
+
+  Samples that are weighed anew are held at no budget.
+  """
   points = []
   for run in runs:
     if finished(workdir, run):
-      keys = {
-        name: run[name] for name in ('arm', 'config', 'seed', 'kl_budget')
-      }
+      keys = {name: run[name] for name in ('arm', 'config', 'seed')}
+      keys['kl_budget'] = 0.0 if run['reweigh'] else run['kl_budget']
       rows = read_jsonl(directory(workdir, run) / 'points.jsonl')
       points.extend({**keys, **row} for row in rows)
   return points

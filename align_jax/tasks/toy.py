@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from align_jax import ops
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
@@ -51,10 +52,15 @@ def gold_steps(weights, repeat_penalty, batch):
 
 @jax.jit
 def gold_reward(weights, repeat_penalty, batch):
-  """f32 [B]; args as in `gold_steps`."""
-  steps = gold_steps(weights, repeat_penalty, batch)
-  taken = jnp.take_along_axis(steps, batch.completions[..., None], -1)[..., 0]
-  return jnp.where(batch.valid, taken, 0).sum(1)
+  """f32 [B]; args as in `gold_steps`, which adds up to it."""
+  value = worth(weights, batch.prompts)
+  tokens = ops.by_group(batch.completions, batch.group_size)
+  taken = jax.vmap(lambda of, rows: of[rows])(value, tokens)
+  taken = taken.reshape(batch.completions.shape)
+  same = batch.completions[:, :, None] == batch.completions[:, None]
+  earlier = jnp.tril(same, -1) & batch.valid[:, None]
+  taken = jnp.where(earlier.any(2), -repeat_penalty, taken)
+  return ops.masked_sum(taken, batch.valid, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'batch_size'))

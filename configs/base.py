@@ -192,6 +192,13 @@ def get_config():
   return c
 
 
+def sweep(*pairs):
+  """Strengths of an arm: (learning rate, beta) each."""
+  return tuple(
+    dict(learning_rate=lr, loss_kwargs=dict(beta=beta)) for lr, beta in pairs
+  )
+
+
 def smoke(c):
   """The same experiment at a size that takes seconds: for tests."""
   c.seeds = 2
@@ -199,7 +206,18 @@ def smoke(c):
   c.sft.update(steps=4, batch_size=8)
   c.golden.update(pairs=16)
   c.proxy.update(steps=4, batch_size=8)
-  c.arm.update(steps=6, batch_size=4, save_every=2, log_every=1, pool=64)
+  c.arm.update(
+    steps=6,
+    batch_size=4,
+    save_every=2,
+    log_every=1,
+    warmup_steps=0,
+    kl_budget=0.0,  # which so few steps do not reach
+    pool=64,
+  )
+  for arm in (*c.arms.values(), *c.methods.values()):
+    for name in {'steps', 'points', 'save_every', 'pool'} & set(arm):
+      del arm[name]
   c.eval.update(samples=2, first_step=2, points=3, pairs=8)
   c.report.update(budgets=(0.01, 0.1, 1.0), window=(0.001, 1.0))
   return c

@@ -10,7 +10,7 @@ judge are small, and know no English but that of the file.
 """
 
 from configs import base
-from configs.toy import sweep
+from configs.base import sweep
 
 
 def get_config():

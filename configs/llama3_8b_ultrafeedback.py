@@ -10,7 +10,7 @@ iterative DPO of Dong et al. 2024 (arXiv 2405.07863); 0.01 is Zephyr's beta
 """
 
 from configs import qwen2_5_0_5b_hh
-from configs.toy import sweep
+from configs.base import sweep
 
 
 def get_config():

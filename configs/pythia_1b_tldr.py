@@ -10,7 +10,7 @@ pairs and 256 prompts to measure on are those of Rafailov et al. 2024
 """
 
 from configs import qwen2_5_0_5b_hh
-from configs.toy import sweep
+from configs.base import sweep
 
 
 def get_config():

@@ -10,7 +10,7 @@ rate 1e-6 with 150 warm-up steps and beta 0.1 are those of DPO (Rafailov et al.
 """
 
 from configs import base
-from configs.toy import sweep
+from configs.base import sweep
 
 
 def get_config():

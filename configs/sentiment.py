@@ -11,7 +11,7 @@ of `model`, `sft.steps` and `arm.steps`.
 """
 
 from configs import base
-from configs.toy import sweep
+from configs.base import sweep
 
 
 def get_config():
@@ -54,22 +54,15 @@ def get_config():
   c.proxy.steps = 300
   c.arm.update(steps=240, batch_size=16, save_every=80)
   c.eval.update(samples=4, first_step=10, points=7, pairs=256)
+  strengths = sweep((3e-4, 0.1), (3e-4, 0.05))
   c.arms = {
-    'offline': dict(
-      source='golden_pairs',
-      labels='golden',
-      sweep=sweep((3e-4, 0.1), (3e-4, 0.05)),
-    ),
-    'online': dict(sweep=sweep((3e-4, 0.1), (3e-4, 0.05))),
-    'ref+proxy': dict(source='reference', sweep=sweep((3e-4, 0.1))),
+    'offline': dict(source='golden_pairs', labels='golden', sweep=strengths),
+    'online': dict(sweep=strengths),
+    'ref+proxy': dict(source='reference', sweep=strengths),
     'shuffled': dict(
-      source='log',
-      log_of='online/lr0.0003-beta0.1',
-      sweep=sweep((3e-4, 0.1)),
+      source='log', log_of='online/lr0.0003-beta0.1', sweep=strengths
     ),
-    'ref+gold': dict(
-      source='reference', labels='gold', sweep=sweep((3e-4, 0.1))
-    ),
-    'online+gold': dict(labels='gold', sweep=sweep((3e-4, 0.1))),
+    'ref+gold': dict(source='reference', labels='gold', sweep=strengths),
+    'online+gold': dict(labels='gold', sweep=strengths),
   }
   return c

@@ -13,10 +13,7 @@ were chosen on pilot seeds by each arm's own score, docs/results.md has the log.
 """
 
 from configs import base, methods
-
-
-def strength(learning_rate, beta):
-  return dict(learning_rate=learning_rate, loss_kwargs=dict(beta=beta))
+from configs.base import sweep
 
 
 def get_config():
@@ -50,22 +47,20 @@ def get_config():
     pool=1024,
   )
   c.eval.update(samples=4, first_step=25, points=11, pairs=256)
-  mild, strong = strength(1e-3, 0.1), strength(2e-3, 0.1)
+  mild, strong = sweep((1e-3, 0.1)), sweep((2e-3, 0.1))
   c.arms = {
     'offline': dict(
       source='golden_pairs',
       labels='golden',
       steps=200,  # it scores less the longer it learns from the same pairs
       points=7,  # after the same numbers of updates as the others
-      sweep=(strength(2e-3, 0.05),),
+      sweep=sweep((2e-3, 0.05)),
     ),
-    'online': dict(sweep=(strong,)),
-    'ref+proxy': dict(source='reference', sweep=(mild,)),
-    'shuffled': dict(
-      source='log', log_of='online/lr0.002-beta0.1', sweep=(mild,)
-    ),
-    'ref+gold': dict(source='reference', labels='gold', sweep=(strong,)),
-    'online+gold': dict(labels='gold', sweep=(strong,)),
+    'online': dict(sweep=strong),
+    'ref+proxy': dict(source='reference', sweep=mild),
+    'shuffled': dict(source='log', log_of='online/lr0.002-beta0.1', sweep=mild),
+    'ref+gold': dict(source='reference', labels='gold', sweep=strong),
+    'online+gold': dict(labels='gold', sweep=strong),
     'optimum': dict(source='reference', reweigh='optimum'),
   }
   c.report.update(budgets=(0.25, 0.5, 1.0, 1.5, 2.0), window=(2.0, 2.0))

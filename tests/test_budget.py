@@ -104,7 +104,7 @@ def test_only_a_held_run_with_a_beta_adapts_it():
   assert kept.stats['beta'] > 0.1
 
 
-BUDGET = 0.2  # nats, which the tiny run leaves behind within its steps
+BUDGET = 0.06  # nats, which the tiny run leaves behind within its steps
 
 
 def budgeted(**fields):

@@ -17,8 +17,20 @@ from experiments.common import directory
 ADAPTED = {'lora': {'rank': 2}}
 
 
-def settings(arm, **fields):
+def several():
+  """The toy with three strengths of every arm."""
   cfg = common.as_dict(base.smoke(toy.get_config()))
+  strengths = base.sweep((3e-4, 0.1), (3e-4, 0.05), (1e-4, 0.03))
+  arms = {
+    name: {**arm, 'sweep': strengths} for name, arm in cfg['arms'].items()
+  }
+  arms['shuffled']['log_of'] = 'online/lr0.0003-beta0.1'
+  arms['offline'].update(steps=cfg['arm']['steps'], points=0)
+  return {**cfg, 'arms': arms}
+
+
+def settings(arm, **fields):
+  cfg = several()
   runs = common.sweep(cfg)
   runs = [r for r in runs if r['arm'] == arm and r['seed'] == 0]
   return cfg, [{**r, 'keep_log': False, **fields} for r in runs]
@@ -97,14 +109,14 @@ def test_only_numbers_may_differ():
 
 
 def test_a_job_for_each_group_awaits_what_it_reads(tmp_path):
-  cfg = common.as_dict(base.smoke(toy.get_config()))
+  cfg = several()
   cfg.update(together=True, seeds=1)
   jobs = {
     job.name: job for job in common.make_jobs(cfg, common.sweep(cfg), tmp_path)
   }
   assert jobs['seed0/offline/lr0.0003-beta0.1+2'].steps == cfg['arm']['steps']
-  shuffled = jobs['seed0/shuffled/lr0.0004-beta0.1']
-  assert shuffled.needs == ('seed0', 'seed0/online/lr0.0004-beta0.1')
+  shuffled = jobs['seed0/shuffled/lr0.0003-beta0.1+2']
+  assert shuffled.needs == ('seed0', 'seed0/online/lr0.0003-beta0.1')
 
 
 def test_rewards_of_the_host_are_refused():

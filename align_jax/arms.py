@@ -240,10 +240,17 @@ def of_reference(seed, reward):
   return rewards.standardised(reward, values.mean(), values.std())
 
 
+def as_preferences(seed, reward):
+  """As chances to win within the group; a preference model is asked itself."""
+  if reward is seed.proxy:
+    return seed.preferences
+  return rewards.preferences(reward)
+
+
 REWARD_SCALES = {
   'none': lambda seed, reward: reward,
   'reference': of_reference,
-  'preference': lambda seed, reward: rewards.preferences(reward),
+  'preference': as_preferences,
 }
 
 

@@ -176,8 +176,9 @@ def check_proxy(proxy, golden):
       raise ValueError(
         f'proxy.{field}={proxy[field]!r} is none of {sorted(known)}'
       )
-  if proxy['members'] < 1:
-    raise ValueError(f'proxy.members={proxy["members"]} must be at least 1')
+  for field in ('members', 'opponents'):
+    if proxy[field] < 1:
+      raise ValueError(f'proxy.{field}={proxy[field]} must be at least 1')
   reads = {
     'preference_model': 'two completions in order',
     'verifier': 'a completion token by token',

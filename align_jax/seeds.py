@@ -31,7 +31,7 @@ from align_jax.train import train
 
 # Streams of randomness of one seed; a new one goes at the end.
 (INIT, SFT, PAIRS, EVAL_PAIRS, PROXY) = range(5)
-(ARM, EVAL, NOISE, BUDGET, POOL, LORA) = range(5, 11)
+(ARM, EVAL, NOISE, BUDGET, POOL, LORA, OPPONENTS) = range(5, 12)
 
 
 def silent(step, info):
@@ -47,6 +47,7 @@ class Seed:
   pairs: Any  # Batch: golden pairs of the reference, annotated
   held_out: Any  # Batch: gold-labelled pairs on the eval prompts, annotated
   proxy: Any  # Batch -> f32 [B]
+  preferences: Any  # Batch -> f32 [B], the proxy's among a group's completions
   proxy_params: Any  # of its first member
 
 
@@ -96,6 +97,25 @@ def replicated(params):
   return jax.tree.map(lambda x: (None,) * x.ndim, params)
 
 
+def sample_parts(task, params, prompts, key, size, group_size, finish):
+  """Completions of the policy, so many prompts at a time.
+
+  Args:
+    prompts: Prompts, N of them.
+    size: prompts at a time.
+    finish: Batch -> Batch, what is kept of them.
+  Returns:
+    Batch of N prompts, G = `group_size`, on the host.
+  """
+  draw, parts = sampler(task, group_size), []
+  for start in range(0, len(prompts), size):
+    # The last batch wraps around, to keep one shape.
+    rows = np.arange(start, start + size) % len(prompts)
+    batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))
+    parts.append(finish(batch))
+  return batches.take(batches.concatenate(parts), np.arange(len(prompts)))
+
+
 def sample_pairs(task, params, prompts, seed, which, size, num):
   """`num` gold-labelled pairs of the policy on prompts drawn at random.
 
@@ -104,19 +124,33 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
     ties, annotated with the policy as the reference.
   """
   _, _, annotate = policy_programs(task.model)
-  draw = sampler(task, 2)
-  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
-  key = stream(seed, which)
-  parts = []
-  for start in range(0, num, size):
-    # The last batch wraps around, to keep one shape.
-    rows = np.take(index, np.arange(start, start + size), mode='wrap')
-    batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))
+
+  def labelled(batch):
     gold = np.asarray(task.gold(batch)).reshape(-1, 2)
     labels = 0.5 + 0.5 * np.sign(gold - gold[:, ::-1])
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
-    parts.append(annotate(params, batch))
-  return batches.take(batches.concatenate(parts), np.arange(num))
+    return annotate(params, batch)
+
+  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
+  drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
+  return sample_parts(task, params, drawn, key, size, 2, labelled)
+
+
+def sample_opponents(task, params, seed, size, num):
+  """What a preference model compares with: fixed completions of the policy.
+
+  Returns:
+    Batch of G = `num` for each prompt to train or to measure on, those that
+    are both once.
+  """
+  both = zip(task.train_prompts[:], task.eval_prompts[:])
+  tokens, valid = map(np.concatenate, both)
+  rows = np.where(valid, tokens, -1)
+  index = np.unique(rows, axis=0, return_index=True)[1]
+  prompts = tasks.Prompts(tokens[index], valid[index])
+  key = stream(seed, OPPONENTS)
+  bare = lambda batch: batch.replace(sampler_logps=None)
+  return sample_parts(task, params, prompts, key, size, num, bare)
 
 
 def flip(pairs, share, seed):
@@ -213,7 +247,7 @@ def train_proxy(cfg, directory, task, seed, reference, pairs, report, member=0):
     pairs.num_prompts, run['batch_size'], seed + MEMBER_SEEDS * member
   )
   source = sources.offline(pairs, order)
-  source = PROXIES[run['loss']][0](source, task.gold)
+  source = PROXIES[run['loss']](source, task.gold)
   state = train(
     directory / f'proxy{member}',
     state=state,
@@ -232,28 +266,46 @@ MEMBER_SEEDS = 1000  # between the seeds of an ensemble's members
 
 
 def make_proxy(cfg, directory, task, seed, reference, pairs, report):
-  """The proxy, an ensemble if it has members: Batch -> f32 [B], params."""
+  """The proxy, an ensemble if it has members.
+
+  Returns:
+    Batch -> f32 [B]; the same of its preferences among a group's completions;
+    params of the first member.
+  """
   settings = cfg['proxy']
-  members, all_params = [], []
-  for member in range(settings['members']):
-    scores, params = train_proxy(
-      cfg, directory, task, seed, reference, pairs, report, member
-    )
-    _, wrap = PROXIES[settings['loss']]
-    members.append(wrap(scores, params))
-    all_params.append(params)
-  if len(members) == 1:
-    return members[0], all_params[0]
-  combine = rewards.ENSEMBLES[settings['combine']]
-  weight = settings['variance_weight']
-  return rewards.ensemble(members, combine, weight), all_params[0]
+  members = [
+    train_proxy(cfg, directory, task, seed, reference, pairs, report, member)
+    for member in range(settings['members'])
+  ]
+
+  def combined(wrap):
+    each = [wrap(scores, params) for scores, params in members]
+    if len(each) == 1:
+      return each[0]
+    combine = rewards.ENSEMBLES[settings['combine']]
+    return rewards.ensemble(each, combine, settings['variance_weight'])
+
+  params = members[0][1]
+  if settings['loss'] != 'preference_model':
+    proxy = combined(rewards.from_model)
+    return proxy, rewards.preferences(proxy), params
+  opponents = batches.cached(
+    directory / 'opponents.npz',
+    lambda: sample_opponents(
+      task, reference, seed, cfg['arm']['batch_size'], settings['opponents']
+    ),
+  )
+  against = functools.partial(
+    rewards.from_preference_model, opponents=opponents
+  )
+  return combined(against), combined(rewards.group_preferences), params
 
 
-PROXIES = {  # loss: how it sees the golden pairs, how its scores are a reward
-  'bradley_terry': (as_pairs, rewards.from_model),
-  'preference_model': (as_ordered_pairs, rewards.from_preference_model),
-  'verifier': (as_judged, rewards.from_model),
-  'binary_cross_entropy': (as_judged, rewards.from_model),
+PROXIES = {  # loss: how it sees the golden pairs
+  'bradley_terry': as_pairs,
+  'preference_model': as_ordered_pairs,
+  'verifier': as_judged,
+  'binary_cross_entropy': as_judged,
 }
 
 
@@ -289,7 +341,7 @@ def _prepare_seed(cfg_json, number, workdir, report):
     directory / 'held_out.npz',
     lambda: sampled(task.eval_prompts, EVAL_PAIRS, cfg['eval']['pairs']),
   )
-  proxy, proxy_params = make_proxy(
+  proxy, preferences, proxy_params = make_proxy(
     cfg,
     directory,
     task,
@@ -305,7 +357,15 @@ def _prepare_seed(cfg_json, number, workdir, report):
     }
     write_atomically(directory / 'proxy.json', json.dumps(accuracy))
   return Seed(
-    directory, number, task, reference, pairs, held_out, proxy, proxy_params
+    directory,
+    number,
+    task,
+    reference,
+    pairs,
+    held_out,
+    proxy,
+    preferences,
+    proxy_params,
   )
 
 

@@ -62,6 +62,8 @@ def get_config():
       loss='bradley_terry',  # 'preference_model': two completions in order |
       # 'verifier', 'binary_cross_entropy': gold labels in [0, 1] of single ones
       loss_kwargs=dict(),  # of the loss: margin, label_smoothing, centring
+      opponents=8,  # loss='preference_model': completions of the reference per
+      # prompt; a reward is the share of them that it beats
       members=1,  # more: an ensemble, each from another initialisation
       combine='mean',  # 'mean' | 'worst_case' | 'uncertainty_weighted'
       variance_weight=0.5,  # of 'uncertainty_weighted'

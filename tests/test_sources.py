@@ -220,14 +220,15 @@ def test_orders_of_a_preference_model():
   """Bias towards the first place cancels, whichever way both are combined."""
   logits = np.random.default_rng(0).normal(size=(1, 3, 3))
   fair = logits - logits.swapaxes(1, 2)
+  both = lambda x: (jnp.asarray(x), jnp.asarray(x.swapaxes(1, 2)))
   for decide in (rewards.sign_of_difference, rewards.mean_of_orders):
-    table = np.asarray(decide(jnp.asarray(fair)))
+    table = np.asarray(decide(*both(fair)))
     np.testing.assert_allclose(table + table.swapaxes(1, 2), 1, atol=1e-6)
-  biased = rewards.sign_of_difference(jnp.asarray(fair + 9.0))
-  np.testing.assert_array_equal(biased, rewards.sign_of_difference(fair))
+  biased = rewards.sign_of_difference(*both(fair + 9.0))
+  np.testing.assert_array_equal(biased, rewards.sign_of_difference(*both(fair)))
   chances = 1 / (1 + np.exp(-fair))
   np.testing.assert_allclose(
-    rewards.mean_of_orders(jnp.asarray(fair)), chances, atol=1e-6
+    rewards.mean_of_orders(*both(fair)), chances, atol=1e-6
   )
 
 

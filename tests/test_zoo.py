@@ -8,7 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax import arms, checkpoint, checks, losses, sampling, seeds, train
+from align_jax import (
+  arms,
+  checkpoint,
+  checks,
+  losses,
+  protocol,
+  sampling,
+  seeds,
+  train,
+)
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
 from align_jax.metrics import read_jsonl
@@ -201,6 +210,7 @@ def test_a_wrong_method_is_refused_at_start(name, change, message):
     (dict(loss='dpo'), "proxy.loss='dpo' is none of"),
     (dict(combine='max'), "proxy.combine='max' is none of"),
     (dict(members=0), 'proxy.members=0 must be at least 1'),
+    (dict(opponents=0), 'proxy.opponents=0 must be at least 1'),
     (dict(loss='preference_model'), "needs proxy.verifier='transformer'"),
     (dict(loss='verifier'), "needs proxy.verifier='transformer'"),
     (dict(loss='binary_cross_entropy'), 'golden.label_noise=0.5 does not'),
@@ -272,7 +282,28 @@ def test_other_proxies_are_trained_and_scored(loss, cfg, tmp_path):
   scores = np.asarray(seed.proxy(seed.pairs))
   assert scores.shape == seed.pairs.rewards.shape and np.isfinite(scores).all()
   if loss == 'preference_model':
-    np.testing.assert_allclose(scores.reshape(-1, 2).sum(1), 1)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    asked = arms.reward_of(seed, run_of(c, reward_scale='preference'))
+    wins = np.asarray(asked(seed.pairs)).reshape(-1, 2)
+    np.testing.assert_allclose(wins.sum(1), 1)
+
+
+def test_points_of_a_preference_model_say_how_good_a_policy_is(cfg, tmp_path):
+  """Of runs together, of single completions, and of a pool in parts."""
+  fields = dict(verifier='transformer', loss='preference_model')
+  c = tiny(cfg, **fields, opponents=3, learning_rate=1e-1)
+  alone = dict(loss='reinforce', loss_kwargs={}, group_size=1)
+  run = run_of(c, **alone, learning_rate=1e-1)
+  runs = [{**run, 'name': f'arm/{i}'} for i in range(2)]
+  protocol.run_together(c, runs, tmp_path)
+  pool = run_of(c, reweigh='best_of_n', pool=64)
+  protocol.run_arm(c, {**pool, 'name': 'arm/pool'}, tmp_path)
+  trained, best = (
+    [p['proxy'] for p in read_jsonl(tmp_path / 'seed0' / name / 'points.jsonl')]
+    for name in ('arm/0', 'arm/pool')
+  )
+  assert len(set(trained)) > 1 and 0.5 not in trained
+  assert (np.diff(best) > 0).all()  # more of it as n grows
 
 
 def arithmetic_cfg(cfg):

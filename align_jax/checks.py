@@ -26,6 +26,7 @@ def check_run(run, proxy=None, model=None):
 
   if run['reweigh']:
     one_of('reweigh', reweigh.REWEIGH)
+    _check_pool(run)
   one_of('source', SOURCES)
   one_of('loss', LOSSES)
   one_of('truncated', rewards.TRUNCATED)
@@ -47,6 +48,20 @@ def check_run(run, proxy=None, model=None):
   if not stats_of(run).get('beta', 1) > 0:
     raise ValueError(
       f"{name}: kl_mode='hold' adapts loss_kwargs.beta, which must be > 0"
+    )
+
+
+def _check_pool(run):
+  """A pool is drawn in parts, and its rewards must not depend on the part."""
+  by_group = run['reward_scale'] == 'preference' or (
+    run['labels'] == 'judge' and run['judge'].get('kind') == 'llm_judge'
+  )
+  if by_group:
+    raise ValueError(
+      f'{run["name"]}: reweigh={run["reweigh"]!r} with '
+      f'reward_scale={run["reward_scale"]!r}, labels={run["labels"]!r}: the '
+      "reward compares a group's completions with one another, expected one "
+      'that scores each by itself'
     )
 
 

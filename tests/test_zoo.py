@@ -194,6 +194,12 @@ def test_an_empty_zoo_is_refused():
       'adapts loss_kwargs.beta, which must be > 0',
     ),
     ('best_of_n', dict(reweigh='best'), "reweigh='best' is none of"),
+    ('optimum', dict(reward_scale='preference'), 'scores each by itself'),
+    (
+      'best_of_n',
+      dict(labels='judge', judge=dict(kind='llm_judge', checkpoint='x')),
+      'scores each by itself',
+    ),
   ],
 )
 def test_a_wrong_method_is_refused_at_start(name, change, message):

@@ -6,7 +6,7 @@ compares them; docs/methods.md has a page for each.
 """
 
 
-def betas(*values, lr=4e-4, **hparams):
+def betas(*values, lr=1e-3, **hparams):
   """Strengths by the price of a nat."""
   return tuple(
     dict(learning_rate=lr, loss_kwargs=dict(beta=beta, **hparams))
@@ -38,28 +38,37 @@ def groups(loss, sweep, **fields):
   )
 
 
-GENTLE = (1.5e-5, 3e-5, 6e-5, 1.2e-4)  # no term holds these: small steps
+GENTLE = (1.5e-4, 3e-4, 6e-4, 1.2e-3)  # no term holds these: small steps
 NATS = (0.7, 0.35, 0.25, 0.18)  # of a deviation of reward each
 
-LOG_RATIO = betas(1.0, 0.5, 0.3, 0.2)  # losses of beta times a log-ratio
+# Of losses of beta times a log-ratio.
+LOG_RATIO = betas(1.0, 0.5, 0.3, 0.2, lr=2e-3)
 
 PREFERENCE = {
   'dpo': pairs('dpo', LOG_RATIO),
-  'cdpo': pairs('cdpo', betas(0.5, 0.3, 0.2, 0.1, label_smoothing=0.1)),
-  'rdpo': pairs('rdpo', betas(1.0, 0.5, 0.3, 0.2, label_smoothing=0.1)),
-  'ipo': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06)),
+  'cdpo': pairs(
+    'cdpo', betas(0.5, 0.3, 0.2, 0.1, label_smoothing=0.1, lr=2e-3)
+  ),
+  'rdpo': pairs(
+    'rdpo', betas(1.0, 0.5, 0.3, 0.2, label_smoothing=0.1, lr=2e-3)
+  ),
+  'ipo': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06, lr=2e-3)),
   'slic_norm': pairs('slic_norm', LOG_RATIO),
   'slic': pairs('slic', rates(*GENTLE)),
   'kto': pairs(
-    'kto', betas(2.0, 1.0, 0.5, 0.25, lr=1e-4), reward_scale='preference'
+    'kto', betas(2.0, 1.0, 0.5, 0.25, lr=2e-3), reward_scale='preference'
   ),
   'orpo': pairs('orpo', rates(*GENTLE, beta=1.0)),
   'simpo': pairs('simpo', rates(*GENTLE)),
   'cpo': pairs('cpo', rates(*GENTLE)),
   'cpl': pairs('cpl', rates(*GENTLE)),
-  'rpo': pairs('rpo', betas(1.0, 0.5, 0.3, 0.2, alpha=0.2)),
-  'dpo-ref': pairs('dpo', betas(1.0, 0.5, 0.3, 0.1), source='reference'),
-  'ipo-ref': pairs('ipo', betas(0.2, 0.1, 0.07, 0.05), source='reference'),
+  'rpo': pairs('rpo', betas(1.0, 0.5, 0.3, 0.2, alpha=0.2, lr=2e-3)),
+  'dpo-ref': pairs(
+    'dpo', betas(1.0, 0.5, 0.3, 0.1, lr=2e-3), source='reference'
+  ),
+  'ipo-ref': pairs(
+    'ipo', betas(0.2, 0.1, 0.07, 0.05, lr=2e-3), source='reference'
+  ),
   'dpo-stale': pairs(
     'dpo',
     LOG_RATIO,
@@ -74,7 +83,7 @@ PREFERENCE = {
   ),
   'hypo': pairs(
     'hypo',
-    betas(0.5, 0.3, 0.2, 0.1, kl_coef=0.01),
+    betas(0.5, 0.3, 0.2, 0.1, kl_coef=0.01, lr=2e-3),
     source='hybrid',
     parts=('reference',),
     batch_size=16,
@@ -97,10 +106,10 @@ POLICY_GRADIENT = {
     betas(*NATS, clip_low=0.03, clip_high=0.04),
     num_minibatches=4,
   ),
-  'ppo': groups('ppo', betas(*NATS, lr=2e-4), num_epochs=2, num_minibatches=2),
+  'ppo': groups('ppo', betas(*NATS, lr=5e-4), num_epochs=2, num_minibatches=2),
   'ppo-shared': groups(
     'ppo',
-    betas(*NATS, lr=2e-4),
+    betas(*NATS, lr=5e-4),
     num_epochs=2,
     num_minibatches=2,
     critic='shared',
@@ -118,7 +127,7 @@ BEST_OF_N = {
   ),
   'iterative_dpo-warm': groups(
     'dpo',
-    betas(8.0, 4.0, 2.0, 1.0),
+    betas(8.0, 4.0, 2.0, 1.0, lr=2e-3),
     source='sampler',
     refresh_every=dict(sampler=100, ref=100),
   ),
@@ -127,11 +136,13 @@ BEST_OF_N = {
 GAMES = {
   'nash_md': pairs(
     'nash_md',
-    betas(0.15, 0.1, 0.07, 0.05),
+    betas(0.15, 0.1, 0.07, 0.05, lr=2e-3),
     source='policy_and_mixture',
     reward_scale='preference',
   ),
-  'ipo_md': pairs('ipo', betas(0.2, 0.1, 0.08, 0.06), source='mixture'),
+  'ipo_md': pairs(
+    'ipo', betas(0.2, 0.1, 0.08, 0.06, lr=2e-3), source='mixture'
+  ),
   'xpo': pairs('xpo', LOG_RATIO, source='policy_and_reference'),
 }
 
@@ -141,9 +152,9 @@ def distilled(loss, source):
   return dict(
     loss=loss,
     source=source,
-    teacher_of='rloo/lr0.0004-beta0.25',
+    teacher_of='rloo/lr0.001-beta0.25',
     group_size=2,
-    sweep=rates(3e-5, 1e-4, 3e-4, 6e-4),
+    sweep=rates(3e-4, 6e-4, 1e-3, 2e-3),
   )
 
 

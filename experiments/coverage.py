@@ -6,8 +6,9 @@
 simulates experiments whose truth is known and puts them through the project's
 own curves, comparison and verdict. Two arms of equal worth, several
 configurations each, on seeds and prompts drawn anew in every trial. The unit is
-the standard deviation of a difference of one seed on one prompt. Prints a table
-as Markdown.
+the standard deviation of a difference of one seed on one prompt. Prints tables
+as Markdown; the second is of peaks, of the KL that a score needs, and of places
+among arms that are all alike.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class World:
     return (by_seed + shared) ** 0.5
 
 
-def draw(world, rng):
+def draw(world, rng, arms=('treatment', 'control')):
   """One experiment.
 
   Returns:
@@ -69,7 +70,7 @@ def draw(world, rng):
   shape = (world.seeds, world.prompts)
   common = rng.normal(size=shape)  # of both arms: pairing removes it
   half = world.seed_variance / 2
-  for arm in ('treatment', 'control'):
+  for arm in arms:
     of_prompts = rng.normal(0, (PROMPT_VARIANCE / 2) ** 0.5, world.prompts)
     of_prompts *= world.effects == 'shared'
     of_seeds = rng.normal(0, ((1 - RUN_SHARE) * half) ** 0.5, world.seeds)
@@ -125,6 +126,39 @@ def cell(world, trials, rng_seed=0):
   return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
 
 
+ALIKE = 'abcdef'  # arms of equal worth, to be ranked
+LEVEL = 1.5  # a score that all curves pass between their checkpoints
+
+
+def other_trial(world, rng):
+  """Peak, KL needed and places of one experiment: numbers and Estimates."""
+  runs, _ = draw(dataclasses.replace(world, configs=1), rng, ALIKE)
+  comparison = frontier.Comparison(runs, BUDGETS, world.effects != 'redrawn')
+  sets = comparison.rank_sets(list(ALIKE))
+  grid = np.linspace(0.5, 2.0, 300) ** 2
+  return (
+    comparison.peaks()['a'][0],
+    comparison.kl_needed('a', LEVEL, grid),
+    np.mean([sets[name][1] == (1, len(ALIKE)) for name in ALIKE]),
+  )
+
+
+def other_cell(world, trials, rng_seed=0):
+  """Coverage of peaks, of the KL needed and of places: three numbers.
+
+  An interval holds where it holds the mean of its own value over all trials.
+  """
+  rng = np.random.default_rng([rng_seed, world.seeds, world.prompts])
+  peaks, needed, places = zip(*(other_trial(world, rng) for _ in range(trials)))
+
+  def coverage(estimates):
+    known = [e for e in estimates if e]
+    mean = np.mean([e.value for e in known])
+    return float(np.mean([e.low < mean < e.high for e in known]))
+
+  return coverage(peaks), coverage(needed), float(np.mean(places))
+
+
 HEADER = (
   'seeds',
   'prompts',
@@ -160,6 +194,45 @@ def _run(args):
   return cell(*args)
 
 
+def _run_other(args):
+  return other_cell(*args)
+
+
+OTHER_HEADER = ('seeds', 'prompts', 'prompt effects', 'peak', 'KL', 'places')
+
+
+def print_header(names):
+  print(f'| {" | ".join(names)} |\n{"| --: " * len(names)}|', flush=True)
+
+
+def summarise(every):
+  """The extremes of the first table, in one sentence."""
+  of = lambda name: [means[name] for means in every]
+  print(
+    f'\nCoverage {min(of("held")):.3f} to {max(of("held")):.3f}; a difference '
+    f'is claimed falsely in at most {max(of("claimed")):.1%}, a turn in at '
+    f'most {max(of("turned")):.1%}; the bias of selection is at most '
+    f'{max(map(abs, of("selection"))):.4f}.'
+  )
+
+
+def print_others(pool, args):
+  """The second table, at the middle share and number of prompts."""
+  middle = lambda values: sorted(values)[len(values) // 2]
+  worlds = [
+    World(seeds, middle(args.prompts), middle(args.shares), effects)
+    for seeds in args.seeds
+    for effects in EFFECTS
+  ]
+  jobs = [(world, args.trials, args.rng_seed) for world in worlds]
+  print()
+  print_header(OTHER_HEADER)
+  for world, held in zip(worlds, pool.imap(_run_other, jobs)):
+    cells = [world.seeds, world.prompts, world.effects]
+    cells += [f'{x:.3f}' for x in held]
+    print(f'| {" | ".join(map(str, cells))} |', flush=True)
+
+
 def main():
   numbers = lambda kind: lambda text: [kind(x) for x in text.split(',')]
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -176,20 +249,15 @@ def main():
       args.seeds, args.prompts, args.shares, EFFECTS
     )
   ]
-  print(f'| {" | ".join(HEADER)} |\n{"| --: " * len(HEADER)}|', flush=True)
+  print_header(HEADER)
   jobs = [(world, args.trials, args.rng_seed) for world in worlds]
   every = []
   with multiprocessing.Pool() as pool:
     for world, means in zip(worlds, pool.imap(_run, jobs)):
       print(f'| {" | ".join(row(world, means))} |', flush=True)
       every.append(means)
-  of = lambda name: [means[name] for means in every]
-  print(
-    f'\nCoverage {min(of("held")):.3f} to {max(of("held")):.3f}; a difference '
-    f'is claimed falsely in at most {max(of("claimed")):.1%}, a turn in at '
-    f'most {max(of("turned")):.1%}; the bias of selection is at most '
-    f'{max(map(abs, of("selection"))):.4f}.'
-  )
+    summarise(every)
+    print_others(pool, args)
 
 
 if __name__ == '__main__':

@@ -54,7 +54,7 @@ def emptied():
 
   They are memory maps, of which Linux gives a process 65530: beyond them XLA
   ends with a segmentation fault. Two processes had come to 26000 and 53000 by
-  the end of all files; the largest file alone takes 14400.
+  the end of all files; the largest file alone takes 22100.
   """
   yield
   jax.clear_caches()

@@ -340,8 +340,9 @@ def test_best_of_n_saturates():
   law = counts / counts.sum()
   got = [kl(best_of_n(law, scores, n), law) for n in (1, 2, 10, 1e3, 1e6)]
   ceiling = -np.log(law[-2:].sum())
-  assert (np.diff(got) >= 0).all() and got[1] < 0.5 * ceiling
-  np.testing.assert_allclose(got[-1], ceiling, atol=1e-9)
+  # A rounding error of the law is raised to the power of n with it.
+  assert (np.diff(got) >= -1e-8).all() and got[1] < 0.5 * ceiling
+  np.testing.assert_allclose(got[-1], ceiling, atol=1e-8)
   assert reweigh.best_of_n_bound(1e6) > ceiling + 10
 
 

@@ -1,36 +1,87 @@
-"""Figures, tables and one self-contained HTML page."""
+"""One self-contained HTML page: headings, tables, figures, folded parts."""
 
-import base64
+import contextlib
 import html
-import io
+import math
 import pathlib
+import re
 
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-import numpy as np
-
+from align_jax import figures
+from align_jax.lines import NARROW, THEME, WIDE
 from align_jax.metrics import write_atomically
 
-COLOURS = plt.get_cmap('tab10').colors
-
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.5rem }
-.verdict { font-size: 1.15rem; border-left: 4px solid #1f77b4;
-  padding: .5rem 1rem; background: #f4f8fb }
-table { border-collapse: collapse; font-size: .85rem; margin: 1rem 0;
-  display: block; overflow-x: auto }
-th, td { padding: .25rem .6rem; text-align: right;
-  border-bottom: 1px solid #ddd;
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  max-width: 62rem; margin: 0 auto; padding: 2rem 1rem 4rem;
+  color: var(--ink); background: var(--paper) }
+h1 { font-size: 1.15rem; font-weight: 600; color: var(--soft);
+  margin: 0 0 1rem }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 .6rem }
+h3 { font-size: 1rem; margin: 0 0 .3rem }
+p { margin: .5rem 0; max-width: 46rem }
+a { color: var(--s0) }
+.verdict { border-left: 5px solid var(--soft); padding: .2rem 0 .2rem 1.2rem }
+.verdict.above { border-color: var(--s0) }
+.verdict.below { border-color: var(--s1) }
+.word { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .6rem;
+  letter-spacing: -.01em }
+.above .word strong { color: var(--s0) }
+.below .word strong { color: var(--s1) }
+.verdict ul { padding-left: 1.1rem; margin: .6rem 0; color: var(--soft);
+  font-size: .9rem; max-width: 46rem }
+.note { color: var(--soft); font-size: .9rem }
+.columns { display: grid; gap: 1rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)) }
+.card { background: var(--window); border-radius: .5rem; padding: .9rem 1.1rem }
+.card p { margin: .15rem 0 } .number { font-size: 1.5rem; line-height: 1.3 }
+.number small { font-size: .95rem; color: var(--soft); white-space: nowrap }
+.scroll { overflow-x: auto; margin: .8rem 0 }
+table { border-collapse: collapse; font-size: .85rem;
+  font-variant-numeric: tabular-nums }
+th, td { padding: .28rem 0 .28rem 1rem; text-align: right;
+  border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400 }
+.break td { border-top: 2px solid var(--soft) }
+thead th { color: var(--soft); vertical-align: bottom }
+th:first-child, td:first-child { padding-left: 0 }
+th.text, td.text { text-align: left } .missing { color: var(--soft) }
+figure { margin: 1rem 0 }
+figure svg { display: block; width: 100%; height: auto }
+figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem }
+.narrow { display: none }
+svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif }
+details { margin: .6rem 0 } summary { cursor: pointer; color: var(--soft);
+  font-size: .9rem }
+pre { background: var(--window); border-radius: .4rem; padding: .8rem;
+  overflow-x: auto; font-size: .8rem; line-height: 1.4 }
+.sample { border-top: 1px solid var(--line); padding: .8rem 0 }
+.sample p { margin: .1rem 0 } .sample .columns { margin: .4rem 0;
+  gap: .5rem 1.2rem } .sample b { color: var(--ink);
   white-space: nowrap }
-td.text, th.text { text-align: left; white-space: normal }
-img { max-width: 100% } pre { background: #f6f6f6; padding: .8rem;
-  overflow-x: auto; font-size: .8rem } .note { color: #666; font-size: .85rem }
-.missing { color: #aaa }
+.said { font: .85rem/1.45 ui-monospace, Menlo, Consolas, monospace;
+  white-space: pre-wrap; overflow-wrap: anywhere }
+@media (max-width: 44rem) { .wide { display: none } .narrow { display: block }
+  .word { font-size: 1.6rem } body { padding-top: 1.2rem } }
 """
+
+MISSING = '–'  # in a cell: not every seed got there
+
+
+def theme():
+  """The colours of page and figures, for light and dark screens."""
+  light, dark = (
+    ''.join(f'--{name}: {pair[i]}; ' for name, pair in THEME.items())
+    for i in (0, 1)
+  )
+  return (
+    f':root {{ color-scheme: light dark; {light}}}\n'
+    f'@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}'
+  )
+
+
+def typeset(text):
+  """Text as HTML, with a minus for negative numbers and in differences."""
+  return re.sub(r'(?<![\w.-])-(?=\d)|(?<= )-(?= )', '−', html.escape(text))
 
 
 class Page:
@@ -40,45 +91,121 @@ class Page:
     self._title = title
     self._parts = [f'<h1>{html.escape(title)}</h1>']
 
+  def _add(self, *parts):
+    self._parts.extend(parts)
+
   def heading(self, text):
-    self._parts.append(f'<h2>{html.escape(text)}</h2>')
+    self._add(f'<h2>{html.escape(text)}</h2>')
 
   def text(self, text, css=''):
-    self._parts.append(f'<p class="{css}">{html.escape(text)}</p>')
+    css = f' class="{css}"' if css else ''
+    self._add(f'<p{css}>{typeset(text)}</p>')
+
+  def note(self, text):
+    self.text(text, 'note')
 
   def code(self, text):
-    self._parts.append(f'<pre>{html.escape(text)}</pre>')
+    self._add(f'<pre>{html.escape(text)}</pre>')
 
-  def figure(self, figure, path, alt):
-    """Embeds a matplotlib figure and keeps it as a PNG at `path`."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=130, bbox_inches='tight')
-    plt.close(figure)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    data = base64.b64encode(buffer.getvalue()).decode()
-    self._parts.append(
-      f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+  def verdict(self, css, before, word, after, sentence, notes):
+    """One word, large, between what it is of; then what it rests on."""
+    before, word, after, sentence = map(
+      typeset, (before, word, after, sentence)
+    )
+    listed = ''.join(f'<li>{typeset(note)}</li>' for note in notes)
+    headline = f'{before} <strong>{word}</strong> {after}'.strip()
+    self._add(
+      f'<section class="verdict {css}"><p class="word">{headline}</p>',
+      f'<p>{sentence}</p><ul>{listed}</ul></section>',
     )
 
-  def table(self, header, rows, text_columns=1):
-    """Rows of strings or Estimates; the first `text_columns` align left."""
+  def cards(self, cards):
+    """Short texts side by side: (title, number, its interval, lines)."""
+    self._add('<div class="columns">')
+    for title, number, interval, lines in cards:
+      title, number, interval = map(typeset, (title, number, interval))
+      below = ''.join(f'<p class="note">{typeset(x)}</p>' for x in lines)
+      self._add(
+        f'<section class="card"><h3>{title}</h3><p class="number">{number} '
+        f'<small>{interval}</small></p>{below}</section>'
+      )
+    self._add('</div>')
+
+  def samples(self, prompt, answers):
+    """A prompt and its answers: (who, what it scores, text) each."""
+    self._add(
+      '<article class="sample"><p class="said">'
+      f'{html.escape(prompt)}</p><div class="columns">'
+    )
+    for who, score, said in answers:
+      self._add(
+        f'<div><p class="note">{typeset(who)} · <b>{typeset(score)}</b></p>'
+        f'<p class="said">{html.escape(said)}</p></div>'
+      )
+    self._add('</div></article>')
+
+  @contextlib.contextmanager
+  def folded(self, summary):
+    """What is added within is shown on a click."""
+    self._add(f'<details><summary>{html.escape(summary)}</summary>')
+    yield
+    self._add('</details>')
+
+  def figure(self, draw, path, alt, caption=''):
+    """Embeds a figure at two widths, and keeps the wide as a PNG at `path`.
+
+    Args:
+      draw: width in inches -> a matplotlib figure.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(figures.as_png(draw(WIDE)))
+    alt = html.escape(alt)
+    self._add('<figure>')
+    widths = ('wide', WIDE), ('narrow', NARROW)
+    for css, width in widths:
+      svg = figures.as_svg(draw(width), f'{path.stem} {css}')
+      self._add(f'<div class="{css}" role="img" aria-label="{alt}">{svg}</div>')
+    if caption:
+      self._add(f'<figcaption>{typeset(caption)}</figcaption>')
+    self._add('</figure>')
+
+  def table(self, header, rows, text_columns=1, breaks=()):
+    """Rows of strings, if any; the first `text_columns` align left.
+
+    Args:
+      breaks: indices of the rows that a line parts from those above.
+    """
+
+    if not rows:
+      return
 
     def cell(tag, i, content):
-      css = 'text' if i < text_columns else ''
-      if content == NOT_REACHED:
-        css += ' missing'
-      return f'<{tag} class="{css}">{html.escape(content)}</{tag}>'
+      css = ['text'] if i < text_columns else []
+      css += ['missing'] if content == MISSING else []
+      css = f' class="{" ".join(css)}"' if css else ''
+      scope = '' if tag == 'td' else ' scope="col"'
+      return f'<{tag}{css}{scope}>{typeset(content)}</{tag}>'
 
     line = lambda tag, row: ''.join(
       cell(tag, i, str(content)) for i, content in enumerate(row)
     )
-    body = ''.join(f'<tr>{line("td", row)}</tr>' for row in rows)
-    self._parts.append(
-      f'<table><thead><tr>{line("th", header)}</tr></thead>'
-      f'<tbody>{body}</tbody></table>'
+    tag = lambda i: '<tr class="break">' if i in breaks else '<tr>'
+    body = ''.join(
+      f'{tag(i)}{line("td", row)}</tr>\n' for i, row in enumerate(rows)
     )
+    self._add(
+      f'<div class="scroll"><table><thead><tr>{line("th", header)}</tr></thead>'
+      f'<tbody>{body}</tbody></table></div>'
+    )
+
+  def links(self, before, links):
+    """A line of links to files beside the page: (text, file) each."""
+    links = ', '.join(
+      f'<a href="{html.escape(file)}">{html.escape(text)}</a>'
+      for text, file in links
+    )
+    self._add(f'<p>{html.escape(before)} {links}.</p>')
 
   def write(self, path):
     body = '\n'.join(self._parts)
@@ -86,176 +213,29 @@ class Page:
       path,
       '<!doctype html><html lang="en"><head><meta charset="utf-8">'
       '<meta name="viewport" content="width=device-width, initial-scale=1">'
-      f'<title>{html.escape(self._title)}</title><style>{STYLE}</style></head>'
-      f'<body>{body}</body></html>\n',
+      f'<title>{html.escape(self._title)}</title>'
+      f'<style>{theme()}{STYLE}</style></head>'
+      f'<body><main>{body}</main></body></html>\n',
     )
-
-
-NOT_REACHED = 'not reached'
 
 
 def show(estimate, sign=False, digits=2):
-  """Estimate -> '1.23 [1.10, 1.35]', or 'not reached'."""
+  """Estimate -> '1.23 [1.10, 1.35]', '1.23' of one seed, MISSING of none."""
   if not estimate:
-    return NOT_REACHED
-  form = f'{"+" if sign else ""}.{digits}f'
-  return (
-    f'{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]'
-  )
+    return MISSING
+  interval = show_interval(estimate, sign, digits)
+  return f'{show_number(estimate.value, sign, digits)} {interval}'.strip()
 
 
-def frontier_figure(comparison, x, xlabel, ylabel, window=None):
-  """Each arm's matched-KL curve with its band.
-
-  Args:
-    x: {arm: [K] Estimates} to put on the x-axis, or None for KL itself.
-  """
-  figure, axes = plt.subplots(figsize=(8.5, 5))
-  if window:
-    axes.axvspan(*window, color='#eef3f8', zorder=0)
-  for colour, name in zip(COLOURS, comparison.arms):
-    values = comparison.table[name]
-    known = [i for i, e in enumerate(values) if e]
-    if not known:
-      continue
-    across = (
-      [comparison.budgets[i] for i in known]
-      if x is None
-      else [x[name][i].value for i in known]
-    )
-    axes.plot(
-      across,
-      [values[i].value for i in known],
-      color=colour,
-      marker='o',
-      markersize=4,
-      label=name,
-      linewidth=2,
-    )
-    axes.fill_between(
-      across,
-      [values[i].low for i in known],
-      [values[i].high for i in known],
-      color=colour,
-      alpha=0.15,
-      linewidth=0,
-    )
-  axes.set_xlabel(xlabel)
-  axes.set_ylabel(ylabel)
-  if axes.get_legend_handles_labels()[0]:
-    axes.legend(frameon=False, fontsize=9)
-  axes.spines[['top', 'right']].set_visible(False)
-  return figure
+def show_interval(estimate, sign=False, digits=2):
+  """Estimate -> '[1.10, 1.35]', or '' of one seed."""
+  if math.isnan(estimate.low):
+    return ''
+  ends = (show_number(x, sign, digits) for x in (estimate.low, estimate.high))
+  return f'[{", ".join(ends)}]'
 
 
-def families_figure(families, tables, across, lines, xlabel, ylabel, window):
-  """A panel per family of arms, with the same reference lines in each.
-
-  Args:
-    families: {title: names of arms}.
-    tables: {arm: [Estimate] * K}, the scores.
-    across: {arm: [number] * K}, where they are drawn.
-    lines: names of the arms that every panel shows, in black.
-    window: (low, high) to shade, or None.
-  """
-  columns = 2
-  figure, grid = plt.subplots(
-    -(-len(families) // columns),
-    columns,
-    figsize=(13, 4.2 * -(-len(families) // columns)),
-    sharex=True,
-    sharey=True,
-    squeeze=False,
-  )
-  styles = ('-', '--', ':')
-  for axes, (title, names) in zip(grid.flat, families.items()):
-    for i, name in enumerate([*names, *lines]):
-      known = [k for k, e in enumerate(tables[name]) if e]
-      line = name in lines
-      axes.plot(
-        [across[name][k] for k in known],
-        [tables[name][k].value for k in known],
-        color='black' if line else COLOURS[i % 10],
-        linestyle=styles[lines.index(name) + 1 if line else i // 10],
-        marker=None if line else 'o',
-        markersize=3,
-        linewidth=1.2,
-        label=name,
-      )
-    if window:
-      axes.axvspan(*window, color='#eef3f8', zorder=0)
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-    axes.tick_params(labelbottom=True, labelleft=True)
-    axes.spines[['top', 'right']].set_visible(False)
-  for axes in grid.flat[len(families) :]:
-    axes.set_visible(False)
-  figure.tight_layout()
-  return figure
-
-
-def effects_figure(effects, budgets, window):
-  """Each effect's difference over the budgets, with its interval."""
-  figure, panels = plt.subplots(
-    1,
-    len(effects),
-    figsize=(2.6 * len(effects) + 1, 3),
-    sharey=True,
-    squeeze=False,
-  )
-  for axes, (name, differences) in zip(panels[0], effects.items()):
-    known = [(b, e) for b, e in zip(budgets, differences) if e]
-    axes.axhline(0, color='#888', linewidth=0.8)
-    axes.axvspan(*window, color='#eef3f8', zorder=0)
-    if known:
-      x, e = zip(*known)
-      middle = np.array([v.value for v in e])
-      spread = [
-        middle - [v.low for v in e],
-        np.array([v.high for v in e]) - middle,
-      ]
-      axes.errorbar(x, middle, yerr=spread, fmt='o-', markersize=3, linewidth=1)
-    axes.set_title(name, fontsize=10)
-    axes.set_xlabel('KL budget (nats)')
-    axes.spines[['top', 'right']].set_visible(False)
-  panels[0][0].set_ylabel('difference in gold reward')
-  return figure
-
-
-def training_figure(points, panels):
-  """Seed-mean trajectories over steps, one line per configuration.
-
-  Args:
-    panels: {field of a point: label}.
-  """
-  figure, grid = plt.subplots(
-    2, -(-len(panels) // 2), figsize=(13, 6.5), squeeze=False
-  )
-  runs = {}
-  for point in points:
-    runs.setdefault((point['arm'], point['config']), []).append(point)
-  arms = list(dict.fromkeys(arm for arm, _ in runs))
-  for axes, (field, label) in zip(grid.flat, panels.items()):
-    for (arm, config), run in runs.items():
-      steps = sorted({point['step'] for point in run})
-      means = [
-        np.mean([p[field] for p in run if p['step'] == s]) for s in steps
-      ]
-      first = [key for key in runs if key[0] == arm][0] == (arm, config)
-      axes.plot(
-        steps,
-        means,
-        color=COLOURS[arms.index(arm) % 10],
-        linewidth=1.2,
-        label=arm if first else None,
-      )
-    axes.set_title(label, fontsize=10)
-    axes.set_xscale('symlog', linthresh=20)
-    axes.spines[['top', 'right']].set_visible(False)
-  for axes in grid.flat[len(panels) :]:
-    axes.set_visible(False)
-  grid[0][0].legend(frameon=False, fontsize=8)
-  figure.tight_layout()
-  return figure
+def show_number(number, sign=False, digits=2):
+  """With no sign before what rounds to zero."""
+  text = f'{number:{"+" if sign else ""}.{digits}f}'
+  return text if float(text) else f'{0:.{digits}f}'

@@ -1,6 +1,7 @@
 """What a comparison of two arms comes to, in words."""
 
 import dataclasses
+import math
 
 from align_jax import intervals, verdict
 
@@ -9,7 +10,6 @@ CLAIMS = {
   verdict.BELOW: 'is below',
   verdict.EQUIVALENT: 'is equivalent to',
   verdict.UNDECIDED: 'is not shown to differ from',
-  verdict.NONE: 'is not compared with',
 }
 
 
@@ -33,6 +33,18 @@ def budgets_text(low, high):
   return f'{low:g} nats' if low == high else f'{low:.2f} to {high:.2f} nats'
 
 
+LISTED = 6  # seeds up to which each is told
+
+
+def by_seed_text(by_seed):
+  """Each seed's difference, or of many how far and on which side they lie."""
+  numbers = [f'{x:+.2f}' for x in sorted(by_seed)]
+  if len(numbers) <= LISTED:
+    return f'by seed {", ".join(numbers)}'
+  above = sum(x > 0 for x in by_seed)
+  return f'seeds from {numbers[0]} to {numbers[-1]}, {above} of them above 0'
+
+
 def find(comparison, settings, level=intervals.LEVEL, pair=None):
   """The Finding on the confirmatory pair of arms, or on another pair.
 
@@ -42,41 +54,46 @@ def find(comparison, settings, level=intervals.LEVEL, pair=None):
     pair: (first, second) names; None: treatment and control.
   """
   first, second = pair or (settings['treatment'], settings['control'])
-  if not {first, second} <= set(comparison.arms):
-    return Finding(
-      verdict.NONE,
-      None,
-      f'Nothing to compare yet: {first!r} and {second!r} have no points.',
-    )
+  missing = [n for n in (first, second) if n not in comparison.arms]
+  if missing:
+    who = ' and '.join(map(repr, missing))
+    have = 'have' if len(missing) > 1 else 'has'
+    text = f'Nothing to compare yet: {who} {have} no points.'
+    return Finding(verdict.NONE, None, text)
   try:
     gap = comparison.gap(first, second, settings['window'], level)
   except ValueError as error:
     return Finding(verdict.NONE, None, f'No verdict: {error}.')
   word = verdict.decide(gap.estimate, settings['margin'], level)
-  seeds = len(comparison.seeds)
-  value = f'{gap.estimate.value:+.2f}'
-  if seeds > 1:
-    value += f' [{gap.estimate.low:+.2f}, {gap.estimate.high:+.2f}]'
-  by_seed = gap.estimate.by_seed
-  span = ', '.join(f'{x:+.2f}' for x in sorted(by_seed))
-  where = budgets_text(*gap.window)
-  over = f'{100 * level:.4g}% interval over {seeds} seeds'
-  sentence = (
-    f'At equal KL from the reference, {first} {CLAIMS[word]} {second} in gold '
-    f'reward {"at" if gap.window[0] == gap.window[1] else "over"} {where}: '
-    f'{value} ({over if seeds > 1 else "one seed"}; by seed {span}).'
-  )
+  names = first, second
   return Finding(
     word,
     gap,
-    sentence,
-    _notes(comparison, gap, settings, level, (first, second)),
+    _sentence(gap, word, names, level),
+    _notes(comparison, gap, settings, level, names),
+  )
+
+
+def _sentence(gap, word, names, level):
+  first, second = names
+  estimate, seeds = gap.estimate, len(gap.estimate.by_seed)
+  at = 'at' if gap.window[0] == gap.window[1] else 'over'
+  where = f'in gold reward {at} {budgets_text(*gap.window)}'
+  start = f'At equal KL from the reference, {first}'
+  value = f'{estimate.value:+.2f}'
+  if seeds < 2:
+    return f'{start} minus {second} {where}: {value} (one seed).'
+  value += f' [{estimate.low:+.2f}, {estimate.high:+.2f}]'
+  how = f'{100 * level:.4g}% interval over {seeds} seeds'
+  return (
+    f'{start} {CLAIMS[word]} {second} {where}: {value} ({how}; '
+    f'{by_seed_text(estimate.by_seed)}).'
   )
 
 
 def _notes(comparison, gap, settings, level, names):
   notes = [stay(gap, names)]
-  if gap.window != gap.asked:
+  if not all(map(math.isclose, gap.window, gap.asked)):
     notes.append(
       f'The window was cut from {budgets_text(*gap.asked)}, where not every '
       'seed of both arms arrived: what it leaves out nobody compared.'
@@ -109,7 +126,7 @@ def stay(gap, names):
   if len(set(gap.kinds)) == 1:
     return f'Both arms are {told[gap.kinds[0]].replace("its", "their")}.'
   a, b = (told[kind] for kind in gap.kinds)
-  return f'{first} is {a}, {second} {b}.'
+  return f'{first} is {a}; {second} is {b}.'
 
 
 def power_text(power):

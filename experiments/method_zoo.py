@@ -4,32 +4,26 @@
     --workdir=runs/zoo [--only=METHOD,...] [--report] \
     [--config.arm.kl_budget=2]
 
-Every method of `config.methods` at matched KL: gain in gold reward, its rank,
-and best-of-n and the closed-form optimum of the proxy as reference lines. With
+Every method of `config.methods` at equal KL: gain in gold reward, the group of
+methods it cannot be told apart from, the places it may hold, and best-of-n and
+the closed-form optimum of the proxy as reference lines. With
 `arm.kl_budget` each run is held at that budget instead of being interpolated
 there. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
+import dataclasses
+import functools
 import itertools
 
 import numpy as np
 
-from align_jax import frontier
-from align_jax.report import Page, families_figure, show
-from experiments import common
-from experiments.pages import (
-  GAIN,
-  KL_AXIS,
-  NOT_NEUTRAL,
-  by_prompt,
-  compare,
-  finish,
-  gain,
-  last_points,
-  markdown,
-  proxy_by_prompt,
-  write_tables,
-)
+from align_jax import figures, frontier, verdict
+from align_jax.lines import lines_of
+from align_jax.report import MISSING, Page, show
+from experiments import common, matched, pages, provenance, ranking
+from experiments.pages import last_points
+
+FIRST_TO_LAST = 'From the first policy to the last'
 
 
 def runs(cfg):
@@ -46,7 +40,8 @@ def runs(cfg):
 
 
 def reference_lines(cfg, names):
-  return [n for n in names if cfg['methods'][n].get('reweigh')]
+  """The methods that train nothing."""
+  return [n for n in pages.reweighed(cfg['methods']) if n in names]
 
 
 def families_of(cfg, names):
@@ -62,44 +57,97 @@ def families_of(cfg, names):
 
 
 def column_budgets(comparison, shown):
-  return [
-    i for i, b in enumerate(comparison.budgets) if np.isclose(b, shown).any()
-  ]
+  """Indices of the budgets to show; all, where none of them is a budget."""
+  every = range(len(comparison.budgets))
+  some = [k for k in every if np.isclose(comparison.budgets[k], shown).any()]
+  return some or list(every)
 
 
-def mean_rank(ranks, columns):
-  """Of the budgets that all draws reached: its value, or inf."""
-  values = [ranks[i].value for i in columns if ranks[i]]
-  return np.mean(values) if values else np.inf
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+  """What the page is of; worked out once.
+
+  Attributes:
+    lines, methods: names of what trains nothing, and of what is compared.
+    columns: indices of the budgets that are shown.
+    at: index of the budget that the groups are of.
+    groups: see `ranking.groups`.
+  """
+
+  comparison: frontier.Comparison
+  lines: list
+  methods: list
+  columns: list
+  at: int
+  groups: list
+
+  @property
+  def budget(self):
+    return self.comparison.budgets[self.at]
+
+  @property
+  def key(self):
+    return matched.key(self.comparison, self.methods)
+
+  def gain(self, name, k):
+    """Of a line without a mark, as it has no way to larger KL."""
+    if name in self.lines:
+      return show(self.comparison.table[name][k])
+    return matched.marked(self.comparison, name, k)
+
+  @property
+  def rows(self):
+    """(group, method), lines first, then the groups in order."""
+    rows = [(ranking.NO_GROUP, name) for name in self.lines]
+    for number, names in enumerate(self.groups, 1):
+      rows += [(str(number), name) for name in names]
+    grouped = {name for names in self.groups for name in names}
+    rest = [name for name in self.methods if name not in grouped]
+    return rows + [(MISSING, name) for name in rest]
 
 
-def zoo_table(comparison, cfg):
-  """A row per method, the best first; gain and rank at each budget."""
+def work_out(comparison, cfg):
   names = list(comparison.arms)
   lines = reference_lines(cfg, names)
   methods = [n for n in names if n not in lines]
-  ranks = comparison.ranks(methods)
-  peaks = comparison.peaks()
   columns = column_budgets(comparison, cfg['report']['shown'])
-  header = ['method']
-  for i in columns:
-    budget = f'{comparison.budgets[i]:g} nats'
-    header += [f'gain at {budget}', f'rank at {budget}']
+  at = ranking.main_budget(comparison, methods, columns)
+  return Zoo(
+    comparison,
+    lines,
+    methods,
+    columns,
+    at,
+    ranking.groups(comparison, methods, at),
+  )
+
+
+def zoo_table(zoo, cfg):
+  """A row per method, by group; places, gain and share, then other budgets."""
+  comparison, peaks = zoo.comparison, zoo.comparison.peaks()
+  places = comparison.rank_sets(zoo.methods)
+  best = [n for n in pages.reweighed(cfg['methods'], 'optimum')]
+  best = next((n for n in best if n in comparison.arms), None)
+  others = [k for k in zoo.columns if k != zoo.at]
+  header = ['method', f'group at {zoo.budget:g} nats', 'places', 'gain']
+  header += [f'share of {best}'] if best else []
+  header += [f'gain at {comparison.budgets[k]:g} nats' for k in others]
   header += ['peak gain', 'KL of the peak']
-  order = sorted(methods, key=lambda n: mean_rank(ranks[n], columns))
   rows = []
-  for name in [*lines, *order]:
-    row = [f'({name})' if name in lines else name]
-    for i in columns:
-      row += [
-        show(comparison.table[name][i]),
-        '-' if name in lines else show(ranks[name][i], digits=0),
-      ]
+  for group, name in zoo.rows:
+    line = name in zoo.lines
+    row = [f'({name})' if line else name, group]
+    row.append('' if line else ranking.places_text(places[name][zoo.at]))
+    gain = functools.partial(zoo.gain, name)
+    row.append(gain(zoo.at))
+    if best:
+      row.append(matched.share_of(comparison, name, best, zoo.at))
+    row += map(gain, others)
     rows.append([*row, *map(show, peaks[name][:2])])
   return header, rows
 
 
-def matched_how(points, budgets):
+def matched_how(points):
   """One sentence: by construction, or by interpolation."""
   held = sorted({p.get('kl_budget', 0) for p in points} - {0})
   between = (
@@ -183,102 +231,107 @@ def best_of_n_table(points):
   return ['n', 'KL estimated (nats)', 'bound log n - (n - 1) / n'], rows
 
 
-def values_of(table):
-  return {name: [e.value for e in row] for name, row in table.items()}
+def add_table(page, zoo, table):
+  """The groups, and what they rest on."""
+  comparison = zoo.comparison
+  groups = [group for group, _ in zoo.rows]
+  changes = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+  page.table(*table, breaks=changes)
+  page.note(
+    f'{zoo.key} {MISSING} not every seed reached this KL. '
+    f'{pages.what_an_arm_is(comparison, "method")} '
+    'Lines in parentheses train nothing and are not ranked.'
+  )
+  page.note(
+    'A group holds what cannot be told apart from its best method, by '
+    'differences that hold together over all pairs; within it there is no '
+    'order. Places are those that a method may hold, 1 the best, each set at '
+    '95%. Intervals of a method hold together over the budgets. Strengths are '
+    "the config's, chosen while it was written; the seeds that chose them may "
+    'be among these.'
+  )
+
+
+def descriptive(seeds):
+  """What few seeds are good for."""
+  if seeds == 1:
+    return 'One seed says nothing of others: no intervals, and one group.'
+  return (
+    f'Descriptive: with {seeds} seeds no exact sign test can reach 5%, and '
+    'intervals trust that seeds are normally distributed.'
+  )
+
+
+def add_figures(page, zoo, points, cfg, folder):
+  """Gold against KL, then against the proxy, by family."""
+  families = families_of(cfg, list(zoo.comparison.arms)) or {'': []}
+  window = zoo.budget, zoo.budget
+  lines = lines_of(zoo.comparison, dashed=zoo.lines)
+  by_name = lambda lines: {line.name: line for line in lines}
+  page.heading('Gold reward at equal KL')
+  page.figure(
+    lambda width: figures.families_figure(
+      width, families, by_name(lines), pages.KL_AXIS, 'gold gained', window
+    ),
+    folder / 'zoo_gold_vs_kl.png',
+    'gold reward against KL, by family',
+    f'{zoo.key} Dotted: the KL of the groups. Dashed: what trains nothing. '
+    f'{pages.SCALE}',
+  )
+  page.heading('Gold against proxy')
+  proxy = pages.compare(points, cfg, pages.proxy_by_prompt)
+  across = lines_of(zoo.comparison, (), zoo.lines, proxy.table)
+  page.figure(
+    lambda width: figures.families_figure(
+      width,
+      families,
+      by_name(across),
+      'proxy reward',
+      'gold gained',
+      None,
+      kl=False,
+    ),
+    folder / 'zoo_gold_vs_proxy.png',
+    'gold reward against proxy reward, by family',
+    pages.NOT_NEUTRAL,
+  )
+
+
+def add_tables(page, points):
+  """The other tables: {heading: table}, those there are."""
+  tables = {
+    FIRST_TO_LAST: rise_table(points),
+    'How near the runs ended to their budgets': held_table(points),
+    'Best-of-n: its KL and the bound': best_of_n_table(points),
+  }
+  tables = {k: table for k, table in tables.items() if table and table[1]}
+  for heading, table in tables.items():
+    page.heading(heading)
+    page.table(*table, text_columns=1 + (heading == FIRST_TO_LAST))
+  return list(tables.values())
 
 
 def report(points, cfg, workdir):
   """Writes the page and its tables; returns what the terminal shows."""
-  settings = cfg['report']
-  # Reference lines measure gain from their own pool, at n = 1 or beta = inf.
-  score = gain_by_arm(points)
-  comparison = compare(points, settings, score)
-  names = list(comparison.arms)
-  lines, families = reference_lines(cfg, names), families_of(cfg, names)
-  header, rows = zoo_table(comparison, cfg)
-  sentence = matched_how(points, comparison.budgets)
-  write_tables(workdir, points, header, rows)
-  figures = workdir / 'figures'
-  page = Page('Alignment methods at matched KL')
-  page.text(sentence, 'verdict')
-  page.table(header, rows)
-  page.text(
-    'A method is the best of its strengths at each budget, chosen on one half '
-    'of the prompts and scored on the other; brackets are 95% bootstrap '
-    f'intervals over {len(comparison.seeds)} seeds, then prompts, the same '
-    'draws for all methods. Rank 1 is the best; lines in parentheses train '
-    'nothing and are not ranked. Strengths were chosen while this was built, '
-    'on these seeds.',
-    'note',
-  )
-  page.heading('Gold reward at equal KL')
-  across = dict.fromkeys(names, list(comparison.budgets))
-  page.figure(
-    families_figure(
-      families,
-      comparison.table,
-      across,
-      lines,
-      KL_AXIS,
-      GAIN,
-      settings['window'],
-    ),
-    figures / 'zoo_gold_vs_kl.png',
-    'gold reward against KL, by family',
-  )
-  page.heading('Gold against proxy')
-  proxy = compare(points, settings, proxy_by_prompt)
-  page.figure(
-    families_figure(
-      families,
-      comparison.table,
-      values_of(proxy.table),
-      lines,
-      'proxy reward',
-      GAIN,
-      None,
-    ),
-    figures / 'zoo_gold_vs_proxy.png',
-    'gold reward against proxy reward, by family',
-  )
-  page.text(NOT_NEUTRAL, 'note')
-  rise = rise_table(points)
-  page.heading('From the first policy to the last')
-  page.table(*rise, text_columns=2)
-  tables = [(header, rows), rise]
-  held = held_table(points)
-  if held:
-    page.heading('How near the runs ended to their budgets')
-    page.table(*held)
-    tables.append(held)
-  bound = best_of_n_table(points)
-  if bound[1]:
-    page.heading('Best-of-n: its KL and the bound')
-    page.table(*bound, text_columns=0)
-    tables.append(bound)
-  finish(page, cfg, workdir)
-  return '\n\n'.join([*(markdown(*table) for table in tables), sentence])
-
-
-def gain_by_arm(points):
-  """point -> gold per prompt above its own first point's.
-
-  Trained arms of a seed share theirs, the reference as evaluated; reweighed
-  ones start from their own, larger pool of the reference's samples.
-  """
-  trained = [p for p in points if 'gold_samples' in p]
-  pools = {}
-  for p in points:
-    if 'gold_samples' not in p and p['step'] == 0:
-      pools[p['arm'], p['seed']] = by_prompt(p)
-  of_trained = gain(trained) if trained else None
-
-  def score(point):
-    if 'gold_samples' in point:
-      return of_trained(point)
-    return by_prompt(point) - pools[point['arm'], point['seed']]
-
-  return score
+  zoo = work_out(pages.compare(points, cfg, pages.gain(points)), cfg)
+  seeds = len(zoo.comparison.seeds)
+  table, how = zoo_table(zoo, cfg), matched_how(points)
+  pages.write_tables(workdir, points, *table)
+  page = Page('Alignment methods at equal KL')
+  told = ranking.sentence(zoo.groups, zoo.budget, seeds)
+  number = len(zoo.groups)
+  word = f'{number} group{"" if number == 1 else "s"}'
+  notes = [how, *([descriptive(seeds)] if seeds < verdict.EXACT_FROM else [])]
+  page.verdict('groups', f'{len(zoo.methods)} methods,', word, '', told, notes)
+  for sentence in provenance.registered(cfg, workdir):
+    page.note(sentence)
+  add_table(page, zoo, table)
+  add_figures(page, zoo, points, cfg, workdir / 'figures')
+  others = add_tables(page, points)
+  kept = provenance.used(cfg, runs, points, shown=('families',))
+  provenance.finish(page, cfg, workdir, kept)
+  tables = [pages.markdown(*t) for t in (table, *others)]
+  return '\n\n'.join([*tables, zoo.key, told, *notes])
 
 
 if __name__ == '__main__':

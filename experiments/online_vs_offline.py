@@ -9,308 +9,390 @@ arms in between (`ref+proxy`, `ref+gold`, `online+gold`, `shuffled`) change one
 of these at a time. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
-import json
+import dataclasses
 
 import numpy as np
 
-from align_jax import frontier
-from align_jax.report import (
-  Page,
-  effects_figure,
-  frontier_figure,
-  show,
-  training_figure,
-)
-from experiments import common
-from experiments.pages import (
-  GAIN,
-  KL_AXIS,
-  NOT_NEUTRAL,
-  compare,
-  finish,
-  gain,
-  last_points,
-  markdown,
-  proxy_by_prompt,
-  references,
-  write_tables,
+from align_jax import figures, frontier
+from align_jax.intervals import LEVEL
+from align_jax.lines import lines_of
+from align_jax.report import Page, show
+from experiments import (
+  common,
+  equal_steps,
+  findings,
+  matched,
+  pages,
+  provenance,
+  registration,
+  sections,
 )
 
 runs = common.sweep
 
-PANELS = {
-  'gold': 'gold reward',
-  'kl_seq_nats': 'KL from the reference (nats)',
-  'proxy': 'proxy reward',
-  'implicit_accuracy': "policy's implicit accuracy, held-out pairs",
-  'proxy_accuracy': "proxy's accuracy on the policy's samples",
-  'chosen_log_ratio': 'log-ratio of chosen (nats)',
-  'rejected_log_ratio': 'log-ratio of rejected (nats)',
-  'repeats': 'repeated tokens per completion',
+EXPLAINED = {
+  'online - offline': 'the two arms themselves',
+  'amplification': (
+    "unlimited proxy labels on the reference's samples instead of the finite "
+    'golden pairs'
+  ),
+  'freshness': "the policy's own samples instead of the reference's",
+  'order': 'the online log in order instead of shuffled',
+  'pure on-policy': 'freshness under golden labels',
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a report is of; worked out once.
+
+  Attributes:
+    names: of treatment and control.
+    references: names of the arms that train nothing.
+    effects: {name: K Estimates}.
+    refused: sentences on effects that cannot be measured.
+    steps, step: all `equal_steps.Step`s and the one to speak of.
+    accuracies: see `sections.accuracies`.
+  """
+
+  comparison: frontier.Comparison
+  finding: findings.Finding
+  names: tuple
+  references: list
+  effects: dict
+  refused: list
+  steps: list
+  step: equal_steps.Step | None
+  accuracies: dict
+
+  @property
+  def both(self):
+    return comparable(self.comparison, self.names)
+
+  @property
+  def compared(self):
+    """Control and treatment, those that have points."""
+    return [n for n in self.names[::-1] if n in self.comparison.arms]
+
+  @property
+  def trained(self):
+    """Names of the arms that are no references."""
+    return [n for n in self.comparison.arms if n not in self.references]
+
+  @property
+  def window(self):
+    """As compared, or as asked where nothing was."""
+    return self.finding.gap.window if self.finding.gap else None
+
+  @property
+  def naive(self):
+    return equal_steps.sentence(self.step, self.finding.gap, self.names)
+
+  @property
+  def ranking(self):
+    """The sentence on who ranks pairs better."""
+    gap = self.finding.gap
+    by_seed = gap.estimate.by_seed if gap else ()
+    return sections.accuracy_sentence(self.accuracies, by_seed, self.names)
+
+
+def comparable(comparison, names):
+  """Whether all have points, of equally many configurations."""
+  arms = [comparison.arms.get(name) for name in names]
+  return all(arms) and len({len(arm.configs) for arm in arms}) == 1
+
+
+def work_out(points, cfg, workdir):
+  """Points -> a Result; a verdict read is a look that is noted."""
+  settings = cfg['report']
+  names = settings['treatment'], settings['control']
+  comparison = pages.compare(points, cfg, pages.gain(points))
+  seeds, both = len(comparison.seeds), comparable(comparison, names)
+  level = LEVEL
+  if both and seeds > 1:
+    level = registration.look(cfg, workdir, seeds)
+  steps = equal_steps.steps_of(comparison, *names) if both else []
+  return Result(
+    comparison,
+    findings.find(comparison, settings, level),
+    names,
+    [n for n in pages.reweighed(cfg['arms']) if n in comparison.arms],
+    *matched.effects(comparison),
+    steps,
+    equal_steps.chosen(comparison, names, steps),
+    sections.accuracies(points, workdir, comparison.seeds, names[1]),
+  )
 
 
 def against(points, arm):
   """point -> win rates against the last policy of `arm` of the same seed."""
   mine = [p for p in points if p['arm'] == arm]
-  last = {seed: p for (_, _, seed), p in last_points(mine).items()}
+  last = {seed: p for (_, _, seed), p in pages.last_points(mine).items()}
   return lambda point: frontier.win_rate(
     point['gold_samples'], last[point['seed']]['gold_samples']
   )
 
 
-def verdict(comparison, settings):
-  """One sentence with its interval; what the rule of the design says."""
-  first, second = settings['treatment'], settings['control']
-  if not {first, second} <= set(comparison.arms):
-    return f'Nothing to compare yet: {first!r} and {second!r} have no points.'
-  try:
-    gap, by_seed, (low, high) = comparison.gap(
-      first, second, settings['window']
-    )
-  except ValueError as error:
-    return f'No verdict: {error}.'
-  differences = comparison.difference(first, second)
-  inside = [
-    e for b, e in zip(comparison.budgets, differences) if e and low <= b <= high
-  ]
-  positive = np.mean([e.value > 0 for e in inside]) if inside else 0
-  sign = np.sign(gap.value)
-  sure = gap.low > 0 or gap.high < 0
-  agree = (np.sign(by_seed) == sign).all()
-  most = positive >= 2 / 3 if sign > 0 else positive <= 1 / 3
-  word = 'above' if sign > 0 else 'below'
-  claim = (
-    f'is {word}' if sure and agree and most else 'is not shown to differ from'
-  )
-  turns = frontier.crossings(differences, comparison.budgets)
-  where = '; '.join(f'between {a:g} and {b:g} nats' for a, b in turns)
-  return (
-    f'At equal KL from the reference, {first} {claim} {second} in gold reward '
-    f'over {low:.2f} to {high:.2f} nats: {show(gap, sign=True)} on average '
-    f'(95% interval over {len(comparison.seeds)} seeds and the prompts; by '
-    f'seed {", ".join(f"{x:+.2f}" for x in by_seed)}). '
-    + (
-      f'The sign turns {where}.'
-      if where
-      else 'The sign does not turn for sure.'
-    )
-  )
-
-
-def matched_table(comparison, settings):
-  """Budgets as rows; arms, then the effects, as columns."""
-  effects = comparison.effects()
-  header = ['KL (nats)', *comparison.arms, *effects]
-  rows = []
-  for i, budget in enumerate(comparison.budgets):
-    arms = [show(comparison.table[name][i]) for name in comparison.arms]
-    differences = [show(e[i], sign=True) for e in effects.values()]
-    rows.append([f'{budget:g}', *arms, *differences])
-  return header, rows
-
-
-def summary_table(comparison):
+def summary_table(comparison, names):
   """Peak, its KL, the fall after it, and the KL that given scores cost."""
   peaks = comparison.peaks()
-  best = max(peak[0].value for peak in peaks.values())
+  best = max(peaks[name][0].value for name in names)
   levels = [share * best for share in (0.25, 0.5, 0.75)]
   grid = np.linspace(0.1, np.sqrt(comparison.budgets[-1]), 60) ** 2
-  header = [
-    'arm',
-    'peak gain',
-    'KL of the peak',
-    'fall to the last checkpoint',
-    *(f'KL needed for {level:.2f}' for level in levels),
-  ]
+  header = ['arm', 'peak gain', 'KL of the peak', 'fall to the last']
+  header += [f'KL needed for {level:.2f}' for level in levels]
   rows = [
     [
       name,
       *map(show, peaks[name]),
       *(show(comparison.kl_needed(name, level, grid)) for level in levels),
     ]
-    for name in comparison.arms
+    for name in names
   ]
   return header, rows
 
 
-def accuracy_table(points, workdir, seeds, settings):
-  """The two numbers that decide the sign of the gap."""
-  mine = [p for p in points if p['arm'] == settings['control']]
-  last = last_points(mine)
-  rows = []
-  for seed in seeds:
-    proxy = json.loads((workdir / f'seed{seed}' / 'proxy.json').read_text())
-    policy = [p['implicit_accuracy'] for k, p in last.items() if k[2] == seed]
-    span = f'{min(policy):.3f} to {max(policy):.3f}' if policy else '-'
-    rows.append(
-      [str(seed), f'{proxy["held_out"]:.3f}', f'{proxy["golden"]:.3f}', span]
-    )
-  return (
-    [
-      'seed',
-      'proxy, held-out pairs',
-      'proxy, its training pairs',
-      f'{settings["control"]} policies as classifiers, held-out pairs',
-    ],
-    rows,
+def main_table(result):
+  """What the terminal shows: both arms and the effects, where some arm got."""
+  comparison = result.comparison
+  return matched.budget_rows(
+    comparison,
+    {
+      **matched.arm_columns(comparison, result.compared),
+      **matched.difference_columns(result.effects),
+    },
   )
 
 
-def samples_table(points, comparison, settings):
-  """The same prompts answered by the reference and both arms at one KL."""
-  first, second = settings['treatment'], settings['control']
-  budget = next(
-    (
-      b
-      for b, x, y in zip(
-        comparison.budgets, comparison.table[first], comparison.table[second]
+# --- The page -----------------------------------------------------------------
+
+
+def add_verdict(page, result, cfg, workdir):
+  pages.add_verdict(page, result.finding, result.names)
+  for sentence in provenance.registered(cfg, workdir):
+    page.note(sentence)
+
+
+def add_equal_steps(page, result):
+  """Is it better, or did it only move further?"""
+  if not result.both:
+    return
+  page.heading('Is it better, or did it only move further?')
+  page.cards(equal_steps.cards(result.step, result.finding.gap, result.names))
+  page.text(result.naive)
+  if result.steps:
+    with page.folded('Every number of updates that the runs share'):
+      page.table(*equal_steps.table(result.steps, result.names))
+      page.note(
+        'The step above is the one where the KLs of the arms differ most '
+        'before either is held. Differences hold together over the steps.'
       )
-      if x and y and b >= np.mean(settings['window'])
+
+
+def add_matched(page, result, points, settings, folder):
+  comparison = result.comparison
+  lines = lines_of(comparison, result.names, result.references)
+  window = result.window or settings['window']
+  page.heading('Gold reward at equal KL')
+  key = matched.key(comparison, result.trained)
+  caption = [key, pages.window_text(window)]
+  if result.references:
+    caption.append('Dashed: the reference, reweighed instead of trained.')
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width, lines, pages.KL_AXIS, pages.GAIN, window
     ),
-    None,
+    folder / 'gold_vs_kl.png',
+    'gold reward against KL, by arm',
+    ' '.join(caption),
   )
-  if budget is None:
-    return None
-  seed = comparison.seeds[0]
-  mine = [p for p in points if p['seed'] == seed]
-  reference = references(mine)[0]
-  columns, header = [reference], ['prompt', 'reference']
-  for arm in (second, first):
-    near = min(
-      (p for p in mine if p['arm'] == arm),
-      key=lambda p: abs(p['kl_seq_nats'] - budget),
+  columns = matched.arm_columns(comparison, result.trained)
+  page.table(*matched.budget_rows(comparison, columns))
+  page.note(
+    f'{matched.unreached(comparison, result.trained)} {drawn(result, points)}'
+  )
+
+
+def drawn(result, points):
+  """What the lines are, and their intervals."""
+  comparison = result.comparison
+  text = pages.what_an_arm_is(comparison)
+  if len(comparison.seeds) > 1:
+    text += (
+      ' Bands and brackets are 95% intervals over seeds and prompts, of each '
+      'arm by itself, that hold together over its budgets; how arms differ is '
+      'known better, see below.'
     )
-    columns.append(near)
-    header.append(f'{arm}, KL {near["kl_seq_nats"]:.2f}')
-  rows = [
-    [shown[0]['prompt'], *(s['completion'] for s in shown)]
-    for shown in zip(*(p['shown'] for p in columns))
-  ]
-  return header, rows
+  scores = [p['gold'] for p in pages.references(points)]
+  if scores:
+    text += f' The reference itself scores {np.mean(scores):.2f}.'
+  return f'{text} {pages.SCALE}'
 
 
-def main_table(comparison, settings):
-  """What the terminal shows: both arms and the effects."""
-  arms = [
-    name
-    for name in (settings['control'], settings['treatment'])
-    if name in comparison.arms
-  ]
-  effects = comparison.effects()
-  rows = []
-  for i, budget in enumerate(comparison.budgets):
-    values = [show(comparison.table[name][i]) for name in arms]
-    values += [show(e[i], sign=True) for e in effects.values()]
-    rows.append([f'{budget:g}', *values])
-  return ['KL (nats)', *arms, *effects], rows
+def add_effects(page, result, settings, folder):
+  comparison = result.comparison
+  effects = {name: row for name, row in result.effects.items() if any(row)}
+  if not effects and not result.refused:
+    return
+  several = len(effects) > 1
+  page.heading(
+    'What the difference is made of' if several else 'The difference at each KL'
+  )
+  if effects:
+    window = result.window or settings['window']
+    page.figure(
+      lambda width: figures.effects_figure(
+        width, effects, comparison.budgets, window
+      ),
+      folder / 'effects.png',
+      'differences in gold reward against KL',
+      'Differences in gold reward at equal KL, paired by seed and prompt'
+      + (
+        '; intervals hold together over the budgets, and so are wider than '
+        'that of the verdict, one number that was fixed in advance.'
+        if len(comparison.seeds) > 1
+        else '; of one seed, without intervals.'
+      ),
+    )
+    page.table(
+      *matched.budget_rows(comparison, matched.difference_columns(effects))
+    )
+    if several:
+      told = [f'{name}: {EXPLAINED[name]}' for name in effects]
+      page.note(f'{"; ".join(told)}.')
+  for sentence in result.refused:
+    page.note(sentence)
+
+
+def add_references(page, result, cfg):
+  """What reweighing the reference gains, and each arm's share of the best."""
+  comparison = result.comparison
+  if not result.references:
+    return
+  columns = matched.reference_columns(comparison, result.references)
+  best = pages.reweighed(cfg['arms'], 'optimum')
+  best = [n for n in best if n in result.references]
+  for optimum in best:
+    columns |= matched.share_columns(comparison, result.trained, optimum)
+  page.heading('Share of the attainable' if best else 'Without training')
+  page.table(*matched.budget_rows(comparison, columns))
+  for optimum in best:
+    labels = cfg['arms'][optimum].get('labels', cfg['arm']['labels'])
+    page.note(
+      f"Shares are an arm's gain over that of {optimum!r} at the same KL: the "
+      'reference reweighed by exp(r / beta), than which nothing has more of '
+      f'the reward r, here that of {labels!r}. They are ratios of means, '
+      'without intervals; above 100% an arm has more gold than that gives.'
+    )
+
+
+def add_accuracies(page, result):
+  page.heading('Who ranks pairs better')
+  page.text(result.ranking)
+  table = sections.accuracy_table(result.accuracies, result.names[1])
+  with page.folded('By seed'):
+    page.table(*table)
+
+
+def add_other_axes(page, result, points, cfg, folder):
+  """The same against the proxy, and as win rates."""
+  comparison, strong = result.comparison, result.names
+  page.heading('Gold against proxy')
+  proxy = pages.compare(points, cfg, pages.proxy_by_prompt)
+  lines = lines_of(comparison, strong, result.references, proxy.table)
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width, lines, 'proxy reward', pages.GAIN, kl=False
+    ),
+    folder / 'gold_vs_proxy.png',
+    'gold reward against proxy reward, by arm',
+    pages.NOT_NEUTRAL,
+  )
+  golden = cfg['report']['golden_policy']
+  if golden in comparison.arms:
+    page.heading('Win rate')
+    policies = pages.trained(points)
+    wins = pages.compare(policies, cfg, against(policies, golden))
+    wins = lines_of(wins, strong, origin=False)
+    page.figure(
+      lambda width: figures.frontier_figure(
+        width,
+        wins,
+        pages.KL_AXIS,
+        f'win rate against the last {golden} policy',
+        result.window or cfg['report']['window'],
+      ),
+      folder / 'win_rate_vs_kl.png',
+      'win rate against KL, by arm',
+    )
+
+
+def add_samples(page, result, points, settings):
+  if not result.both:
+    return
+  seed = result.comparison.seeds[0]
+  budget = float(np.mean(result.window or settings['window']))
+  who, prompts = sections.samples(points, seed, result.names[::-1], budget)
+  page.heading('Samples side by side')
+  page.note(
+    f'The first held-out prompts of seed {seed}, one sample each, of policies '
+    f'near {budget:.2g} nats; gold is the reward of that sample.'
+  )
+  for prompt, said in prompts:
+    page.samples(
+      prompt,
+      [(w, f'gold {gold:+.2f}', text) for w, (text, gold) in zip(who, said)],
+    )
+
+
+def add_training(page, result, points, folder):
+  panels = sections.training_lines(points, result.names)
+  page.heading('Training')
+  page.figure(
+    lambda width: figures.training_figure(width, panels),
+    folder / 'training.png',
+    'training curves, by arm',
+    'A line is the mean over the configurations and seeds of an arm, as far as '
+    'all of its runs go.',
+  )
 
 
 def report(points, cfg, workdir):
   """Writes the page and its tables; returns what the terminal shows."""
-  settings = cfg['report']
-  comparison = compare(points, settings, gain(points))
-  page = Page('Online against offline at matched KL')
-  sentence = verdict(comparison, settings)
-  page.text(sentence, 'verdict')
-  header, rows = matched_table(comparison, settings)
-  write_tables(workdir, points, header, rows)
-  figures = workdir / 'figures'
-  both = {settings['treatment'], settings['control']} <= set(comparison.arms)
+  settings, folder = cfg['report'], workdir / 'figures'
+  result = work_out(points, cfg, workdir)
+  table = matched.csv_table(result.comparison, result.effects)
+  pages.write_tables(workdir, points, *table)
+  page = Page('Online against offline at equal KL')
+  add_verdict(page, result, cfg, workdir)
+  add_equal_steps(page, result)
+  add_matched(page, result, points, settings, folder)
+  add_effects(page, result, settings, folder)
+  add_references(page, result, cfg)
+  add_accuracies(page, result)
+  if result.trained:
+    page.heading('Peaks, and what a score costs')
+    page.table(*summary_table(result.comparison, result.trained))
+  add_samples(page, result, points, settings)
+  add_training(page, result, points, folder)
+  add_other_axes(page, result, points, cfg, folder)
+  provenance.finish(page, cfg, workdir, provenance.used(cfg, runs, points))
+  return terminal(result)
 
-  reference = ', '.join(
-    f'{p["gold"]:.2f} (seed {p["seed"]})' for p in references(points)
-  )
-  page.heading('Gold reward at equal KL')
-  page.figure(
-    frontier_figure(
-      comparison,
-      None,
-      KL_AXIS,
-      GAIN,
-      settings['window'],
-    ),
-    figures / 'gold_vs_kl.png',
-    'gold reward against KL, by arm',
-  )
-  page.text(
-    "A curve is the best of an arm's configurations at each budget, chosen on "
-    'one half of the prompts and scored on the other; bands are 95% bootstrap '
-    'intervals over seeds, then prompts. A curve ends where the last '
-    'configuration does; it breaks where the one in the lead ends. The verdict '
-    'speaks of the shaded window, which was fixed in advance. The reference '
-    f'itself scores {reference}.',
-    'note',
-  )
-  page.table(header, rows)
 
-  page.heading('What the gap is made of')
-  effects = comparison.effects()
-  if effects:
-    page.figure(
-      effects_figure(effects, comparison.budgets, settings['window']),
-      figures / 'effects.png',
-      'effects against KL',
-    )
-  page.text(
-    "Amplification: unlimited proxy labels on the reference's samples instead "
-    "of the finite golden pairs. Freshness: the policy's own samples instead "
-    "of the reference's. Order: the online log in order instead of shuffled. "
-    'Pure on-policy: freshness under golden labels.',
-    'note',
-  )
-
-  page.heading('Peaks, and what a score costs')
-  page.table(*summary_table(comparison))
-
-  page.heading('What decides the sign')
-  accuracies = accuracy_table(points, workdir, comparison.seeds, settings)
-  page.table(*accuracies)
-  page.text(
-    'Online wins where the proxy ranks completions better than the offline '
-    'policy does as a classifier, and loses where it does not.',
-    'note',
-  )
-
-  page.heading('Gold against proxy')
-  proxy = compare(points, settings, proxy_by_prompt)
-  page.figure(
-    frontier_figure(comparison, proxy.table, 'proxy reward', GAIN),
-    figures / 'gold_vs_proxy.png',
-    'gold reward against proxy reward, by arm',
-  )
-  page.text(NOT_NEUTRAL, 'note')
-
-  if settings['golden_policy'] in comparison.arms:
-    page.heading('Win rate')
-    wins = compare(points, settings, against(points, settings['golden_policy']))
-    page.figure(
-      frontier_figure(
-        wins,
-        None,
-        KL_AXIS,
-        f'win rate against the last {settings["golden_policy"]} policy',
-        settings['window'],
-      ),
-      figures / 'win_rate_vs_kl.png',
-      'win rate against KL, by arm',
-    )
-
-  page.heading('Training')
-  page.figure(
-    training_figure(points, PANELS),
-    figures / 'training.png',
-    'training curves',
-  )
-
-  samples = samples_table(points, comparison, settings) if both else None
-  if samples:
-    page.heading('Samples side by side')
-    page.table(*samples, text_columns=9)
-
-  finish(page, cfg, workdir)
-  tables = main_table(comparison, settings), accuracies
-  return '\n\n'.join([*(markdown(*table) for table in tables), sentence])
+def terminal(result):
+  accuracies = sections.accuracy_table(result.accuracies, result.names[1])
+  finding, arms = result.finding, result.compared
+  parts = [
+    pages.markdown(*main_table(result)),
+    f'{matched.key(result.comparison, arms)} '
+    f'{matched.unreached(result.comparison)}'.strip(),
+    pages.markdown(*accuracies),
+    result.ranking,
+    '\n'.join([finding.sentence, *finding.notes]),
+    result.naive if result.both else '',
+  ]
+  return '\n\n'.join(filter(None, parts))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What the reports of experiments share: scores of points, tables, footers."""
+"""What the reports of experiments share: scores, tables, the verdict."""
 
 import csv
 import io
@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 
-from align_jax import frontier, tasks
+from align_jax import frontier, tasks, verdict
 from align_jax.metrics import write_atomically
 
 GAIN = 'gold reward gained over the reference'
-KL_AXIS = 'KL(policy || reference), nats per completion'
+KL_AXIS = 'KL from the reference (nats)'
+SCALE = 'The KL is of whole completions, on a square-root scale.'
 NOT_NEUTRAL = (
   'KL is not a neutral axis across methods (Gao et al. 2022), so the same '
   'budgets are drawn against the proxy as well.'
@@ -26,9 +27,15 @@ def compare(points, cfg, score):
   )
 
 
+def trained(points):
+  """The points of policies; the others are of a pool of samples, reweighed."""
+  return [p for p in points if 'gold_samples' in p]
+
+
 def references(points):
   """The reference's point of each seed, once."""
-  return list({p['seed']: p for p in points if p['step'] == 0}.values())
+  start = (p for p in trained(points) if p['step'] == 0)
+  return list({p['seed']: p for p in start}.values())
 
 
 def by_prompt(point):
@@ -36,9 +43,29 @@ def by_prompt(point):
 
 
 def gain(points):
-  """point -> gold reward per prompt above that of the seed's reference."""
+  """point -> gold reward per prompt above its own first point's.
+
+  Trained arms of a seed share theirs, the reference as evaluated; reweighed
+  ones start from their own, larger pool of the reference's samples, at n = 1
+  or beta = inf.
+  """
   start = {p['seed']: by_prompt(p) for p in references(points)}
-  return lambda point: by_prompt(point) - start[point['seed']]
+  pools = {
+    (p['arm'], p['config'], p['seed']): by_prompt(p)
+    for p in points
+    if 'gold_samples' not in p and p['step'] == 0
+  }
+
+  def score(point):
+    if 'gold_samples' in point:
+      return by_prompt(point) - start[point['seed']]
+    return by_prompt(point) - pools[run_of(point)]
+
+  return score
+
+
+def run_of(point):
+  return point['arm'], point['config'], point['seed']
 
 
 def proxy_by_prompt(point):
@@ -49,10 +76,18 @@ def last_points(points):
   """The last point of each run: {(arm, config, seed): point}."""
   last = {}
   for p in points:
-    run = p['arm'], p['config'], p['seed']
-    if p['step'] >= last.get(run, p)['step']:
-      last[run] = p
+    if p['step'] >= last.get(run_of(p), p)['step']:
+      last[run_of(p)] = p
   return last
+
+
+def reweighed(arms, *kinds):
+  """Names of the arms that train nothing, of all kinds or of those named."""
+  return [
+    name
+    for name, arm in arms.items()
+    if arm.get('reweigh') and (not kinds or arm['reweigh'] in kinds)
+  ]
 
 
 def markdown(header, rows):
@@ -69,11 +104,36 @@ def write_tables(workdir, points, header, rows):
   write_atomically(workdir / 'points.jsonl', lines)
 
 
-def finish(page, cfg, workdir):
-  """How to make the page, below everything; writes it."""
-  page.heading('How to make this page')
-  started = json.loads((workdir / 'experiment.json').read_text())
-  page.code(started['command'])
-  page.code(started['versions'])
-  page.code(json.dumps(cfg, indent=1))
-  page.write(workdir / 'report.html')
+def what_an_arm_is(comparison, noun='arm'):
+  """One sentence: a configuration, or the best of several."""
+  if all(len(arm.configs) == 1 for arm in comparison.arms.values()):
+    return f'Each {noun} is one configuration.'
+  return (
+    f'Each {noun} is the best of its configurations at each KL, chosen on one '
+    'half of the prompts and scored on the other.'
+  )
+
+
+def window_text(window):
+  """What a figure marks of a verdict."""
+  if window[0] == window[1]:
+    return 'Dotted: the KL of the verdict.'
+  return 'Shaded: the window of the verdict.'
+
+
+# --- What a page says first ---------------------------------------------------
+
+HEADLINES = {
+  verdict.ABOVE: ('{0} is', 'above', '{1}'),
+  verdict.BELOW: ('{0} is', 'below', '{1}'),
+  verdict.EQUIVALENT: ('{0} and {1} are', 'equivalent', ''),
+  verdict.UNDECIDED: ('{0} against {1}:', 'undecided', ''),
+  verdict.NONE: ('{0} against {1}:', 'no verdict', ''),
+}
+
+
+def add_verdict(page, finding, names):
+  """The word, large; its sentence; what it rests on."""
+  headline = (part.format(*names) for part in HEADLINES[finding.word])
+  css = finding.word.replace(' ', '-')
+  page.verdict(css, *headline, finding.sentence, finding.notes)

@@ -8,17 +8,10 @@ many steps (`config.ages`), down to the reference's own samples. Writes
 report.html, figures/, table.csv, points.jsonl.
 """
 
-from align_jax.report import Page, frontier_figure, show
-from experiments import common
-from experiments.pages import (
-  GAIN,
-  KL_AXIS,
-  compare,
-  finish,
-  gain,
-  markdown,
-  write_tables,
-)
+from align_jax import figures
+from align_jax.lines import lines_of
+from align_jax.report import Page
+from experiments import common, matched, pages, provenance
 
 FRESH = 'fresh'
 
@@ -40,44 +33,80 @@ def runs(cfg):
   return common.sweep({**cfg, 'arms': arms})
 
 
-def stale_table(comparison):
-  """A row per budget: what each sampler gains, and gains over fresh ones."""
-  others = [name for name in comparison.arms if name != FRESH]
-  header = ['KL (nats)', *comparison.arms]
-  header += [f'{name} - {FRESH}' for name in others]
-  differences = [comparison.difference(name, FRESH) for name in others]
-  rows = []
-  for i, budget in enumerate(comparison.budgets):
-    gains = [show(comparison.table[name][i]) for name in comparison.arms]
-    rows.append(
-      [f'{budget:g}', *gains, *(show(d[i], sign=True) for d in differences)]
-    )
-  return header, rows
+def differences(comparison):
+  """{'AGE - fresh': K Estimates}, of all ages but fresh."""
+  return {
+    f'{name} - {FRESH}': comparison.difference(name, FRESH)
+    for name in comparison.arms
+    if name != FRESH
+  }
+
+
+def add_figures(page, comparison, against, folder):
+  """What each sampler gains, and gains over fresh ones."""
+  oldest = list(comparison.arms)[-1]
+  lines = lines_of(comparison, (FRESH, oldest))
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width, lines, pages.KL_AXIS, pages.GAIN
+    ),
+    folder / 'staleness.png',
+    'gold reward against KL, by the age of the sampler',
+    f'{matched.key(comparison)} {pages.SCALE}',
+  )
+  columns = matched.arm_columns(comparison, list(comparison.arms))
+  page.table(*matched.budget_rows(comparison, columns))
+  if not against:
+    return
+  page.heading('What age costs')
+  page.figure(
+    lambda width: figures.effects_figure(width, against, comparison.budgets),
+    folder / 'staleness_differences.png',
+    'difference to fresh samples against KL, by the age of the sampler',
+    'Differences in gold reward to fresh samples at equal KL.',
+  )
+  columns = matched.difference_columns(against)
+  page.table(*matched.budget_rows(comparison, columns))
+
+
+def note(comparison):
+  """What ages and intervals are."""
+  seeds = len(comparison.seeds)
+  text = (
+    "An arm's sampler is as old as its name says, at most; the reference never "
+    f'changes. {pages.what_an_arm_is(comparison)} '
+  )
+  if seeds < 2:
+    return f'{text}One seed: no intervals.'
+  return (
+    f'{text}Brackets are 95% intervals over {seeds} seeds and the prompts; '
+    'those of a column hold together. Differences are paired by seed and '
+    'prompt.'
+  )
 
 
 def report(points, cfg, workdir):
   """Writes the page and its tables; returns what the terminal shows."""
-  settings = cfg['report']
-  comparison = compare(points, settings, gain(points))
+  comparison = pages.compare(points, cfg, pages.gain(points))
   if FRESH not in comparison.arms:
     raise ValueError(f'nothing to compare with: no points of {FRESH!r}')
-  header, rows = stale_table(comparison)
-  write_tables(workdir, points, header, rows)
+  against = differences(comparison)
+  table = matched.csv_table(comparison, against)
+  pages.write_tables(workdir, points, *table)
   page = Page('How old may the sampler be?')
-  page.figure(
-    frontier_figure(comparison, None, KL_AXIS, GAIN, settings['window']),
-    workdir / 'figures' / 'staleness.png',
-    'gold reward against KL, by the age of the sampler',
-  )
-  page.table(header, rows)
-  page.text(
-    "An arm's sampler is as old as its name says, at most; the reference never "
-    'changes. Brackets are 95% bootstrap intervals over '
-    f'{len(comparison.seeds)} seeds, then prompts.',
-    'note',
-  )
-  finish(page, cfg, workdir)
-  return markdown(header, rows)
+  for sentence in provenance.registered(cfg, workdir):
+    page.note(sentence)
+  add_figures(page, comparison, against, workdir / 'figures')
+  told = f'{note(comparison)} {matched.unreached(comparison)}'.strip()
+  page.note(told)
+  kept = provenance.used(cfg, runs, points)
+  provenance.finish(page, cfg, workdir, kept)
+  columns = {
+    **matched.arm_columns(comparison, list(comparison.arms)),
+    **matched.difference_columns(against),
+  }
+  shown = pages.markdown(*matched.budget_rows(comparison, columns))
+  return '\n\n'.join([shown, matched.key(comparison), told])
 
 
 if __name__ == '__main__':

@@ -66,4 +66,5 @@ def test_the_experiment_compares_ages_with_fresh_samples(tmp_path, capsys):
   for arm in ('fresh', 'one step', '2 steps', 'reference'):
     assert f'| {arm} |' in header
   assert '| one step - fresh |' in header
-  assert (tmp_path / 'report.html').exists()
+  page = (tmp_path / 'report.html').read_text()
+  assert 'intervals over 2 seeds' in page and 'What age costs' in page

@@ -5,6 +5,7 @@ import dataclasses
 import types
 
 import jax
+import made_points
 import numpy as np
 import pytest
 
@@ -22,8 +23,9 @@ from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
 from align_jax.metrics import read_jsonl
 from align_jax.programs import policy_programs, scorer
+from align_jax.report import MISSING
 from configs import arithmetic, base, methods, toy
-from experiments import common, method_zoo
+from experiments import common, method_zoo, pages, ranking
 
 # One of each way to sample, to look at a group, and to be given more than
 # log-probs; every loss by itself is held by the law suite.
@@ -96,9 +98,10 @@ def test_the_page_ranks_them_between_the_lines(workdir, cfg):
   assert names[:2] == ['(best_of_n)', '(optimum)']
   assert sorted(names[2:]) == sorted(set(KINDS) - {'best_of_n', 'optimum'})
   page = (workdir / 'report.html').read_text()
-  assert page.count('src="data:image/png;base64,') == 2
+  assert page.count('role="img"') == 2 * 2  # for a desk and for a phone
+  assert 'One seed says nothing of others' in page
   assert 'read off between checkpoints' in page
-  assert 'log n - (n - 1) / n' in page
+  assert 'log n − (n − 1) / n' in page
 
 
 def test_the_bound_stands_beside_best_of_n(workdir):
@@ -127,14 +130,47 @@ def test_a_held_run_is_compared_at_its_budget():
     *(point(s, k, g, 'near') for s, k, g in [(0, 0, 0), (5, 1.97, 3.0)]),
     *(point(s, k, g, 'far') for s, k, g in [(0, 0, 0), (5, 2.3, 9.0)]),
   ]
-  settings = dict(budgets=(1.0, 2.0), resamples=20)
-  table = method_zoo.compare(rows, settings, method_zoo.gain_by_arm(rows)).table
+  settings = dict(report=dict(budgets=(1.0, 2.0)), task=dict(name='toy'))
+  table = pages.compare(rows, settings, pages.gain(rows)).table
   assert table['near'][1].value == 3.0
   assert not table['far'][1]
-  assert 'at 2 nats by construction' in method_zoo.matched_how(rows, (1, 2))
+  assert 'at 2 nats by construction' in method_zoo.matched_how(rows)
   header, worst = method_zoo.held_table(rows)
   assert worst[0][0] == 'far' and worst[0][-1] == '15.0%'
   assert worst[1][-1] == '1.5%'
+
+
+def compared(seeds, budgets=(0.5, 1.0), **arms):
+  points = made_points.arms(seeds, **arms)
+  cfg = dict(report=dict(budgets=budgets), task=dict(name='toy'))
+  return pages.compare(points, cfg, pages.gain(points))
+
+
+def test_what_cannot_be_told_apart_is_one_group():
+  close = dict(b=dict(quality=1.0), c=dict(quality=0.99))
+  comparison = compared(
+    8, a=dict(quality=0.2), **close, d=dict(quality=0.3, speed=0.05)
+  )
+  names = ['a', 'b', 'c', 'd']
+  grouped = ranking.groups(comparison, names, 0)
+  assert [set(names) for names in grouped] == [{'b', 'c'}, {'a'}]  # d is not in
+  assert [set(x) for x in ranking.groups(comparison, ['b', 'c'], 1)] == [
+    {'b', 'c'}
+  ]
+  text = ranking.sentence(grouped, 0.5, 8)
+  assert '3 methods fall into 2 groups' in text and 'over 8 seeds' in text
+  assert ranking.main_budget(comparison, names, [0, 1]) == 1
+  places = comparison.rank_sets(names)
+  assert ranking.places_text(places['a'][0]) == '3'
+  assert ranking.places_text(places['b'][0]) == '1-2'
+  assert ranking.places_text(places['d'][0]) == MISSING
+
+
+def test_one_seed_tells_nothing_apart():
+  comparison = compared(1, a=dict(quality=0.1), b=dict(quality=3.0))
+  assert ranking.groups(comparison, ['a', 'b'], 0) == [['b', 'a']]
+  text = ranking.sentence([['b', 'a']], 0.5, 1)
+  assert text.startswith('None of the 2 methods') and '1 seed.' in text
 
 
 def test_the_zoo_is_the_whole_family():

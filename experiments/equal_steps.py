@@ -1,0 +1,162 @@
+"""The comparison at equal updates, beside the one at equal KL.
+
+It is what one gets without looking at the KL: an arm may win it by moving
+further, or lose it by moving too far.
+"""
+
+import dataclasses
+
+from align_jax import frontier
+from align_jax.report import show
+from experiments import findings
+
+NEAR = 1.1  # the larger KL over the smaller, below which arms moved as far
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """Two arms after equally many updates; Estimates.
+
+  Attributes:
+    number: of updates.
+    difference: first - second, in gold reward.
+    scores, kls: of the first and of the second.
+  """
+
+  number: int
+  difference: object
+  scores: tuple
+  kls: tuple
+
+  @property
+  def kl_apart(self):
+    a, b = (kl.value for kl in self.kls)
+    return abs(a - b)
+
+  @property
+  def near(self):
+    """Whether the arms have moved about as far."""
+    low, high = sorted(kl.value for kl in self.kls)
+    return high <= NEAR * low
+
+
+def steps_of(comparison, first, second):
+  """A Step for each number of updates at which all runs were measured."""
+  rows = comparison.at_equal_steps(first, second)
+  return [Step(n, d, (a, b), (x, y)) for n, d, a, x, b, y in rows]
+
+
+def held_at(arm):
+  """The least KL that an arm's runs are held at; inf where one is not."""
+  budgets = [run.held for s in arm.seeds for run in arm.runs_of(s)]
+  return min(budgets) if all(budgets) else float('inf')
+
+
+def chosen(comparison, names, steps):
+  """The step to speak of, or None: where the KLs of both differ most.
+
+  Of the steps before either arm is held, since its KL stands for nothing
+  there; the last of all where there are none.
+  """
+  if not steps:
+    return None
+  limits = [
+    (1 - frontier.HELD_WITHIN) * held_at(comparison.arms[n]) for n in names
+  ]
+  free = [
+    step
+    for step in steps
+    if all(kl.value < limit for kl, limit in zip(step.kls, limits))
+  ]
+  if free:
+    return max(free, key=lambda step: step.kl_apart)
+  return steps[-1]
+
+
+def sentence(step, gap, names):
+  """What equal updates say, beside what equal KL says.
+
+  Args:
+    step: a Step, or None.
+    gap: the `frontier.Gap` at equal KL, or None.
+  """
+  if step is None:
+    return (
+      'There is no comparison at equal steps: the runs were never measured '
+      'after equally many updates.'
+    )
+  first, second = names
+  a, b = (kl.value for kl in step.kls)
+  start = (
+    f'At equal steps, after {step.number} updates, {first} minus {second} is '
+    f'{show(step.difference, sign=True)}, with {first} {a:.2f} nats and '
+    f'{second} {b:.2f} nats from the reference'
+  )
+  return f'{start}. {_beside(step, gap)}'
+
+
+def _beside(step, gap):
+  """The part that depends on both signs."""
+  if gap is None:
+    return 'There is nothing at equal KL to hold against it.'
+  if len(step.difference.by_seed) < 2:
+    return 'Of one seed, neither sign is known.'
+  naive, matched = step.difference.sign, gap.estimate.sign
+  if naive and matched and naive != matched:
+    return 'Equal KL says the opposite.'
+  if naive and matched and step.near:
+    return 'Equal KL says the same; here the arms have moved about as far.'
+  if naive and matched:
+    return (
+      'Equal KL has the same sign; the size at equal steps also holds how much '
+      'further one arm has moved.'
+    )
+  if naive:
+    return 'The sign of equal KL is not sure.'
+  if matched:
+    return 'Its sign is not sure, and that of equal KL is.'
+  return 'Neither its sign nor that of equal KL is sure.'
+
+
+def cards(step, gap, names):
+  """Both comparisons, short, for `Page.cards`."""
+  return [_matched_card(gap, names), _naive_card(step, names)]
+
+
+def _matched_card(gap, names):
+  title = 'At equal KL'
+  if gap is None:
+    return title, '–', '', ['The arms were never at the same KL.']
+  first, second = names
+  where = findings.budgets_text(*gap.window)
+  return _card(title, gap.estimate, [f'{first} − {second}', f'both at {where}'])
+
+
+def _naive_card(step, names):
+  title = 'At equal steps'
+  if step is None:
+    return title, '–', '', ['No number of updates is common to all runs.']
+  first, second = names
+  a, b = (f'{kl.value:.2f} nats' for kl in step.kls)
+  where = f'after {step.number} updates: {first} at {a}, {second} at {b}'
+  return _card(title, step.difference, [f'{first} − {second}', where])
+
+
+def _card(title, estimate, lines):
+  number, _, interval = show(estimate, sign=True).partition(' ')
+  return title, number, interval, lines
+
+
+def table(steps, names):
+  """Every common step: the difference, then each arm's gain and KL."""
+  first, second = names
+  header = ['updates', f'{first} − {second}']
+  for name in names:
+    header += [f'{name}: gain', f'{name}: KL']
+  rows = []
+  for step in steps:
+    row = [str(step.number), show(step.difference, sign=True)]
+    for score, kl in zip(step.scores, step.kls):
+      row += [show(score), show(kl)]
+    rows.append(row)
+  return header, rows

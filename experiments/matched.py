@@ -1,0 +1,129 @@
+"""Tables at equal KL: what stands in a cell, and how it was read."""
+
+import math
+
+from align_jax import frontier
+from align_jax.report import MISSING, show
+
+# kind of a value, see `frontier.Reading.kind`: its mark, and that in words
+MARKS = {
+  'held': ('●', 'held at this KL by its control'),
+  'plateau': (
+    '◐',
+    f'near the end of its KL, at most {frontier.PLATEAU:.0%} of it to come',
+  ),
+  'passage': ('○', 'read in passing, on its way to larger KL'),
+}
+
+
+def marked(comparison, name, k):
+  """An arm at a budget: '● 1.23 [1.10, 1.35]'."""
+  kind = comparison.readings[name].kind(k)
+  value = show(comparison.table[name][k])
+  return f'{MARKS[kind][0]} {value}' if kind else value
+
+
+def key(comparison, names=None):
+  """One sentence that explains the marks of these arms, those there are."""
+  kinds = {
+    comparison.readings[name].kind(k)
+    for name in names or comparison.arms
+    for k in range(len(comparison.budgets))
+  }
+  told = [f'{mark} {text}' for k, (mark, text) in MARKS.items() if k in kinds]
+  return f'{"; ".join(told)}.' if told else ''
+
+
+def unreached(comparison, names=None):
+  """What an empty cell says, and which budgets are left out; or ''."""
+  rows = [comparison.table[name] for name in names or comparison.arms]
+  at = list(zip(comparison.budgets, zip(*rows)))
+  left = [f'{budget:g}' for budget, row in at if not any(row)]
+  text = ''
+  if any(any(row) and not all(row) for _, row in at):
+    text = f'{MISSING} not every seed reached this KL. '
+  if left:
+    text += f'Left out, as no arm reached them: {", ".join(left)} nats.'
+  return text.strip()
+
+
+def effects(comparison):
+  """The effects that can be measured, and a sentence on each that cannot.
+
+  Returns:
+    {name: K Estimates}, [sentence].
+  """
+  measured, refused = {}, []
+  for name, pair in frontier.EFFECTS.items():
+    if set(pair) <= set(comparison.arms):
+      try:
+        measured[name] = comparison.difference(*pair)
+      except ValueError as error:
+        refused.append(f'No {name!r}: {error}.')
+  return measured, refused
+
+
+def budget_rows(comparison, columns):
+  """A row for each budget at which there is anything to show.
+
+  Args:
+    columns: {title: k -> text}.
+  """
+  rows = []
+  for k, budget in enumerate(comparison.budgets):
+    cells = [cell(k) for cell in columns.values()]
+    if set(cells) != {MISSING}:
+      rows.append([f'{budget:g}', *cells])
+  return ['KL (nats)', *columns], rows
+
+
+def arm_columns(comparison, names):
+  return {
+    name: lambda k, name=name: marked(comparison, name, k) for name in names
+  }
+
+
+def reference_columns(comparison, names):
+  """Of arms that train nothing, which have no way to larger KL."""
+  return {
+    name: lambda k, row=comparison.table[name]: show(row[k]) for name in names
+  }
+
+
+def difference_columns(differences):
+  return {
+    name: lambda k, row=row: show(row[k], sign=True)
+    for name, row in differences.items()
+  }
+
+
+def share_of(comparison, name, optimum, k):
+  """An arm's gain over the optimum's: '71%', or MISSING where it has none."""
+  mine, best = comparison.table[name][k], comparison.table[optimum][k]
+  if not mine or not best or best.value <= 0:
+    return MISSING
+  return f'{mine.value / best.value:.0%}'
+
+
+def share_columns(comparison, names, optimum):
+  return {
+    name: lambda k, name=name: share_of(comparison, name, optimum, k)
+    for name in names
+  }
+
+
+def csv_table(comparison, differences):
+  """All budgets; arms, differences, then how each arm was read there."""
+  header = ['KL (nats)', *comparison.arms, *differences]
+  for name in comparison.arms:
+    header += [f'{name}: read', f'{name}: share of KL to come']
+  rows = []
+  for k, budget in enumerate(comparison.budgets):
+    row = [f'{budget:g}']
+    row += [show(values[k]) for values in comparison.table.values()]
+    row += [show(d[k], sign=True) for d in differences.values()]
+    for reading in comparison.readings.values():
+      kind, left = reading.kind(k), reading.to_come[:, k].mean()
+      row += [kind, f'{left:.2f}' if kind and math.isfinite(left) else '']
+    rows.append(row)
+  return header, rows

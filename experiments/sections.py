@@ -1,0 +1,154 @@
+"""Parts of a page beside the comparison: accuracies, samples, training."""
+
+import json
+import math
+
+import numpy as np
+
+from align_jax.lines import Line, colours_of
+from experiments.pages import last_points, references, trained
+
+PANELS = {
+  'gold': 'gold reward',
+  'kl_seq_nats': 'KL from the reference (nats)',
+  'proxy': 'proxy reward',
+  'implicit_accuracy': "policy's implicit accuracy, held-out pairs",
+  'proxy_accuracy': "proxy's accuracy on the policy's samples",
+  'chosen_log_ratio': 'log-ratio of chosen (nats)',
+  'rejected_log_ratio': 'log-ratio of rejected (nats)',
+  'repeats': 'repeated tokens per completion',
+}
+
+
+def accuracies(points, workdir, seeds, arm):
+  """How well the proxy and an arm's last policies rank pairs, by seed.
+
+  Returns:
+    per seed the proxy's accuracy on held-out pairs and on its own, and those of
+    the policies of each configuration; {seed: (float, float, [float])}.
+  """
+  last = last_points([p for p in trained(points) if p['arm'] == arm])
+  result = {}
+  for seed in seeds:
+    path = workdir / f'seed{seed}' / 'proxy.json'
+    proxy = json.loads(path.read_text('utf-8'))
+    policies = [p['implicit_accuracy'] for k, p in last.items() if k[2] == seed]
+    result[seed] = proxy['held_out'], proxy['golden'], policies
+  return result
+
+
+def accuracy_table(by_seed, arm):
+  rows = []
+  for seed, (held_out, golden, policies) in by_seed.items():
+    span = sorted({f'{x:.3f}' for x in policies})
+    span = ' to '.join(dict.fromkeys(span[:1] + span[-1:])) or '–'
+    rows.append([str(seed), f'{held_out:.3f}', f'{golden:.3f}', span])
+  header = [
+    'seed',
+    'proxy, held-out pairs',
+    'proxy, its training pairs',
+    f'{arm} policies as classifiers, held-out pairs',
+  ]
+  return header, rows
+
+
+def accuracy_sentence(by_seed, gaps, names):
+  """In how many seeds the proxy ranks better, and the gap is positive there.
+
+  Counts over seeds; nothing is said of why.
+
+  Args:
+    by_seed: see `accuracies`.
+    gaps: of each seed, in the same order; () where there is none.
+    names: of the treatment and of the control, whose policies they are.
+  """
+  treatment, control = names
+  known = [i for i, (_, _, policies) in enumerate(by_seed.values()) if policies]
+  if not known:
+    return f'{control} has no policy to compare the proxy with.'
+  rows = list(by_seed.values())
+  better = [i for i in known if rows[i][0] > np.mean(rows[i][2])]
+  worse = [i for i in known if i not in better]
+  seeds = 'seed' if len(known) == 1 else 'seeds'
+  text = (
+    f'In {len(better)} of {len(known)} {seeds} the proxy ranks held-out pairs '
+    f'better than the {control} policies do as classifiers'
+  )
+  if not gaps:
+    return f'{text}.'
+  ahead = lambda at: sum(gaps[i] > 0 for i in at)
+  told = [f'{ahead(better)} of these {len(better)}'] if better else []
+  if worse:
+    told.append(f'{ahead(worse)} of the {len(worse)} where it does not')
+  return (
+    f'{text}; {treatment} is ahead at equal KL in {" and in ".join(told)}. '
+    'These are counts over seeds, and say nothing of the cause.'
+  )
+
+
+def policy_at(points, budget):
+  """The point to stand for an arm at a KL: where a run held there has ended.
+
+  Of an arm that was not held there the nearest.
+  """
+  held = [p for p in points if math.isclose(p['kl_budget'], budget)]
+  ends = list(last_points(held).values())
+  return min(ends or points, key=lambda p: abs(p['kl_seq_nats'] - budget))
+
+
+def samples(points, seed, arms, budget):
+  """The same prompts, answered by the reference and by arms at one KL.
+
+  Returns:
+    who answers: [text]; and per prompt (prompt, [(completion, gold)]).
+  """
+  mine = [p for p in trained(points) if p['seed'] == seed]
+  answering, who = references(mine)[:1], ['reference']
+  for arm in arms:
+    policy = policy_at([p for p in mine if p['arm'] == arm], budget)
+    answering.append(policy)
+    who.append(f'{arm} at {policy["kl_seq_nats"]:.2f} nats')
+  prompts = [s['prompt'] for s in answering[0]['shown']]
+  said = [
+    [(p['shown'][i]['completion'], p['gold_samples'][i][0]) for p in answering]
+    for i in range(len(prompts))
+  ]
+  return who, list(zip(prompts, said))
+
+
+def trajectory(runs, field):
+  """The mean of runs over updates, as far as all of them go.
+
+  Args:
+    runs: points of each run, in order of step.
+  Returns:
+    steps, means; between its points a run is taken as straight.
+  """
+  last = min(run[-1]['step'] for run in runs)
+  steps = sorted({p['step'] for run in runs for p in run if p['step'] <= last})
+  of_run = lambda run, name: [p[name] for p in run]
+  rows = [
+    np.interp(steps, of_run(run, 'step'), of_run(run, field)) for run in runs
+  ]
+  return np.array(steps, float), np.mean(rows, 0)
+
+
+def training_lines(points, strong=()):
+  """{label: a Line per arm}, the mean over its configurations and seeds."""
+  by_arm = {}
+  for p in trained(points):
+    runs = by_arm.setdefault(p['arm'], {})
+    runs.setdefault((p['config'], p['seed']), []).append(p)
+  colours = colours_of(list(by_arm), strong)
+  return {
+    label: [
+      Line(
+        arm,
+        *trajectory(list(runs.values()), field),
+        colours[arm],
+        strong=arm in strong,
+      )
+      for arm, runs in by_arm.items()
+    ]
+    for field, label in PANELS.items()
+  }

@@ -83,6 +83,15 @@ def sweep(cfg):
   return runs
 
 
+def sizes(arms):
+  """{arm: how many configurations it has}, of those that train."""
+  return {
+    name: len(arm.get('sweep', ({},)))
+    for name, arm in arms.items()
+    if not arm.get('reweigh')
+  }
+
+
 def label(entry):
   """{'learning_rate': .1, 'loss_kwargs': {'beta': .2}} -> lr0.1-beta0.2."""
   parts = []

@@ -30,11 +30,7 @@ def runs(cfg):
   if not cfg['methods']:
     raise ValueError('config.methods is empty: nothing to compare')
   arms = cfg['methods']
-  ranked = {
-    n: len(arm.get('sweep', ({},)))
-    for n, arm in arms.items()
-    if not arm.get('reweigh')
-  }
+  ranked = common.sizes(arms)
   frontier.check_equal(ranked, itertools.combinations(ranked, 2))
   return common.sweep({**cfg, 'arms': arms})
 

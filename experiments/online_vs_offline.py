@@ -28,7 +28,18 @@ from experiments import (
   sections,
 )
 
-runs = common.sweep
+
+def runs(cfg):
+  """A run per arm, configuration and seed.
+
+  Raises:
+    ValueError: arms that are compared have unequal numbers of configurations.
+  """
+  of_verdict = cfg['report']['treatment'], cfg['report']['control']
+  pairs = [of_verdict, *frontier.EFFECTS.values()]
+  frontier.check_equal(common.sizes(cfg['arms']), pairs)
+  return common.sweep(cfg)
+
 
 EXPLAINED = {
   'online - offline': 'the two arms themselves',

@@ -4,8 +4,33 @@ import json
 
 import pytest
 
-from configs import base, toy
-from experiments import common, findings, plan, registration
+from configs import (
+  base,
+  hh,
+  llama3_8b_ultrafeedback,
+  pythia_1b_tldr,
+  qwen2_5_0_5b_hh,
+  sentiment,
+  toy,
+  ultrafeedback,
+)
+from experiments import (
+  common,
+  findings,
+  online_vs_offline,
+  plan,
+  registration,
+)
+
+CONFIGS = (
+  toy,
+  sentiment,
+  hh,
+  ultrafeedback,
+  qwen2_5_0_5b_hh,
+  pythia_1b_tldr,
+  llama3_8b_ultrafeedback,
+)
 
 
 @pytest.fixture
@@ -208,3 +233,21 @@ def test_arms_that_never_meet_get_no_verdict(cfg):
   cfg = changed(cfg, window=(3.0, 6.0))
   cut = finding(cfg, list(rows(lambda i: 0.3 + 0.01 * i)))
   assert any('cut from 3.00 to 6.00' in note for note in cut.notes)
+
+
+def test_effects_need_equally_many_configurations_from_the_start(cfg):
+  one, two = base.sweep((1e-3, 0.1)), base.sweep((1e-3, 0.1), (1e-3, 0.2))
+  arms = {
+    'offline': dict(source='golden_pairs', labels='golden', sweep=two),
+    'online': dict(sweep=one),
+  }
+  with pytest.raises(ValueError, match='have 1 and 2 configurations'):
+    online_vs_offline.runs({**cfg, 'arms': arms})
+  arms['online']['sweep'] = two
+  arms['other'] = dict(sweep=one)  # of no effect
+  assert len(online_vs_offline.runs({**cfg, 'arms': arms})) == 10
+
+
+@pytest.mark.parametrize('module', CONFIGS)
+def test_every_config_compares_as_many_with_as_many(module):
+  online_vs_offline.runs(common.as_dict(module.get_config()))

@@ -42,7 +42,7 @@ table { border-collapse: collapse; font-size: .85rem;
 th, td { padding: .28rem 0 .28rem 1rem; text-align: right;
   border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400 }
 .break td { border-top: 2px solid var(--soft) }
-thead th { color: var(--soft); vertical-align: bottom }
+thead th { color: var(--soft); vertical-align: bottom; white-space: normal }
 th:first-child, td:first-child { padding-left: 0 }
 th.text, td.text { text-align: left } .missing { color: var(--soft) }
 figure { margin: 1rem 0 }

@@ -18,7 +18,7 @@ import multiprocessing
 
 import numpy as np
 
-from align_jax import frontier, verdict
+from align_jax import frontier, readings, verdict
 
 KL = np.array([0.0, 1.0, 4.0])  # of the checkpoints, nats
 BUDGETS = (1.0, 2.0, 3.5)
@@ -84,7 +84,7 @@ def draw(world, rng, arms=('treatment', 'control')):
         score = np.sqrt(KL)[:, None] + np.outer(KL > 0, gain)
         kl = np.repeat(KL[:, None], world.prompts, 1)
         runs.append(
-          frontier.Curve(arm, str(config), seed, np.arange(3), kl, score)
+          readings.Curve(arm, str(config), seed, np.arange(3), kl, score)
         )
   return runs, worth
 

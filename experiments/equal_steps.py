@@ -6,7 +6,7 @@ further, or lose it by moving too far.
 
 import dataclasses
 
-from align_jax import frontier
+from align_jax import readings
 from align_jax.report import show
 from experiments import findings
 
@@ -61,7 +61,7 @@ def chosen(comparison, names, steps):
   if not steps:
     return None
   limits = [
-    (1 - frontier.HELD_WITHIN) * held_at(comparison.arms[n]) for n in names
+    (1 - readings.HELD_WITHIN) * held_at(comparison.arms[n]) for n in names
   ]
   free = [
     step

@@ -2,15 +2,15 @@
 
 import math
 
-from align_jax import frontier
+from align_jax import frontier, readings
 from align_jax.report import MISSING, show
 
-# kind of a value, see `frontier.Reading.kind`: its mark, and that in words
+# kind of a value, see `readings.Reading.kind`: its mark, and that in words
 MARKS = {
   'held': ('●', 'held at this KL by its control'),
   'plateau': (
     '◐',
-    f'near the end of its KL, at most {frontier.PLATEAU:.0%} of it to come',
+    f'near the end of its KL, at most {readings.PLATEAU:.0%} of it to come',
   ),
   'passage': ('○', 'read in passing, on its way to larger KL'),
 }

@@ -17,7 +17,7 @@ import itertools
 
 import numpy as np
 
-from align_jax import figures, frontier, verdict
+from align_jax import figures, frontier, readings, verdict
 from align_jax.lines import lines_of
 from align_jax.report import MISSING, Page, show
 from experiments import common, matched, pages, provenance, ranking
@@ -156,7 +156,7 @@ def matched_how(points):
   return (
     f'Budgets are matched as follows: at {at} nats by construction, each run '
     'being held there by its KL control, and left out where its last '
-    f'checkpoint is more than {frontier.HELD_WITHIN:.0%} away as measured on '
+    f'checkpoint is more than {readings.HELD_WITHIN:.0%} away as measured on '
     f'fresh samples; elsewhere runs are {between}.'
   )
 

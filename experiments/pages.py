@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from align_jax import frontier, tasks, verdict
+from align_jax import frontier, readings, tasks, verdict
 from align_jax.metrics import write_atomically
 
 GAIN = 'gold reward gained over the reference'
@@ -21,7 +21,7 @@ NOT_NEUTRAL = (
 def compare(points, cfg, score):
   """All arms on one score, at the config's budgets."""
   return frontier.Comparison(
-    frontier.curves(points, score),
+    readings.curves(points, score),
     cfg['report']['budgets'],
     tasks.shares_prompts(cfg['task']['name']),
   )

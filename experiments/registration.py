@@ -13,10 +13,10 @@ import pathlib
 import subprocess
 import time
 
-from align_jax import frontier, intervals, verdict
+from align_jax import frontier, intervals, readings, verdict
 from align_jax.metrics import write_atomically
 
-RULES = frontier, intervals, verdict  # what a verdict depends on
+RULES = readings, frontier, intervals, verdict  # what a verdict depends on
 CONFIRMATORY = ('treatment', 'control', 'window', 'margin', 'schedule')
 # How and where runs are computed, and what is shown of them.
 FREE = ('workers', 'together', 'mesh', 'seeds')

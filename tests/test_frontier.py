@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from align_jax import frontier, intervals
+from align_jax import frontier, intervals, readings
 
 PROMPTS = 40
 
@@ -28,12 +28,12 @@ def make(arm, f, *, config='a', seed=0, kls=(0, 1, 2, 4), noise=0.0):
 
 
 def compare(points, budgets=(1.0, 2.0, 3.0), shared_prompts=True):
-  runs = frontier.curves(points, lambda p: p['score'])
+  runs = readings.curves(points, lambda p: p['score'])
   return frontier.Comparison(runs, budgets, shared_prompts)
 
 
 def at_budgets(kl, score, budgets):
-  return frontier.weights_at(np.array(kl, float), budgets) @ np.array(score)
+  return readings.weights_at(np.array(kl, float), budgets) @ np.array(score)
 
 
 def values(estimates):
@@ -107,7 +107,7 @@ def test_selection_gains_nothing_from_noise():
       points += make('many', lambda k: 0, config='x' * i, seed=seed, noise=1.0)
   comparison = compare(points)
   means = {}
-  for run in frontier.curves(points, lambda p: p['score']):
+  for run in readings.curves(points, lambda p: p['score']):
     means.setdefault(run.seed, []).append(run.score[1].mean())
   naive = np.mean([max(by_config) for by_config in means.values()])
   guarded = comparison.table['many'][0].value

@@ -9,7 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Of align_jax; what is not named here may import all of it.
-NOTHING = 'types ops sharding checkpoint intervals metrics reweigh'.split()
+NOTHING = 'types ops sharding checkpoint intervals metrics readings reweigh'
+NOTHING = NOTHING.split()
 MODEL = 'types ops sharding models'
 MAY = dict.fromkeys(NOTHING, '')
 MAY |= dict.fromkeys(['models', 'scoring'], MODEL)
@@ -19,8 +20,9 @@ MAY |= dict(losses='types ops losses', sources='types ops batches')
 MAY |= dict(budget='types', buckets='batches', data='types data')
 MAY |= dict(judges=f'{MODEL} data judges programs rewards scoring')
 MAY |= dict(agreement='data judges')
-MAY |= dict.fromkeys(['frontier', 'verdict'], 'intervals')
-NUMBERS = 'frontier', 'intervals', 'verdict'  # that read points need no JAX
+MAY |= dict(frontier='intervals readings', verdict='intervals')
+# What reads points needs no JAX.
+NUMBERS = 'frontier', 'intervals', 'readings', 'verdict'
 NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
 ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
 HUGE = 'datasets huggingface_hub jinja2 pyarrow tokenizers torch transformers'

@@ -4,32 +4,13 @@ import json
 
 import pytest
 
-from configs import (
-  base,
-  hh,
-  llama3_8b_ultrafeedback,
-  pythia_1b_tldr,
-  qwen2_5_0_5b_hh,
-  sentiment,
-  toy,
-  ultrafeedback,
-)
+from configs import base, toy
 from experiments import (
   common,
   findings,
   online_vs_offline,
   plan,
   registration,
-)
-
-CONFIGS = (
-  toy,
-  sentiment,
-  hh,
-  ultrafeedback,
-  qwen2_5_0_5b_hh,
-  pythia_1b_tldr,
-  llama3_8b_ultrafeedback,
 )
 
 
@@ -246,8 +227,3 @@ def test_effects_need_equally_many_configurations_from_the_start(cfg):
   arms['online']['sweep'] = two
   arms['other'] = dict(sweep=one)  # of no effect
   assert len(online_vs_offline.runs({**cfg, 'arms': arms})) == 10
-
-
-@pytest.mark.parametrize('module', CONFIGS)
-def test_every_config_compares_as_many_with_as_many(module):
-  online_vs_offline.runs(common.as_dict(module.get_config()))

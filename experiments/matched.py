@@ -112,17 +112,23 @@ def share_columns(comparison, names, optimum):
   }
 
 
-def csv_table(comparison, differences):
-  """All budgets; arms, differences, then how each arm was read there."""
+def csv_table(comparison, differences, references=()):
+  """All budgets; arms, differences, then how each trained arm was read there.
+
+  Args:
+    references: names of arms that train nothing, see `reference_columns`.
+  """
+  trained = [name for name in comparison.arms if name not in references]
   header = ['KL (nats)', *comparison.arms, *differences]
-  for name in comparison.arms:
+  for name in trained:
     header += [f'{name}: read', f'{name}: share of KL to come']
   rows = []
   for k, budget in enumerate(comparison.budgets):
     row = [f'{budget:g}']
     row += [show(values[k]) for values in comparison.table.values()]
     row += [show(d[k], sign=True) for d in differences.values()]
-    for reading in comparison.readings.values():
+    for name in trained:
+      reading = comparison.readings[name]
       kind, left = reading.kind(k), reading.to_come[:, k].mean()
       row += [kind, f'{left:.2f}' if kind and math.isfinite(left) else '']
     rows.append(row)

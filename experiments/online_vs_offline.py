@@ -275,18 +275,27 @@ def add_effects(page, result, settings, folder):
     page.note(sentence)
 
 
-def add_references(page, result, cfg):
+def optima(result, cfg):
+  """Names of the arms that are the best there is of a reward."""
+  best = pages.reweighed(cfg['arms'], 'optimum')
+  return [n for n in best if n in result.references]
+
+
+def reference_table(result, cfg):
   """What reweighing the reference gains, and each arm's share of the best."""
   comparison = result.comparison
+  columns = matched.reference_columns(comparison, result.references)
+  for optimum in optima(result, cfg):
+    columns |= matched.share_columns(comparison, result.trained, optimum)
+  return matched.budget_rows(comparison, columns)
+
+
+def add_references(page, result, cfg):
   if not result.references:
     return
-  columns = matched.reference_columns(comparison, result.references)
-  best = pages.reweighed(cfg['arms'], 'optimum')
-  best = [n for n in best if n in result.references]
-  for optimum in best:
-    columns |= matched.share_columns(comparison, result.trained, optimum)
+  best = optima(result, cfg)
   page.heading('Share of the attainable' if best else 'Without training')
-  page.table(*matched.budget_rows(comparison, columns))
+  page.table(*reference_table(result, cfg))
   for optimum in best:
     labels = cfg['arms'][optimum].get('labels', cfg['arm']['labels'])
     page.note(
@@ -372,7 +381,9 @@ def report(points, cfg, workdir):
   """Writes the page and its tables; returns what the terminal shows."""
   settings, folder = cfg['report'], workdir / 'figures'
   result = work_out(points, cfg, workdir)
-  table = matched.csv_table(result.comparison, result.effects)
+  table = matched.csv_table(
+    result.comparison, result.effects, result.references
+  )
   pages.write_tables(workdir, points, *table)
   page = Page('Online against offline at equal KL')
   add_verdict(page, result, cfg, workdir)
@@ -388,17 +399,17 @@ def report(points, cfg, workdir):
   add_training(page, result, points, folder)
   add_other_axes(page, result, points, cfg, folder)
   provenance.finish(page, cfg, workdir, provenance.used(cfg, runs, points))
-  return terminal(result)
+  return terminal(result, cfg)
 
 
-def terminal(result):
-  accuracies = sections.accuracy_table(result.accuracies, result.names[1])
+def terminal(result, cfg):
+  """What is printed: the page's main tables and its sentences."""
   finding, arms = result.finding, result.compared
   parts = [
     pages.markdown(*main_table(result)),
     f'{matched.key(result.comparison, arms)} '
     f'{matched.unreached(result.comparison)}'.strip(),
-    pages.markdown(*accuracies),
+    pages.markdown(*reference_table(result, cfg)) if result.references else '',
     result.ranking,
     '\n'.join([finding.sentence, *finding.notes]),
     result.naive if result.both else '',

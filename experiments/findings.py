@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from align_jax import intervals, verdict
+from align_jax import frontier, intervals, verdict
 
 CLAIMS = {
   verdict.ABOVE: 'is above',
@@ -97,6 +97,12 @@ def _notes(comparison, gap, settings, level, names):
     notes.append(
       f'The window was cut from {budgets_text(*gap.asked)}, where not every '
       'seed of both arms arrived: what it leaves out nobody compared.'
+    )
+  turns = frontier.crossings(comparison.difference(*names), comparison.budgets)
+  for low, high in turns:
+    notes.append(
+      f'The sign turns between {low:g} and {high:g} nats, by intervals that '
+      'hold together over the budgets.'
     )
   seeds = len(comparison.seeds)
   if seeds < 2:

@@ -207,6 +207,18 @@ def test_the_level_of_a_look_is_said(cfg):
   assert '97.5% interval' in later.sentence
 
 
+def test_a_turn_of_the_sign_is_told(cfg):
+  """Behind at first, ahead at last; a difference that rises has no turn."""
+  cfg = changed(cfg, window=(1.0, 2.0), budgets=(0.5, 4.0))
+  points = list(rows(lambda i: 0.3 + 0.01 * i))
+  for p in points:
+    if p['arm'] == 'online' and p['step'] == 1:
+      p['gold_by_prompt'] = [-x for x in p['gold_by_prompt']]
+  told = lambda points: [n for n in finding(cfg, points).notes if 'turns' in n]
+  assert ['between 0.5 and 4 nats' in note for note in told(points)] == [True]
+  assert told(list(rows(lambda i: 0.3 + 0.01 * i))) == []
+
+
 def test_arms_that_never_meet_get_no_verdict(cfg):
   cfg = changed(cfg, window=(5.0, 6.0))
   far = finding(cfg, list(rows(lambda i: 0.3)))

@@ -262,7 +262,9 @@ def test_every_mark_on_a_page_is_explained(tmp_path):
 
 
 def test_the_terminal_shows_valid_tables(tmp_path):
-  shown, _ = page_of(tmp_path, BETTER)
+  cfg = config(BETTER)
+  cfg['arms'] |= {n: dict(reweigh=n) for n in ('optimum', 'best_of_n')}
+  shown, _ = write(tmp_path, with_references(), cfg)
   tables = re.findall(r'(?:^\|.*\|$\n?)+', shown, flags=re.MULTILINE)
   assert len(tables) == 2
   for table in tables:

@@ -44,12 +44,14 @@ def groups(comparison, names, k):
 
 
 def main_budget(comparison, names, columns):
-  """Index of the budget to group at: of those shown where most methods are.
+  """Index of the budget to group at, of those that are shown.
 
-  The largest of several.
+  Where most methods were held; without any, where most of them are. The largest
+  of several.
   """
+  held = lambda k: sum(comparison.readings[n].kind(k) == 'held' for n in names)
   there = lambda k: sum(bool(comparison.table[n][k]) for n in names)
-  return max(columns, key=lambda k: (there(k), k))
+  return max(columns, key=lambda k: (held(k), there(k), k))
 
 
 def places_text(places):

@@ -146,6 +146,19 @@ def compared(seeds, budgets=(0.5, 1.0), **arms):
   return pages.compare(points, cfg, pages.gain(points))
 
 
+def test_methods_are_grouped_where_most_of_them_are_held():
+  """Also where one, that is too slow, was never there."""
+  comparison = compared(
+    2,
+    a=dict(quality=0.2, held=1.0),
+    b=dict(quality=0.3, held=1.0),
+    slow=dict(quality=0.3, speed=0.2),
+  )
+  names = ['a', 'b', 'slow']
+  assert not comparison.table['slow'][1]
+  assert ranking.main_budget(comparison, names, [0, 1]) == 1
+
+
 def test_what_cannot_be_told_apart_is_one_group():
   close = dict(b=dict(quality=1.0), c=dict(quality=0.99))
   comparison = compared(

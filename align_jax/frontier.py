@@ -217,7 +217,8 @@ class Comparison:
   def kl_needed(self, name, score, budgets):
     """KL at which the arm first reaches `score`: Estimate over seeds.
 
-    One number per seed, so prompts that seeds share count as part of no seed.
+    One number per seed and the t interval over them: prompts that seeds share
+    are taken as given.
     """
     values = self.arms[name].at(budgets).values.mean(1)  # [S, K]
     above = values >= score  # nan compares false

@@ -131,6 +131,7 @@ def keep(budget, state: TrainState, left=0):
     stats['beta'] = jnp.float32(beta)
   if beyond:
     params, kl = back_inside(budget, inside, params, (last_kl, kl))
+    reached = kl > budget.nats * (1 - budget.tolerance)
   elif not (reached or left or budget.stop):  # it ends short
     held = state.anchors[HELD]
     held_kl = budget.measure(held)

@@ -177,9 +177,11 @@ class Comparison:
     a, b = (self.arms[name].at(grid) for name in (first, second))
     both = np.isfinite(a.values - b.values).all((0, 1))
     if not both.any():
+      missed = [x for n in (first, second) for x in self.arms[n].missed()]
       raise ValueError(
         f'{first!r} and {second!r} were never at the same KL within '
-        f'{tuple(window)} nats: nothing to compare'
+        f'{tuple(window)} nats with every seed: nothing to compare'
+        + ''.join(f'; {text}' for text in missed)
       )
     matrix = (a.values - b.values)[:, :, both].mean(2)
     compared = grid[both]
@@ -215,12 +217,14 @@ class Comparison:
     return rows
 
   def kl_needed(self, name, score, budgets):
-    """KL at which the arm first reaches `score`: Estimate over seeds.
+    """KL at which the arm first reaches `score` in passing: an Estimate.
 
     One number per seed and the t interval over them: prompts that seeds share
     are taken as given.
     """
-    values = self.arms[name].at(budgets).values.mean(1)  # [S, K]
+    reading = self.arms[name].at(budgets)
+    # In passing: where runs are held they gain without any more KL.
+    values = np.where(reading.held, np.nan, reading.values.mean(1))  # [S, K]
     above = values >= score  # nan compares false
     first = np.asarray(budgets, float)[above.argmax(1)]
     needed = np.where(above.any(1), first, np.nan)

@@ -35,22 +35,40 @@ class Spread:
     The quantile lies halfway between two that are known to err on either side
     where seeds are few and both parts matter: the t quantile at Satterthwaite's
     degrees of freedom (1946), which is too small, and the t quantiles of the
-    parts weighed by their variances (Cochran and Cox 1950), which is too large.
-    Where prompts are not shared both are the paired t test's, at S - 1.
+    parts weighed by their variances (Cochran and Cox 1950), which is too large;
+    with two seeds it is the latter. Where prompts are not shared both are the
+    paired t test's, at S - 1.
     """
     if self.num_seeds < 2:
       return np.nan
-    total = self.seeds + self.prompts
-    if not total:
+    if not self.total:
       return 0.0
     quantile = lambda df: stats.t.ppf((1 + level) / 2, df)
     few, many = self.num_seeds - 1, self.num_prompts - 1
     if not self.prompts:
-      return float(quantile(few) * total**0.5)
-    df = total**2 / (self.seeds**2 / few + self.prompts**2 / many)
+      return float(quantile(few) * self.total**0.5)
     weighed = self.seeds * quantile(few) + self.prompts * quantile(many)
-    middle = (quantile(df) + weighed / total) / 2
-    return float(middle * total**0.5)
+    weighed /= self.total
+    middle = weighed if few == 1 else (quantile(self.df) + weighed) / 2
+    return float(middle * self.total**0.5)
+
+  @property
+  def total(self):
+    """Variance of the mean."""
+    return self.seeds + self.prompts
+
+  @property
+  def df(self):
+    """Satterthwaite's degrees of freedom."""
+    few, many = self.num_seeds - 1, self.num_prompts - 1
+    if not self.prompts:
+      return float(few)
+    return self.total**2 / (self.seeds**2 / few + self.prompts**2 / many)
+
+  def with_seeds(self, number):
+    """The spread that as many seeds of the same kind would have."""
+    seeds = self.seeds * self.num_seeds / number
+    return Spread(seeds, self.prompts, number, self.num_prompts)
 
 
 def spread(matrix, shared):
@@ -149,36 +167,34 @@ def rank_set(differences, level=LEVEL):
 # --- Power ------------------------------------------------------------------
 
 
-def detectable(deviation, seeds, level=LEVEL, power=0.8):
-  """The smallest true difference that a paired t test finds with this power.
+def between(deviation, seeds):
+  """The Spread of that many seeds that lie apart by this deviation."""
+  return Spread(deviation**2 / seeds, 0.0, seeds, 1)
 
-  Args:
-    deviation: of the difference between seeds.
-    seeds: S >= 2.
-  Returns:
-    in units of the deviation's, by the noncentral t distribution.
+
+def detectable(spread, level=LEVEL, power=0.8):
+  """The smallest true mean that leaves 0 out of its interval this often.
+
+  By the noncentral t distribution at the spread's degrees of freedom.
   """
-  df = seeds - 1
-  quantile = stats.t.ppf((1 + level) / 2, df)
-  # Found by bisection: the power rises with the difference.
+  error = spread.total**0.5
+  if not error:
+    return 0.0
+  quantile = spread.half_width(level) / error
+  # Found by bisection: the power rises with the mean.
   low, high = 0.0, 20.0 * quantile
   for _ in range(60):
     middle = (low + high) / 2
-    found = stats.nct.sf(quantile, df, middle)
+    found = stats.nct.sf(quantile, spread.df, middle)
     low, high = (middle, high) if found < power else (low, middle)
-  return float(high * deviation / seeds**0.5)
+  return float(high * error)
 
 
-def half_width(deviation, seeds, level=LEVEL):
-  """Of the interval of a mean over that many seeds."""
-  return float(stats.t.ppf((1 + level) / 2, seeds - 1) * deviation / seeds**0.5)
-
-
-def seeds_for(width, deviation, level=LEVEL, most=1000):
-  """The fewest seeds whose interval has at most this half-width; None if more
-  than `most` are needed."""
+def seeds_for(width, spread, level=LEVEL, most=1000):
+  """The fewest seeds of the spread's kind whose interval has at most this
+  half-width; None where `most` are too few, as prompts may make them."""
   for seeds in range(2, most + 1):
-    if half_width(deviation, seeds, level) <= width:
+    if spread.with_seeds(seeds).half_width(level) <= width:
       return seeds
   return None
 

@@ -4,8 +4,8 @@ A run is a curve through its checkpoints in the plane of sqrt(KL) and score. At
 a KL budget its score is read off by linear interpolation in sqrt(KL), where
 the run first reaches the budget, and never beyond what it reached; a run that
 was held at the budget is read off at its last checkpoint instead. What a run
-scores in passing is not what a run scores that stays, so a reading says how
-much of the run's KL was still to come.
+scores in passing is another thing than what a run scores that stays, so a
+reading says how much of the run's KL was still to come.
 
 An arm stands for the policy that one would deploy of it: for every seed the one
 of its configurations that gold prefers on one half of the prompts, scored on
@@ -113,7 +113,9 @@ def read(curve, budgets):
   if abs(kl[-1] - curve.held) > HELD_WITHIN * curve.held:
     at_end = np.full(len(kl), np.nan)
   weights[is_held(curve, budgets)] = at_end
-  return weights @ curve.score
+  # Only what a budget is read from: a score elsewhere may be none.
+  used = [np.flatnonzero(w != 0) for w in weights]
+  return np.stack([w[u] @ curve.score[u] for w, u in zip(weights, used)])
 
 
 def to_come(curve, budgets):
@@ -197,7 +199,21 @@ class Arm:
     ]
     if missing:
       raise ValueError(f'arm {name!r} has no points of {missing}')
-    self._halves = halves_of(runs[0].kl.shape[1])
+    prompts = runs[0].kl.shape[1]
+    if prompts < 2:
+      raise ValueError(
+        f'arm {name!r} was measured on {prompts} prompt: too few'
+      )
+    self._halves = halves_of(prompts)
+
+  def missed(self):
+    """Runs that ended away from where they were to be held: texts."""
+    return [
+      f'{self.name}/{config} of seed {seed} was to be held at {run.held:g} '
+      f'nats and ended at {run.kl[-1].mean():.2f}'
+      for (config, seed), run in self._runs.items()
+      if abs(run.kl[-1].mean() - run.held) > HELD_WITHIN * run.held > 0
+    ]
 
   def runs_of(self, seed):
     """The curves of a seed, in the order of `configs`."""

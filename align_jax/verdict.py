@@ -42,57 +42,67 @@ class Power:
   """What a design resolves.
 
   Attributes:
-    deviation: of the gap between seeds.
-    from_prompts: share of its variance that more prompts, or more samples of
-      each, would take away.
-    seeds: as many as there are.
-    half_width: of the interval with these.
+    spread: of the gap, with the design's number of seeds.
+    half_width: of its interval.
     detectable: the smallest difference found with 80% power.
     wanted: a half-width.
-    seeds_needed: for it; None: more than a thousand.
+    seeds_needed: for it; None: more than a thousand, or no number of them.
+    from_prompts: share of the variance between seeds that more prompts, or more
+      samples of each, would take away; nan: not known.
   """
 
-  deviation: float
-  from_prompts: float
-  seeds: int
+  spread: intervals.Spread
   half_width: float
   detectable: float
   wanted: float
   seeds_needed: int | None
+  from_prompts: float = np.nan
+
+  @property
+  def seeds(self):
+    return self.spread.num_seeds
+
+  @property
+  def deviation(self):
+    """Of the gap between seeds."""
+    return (self.spread.seeds * self.seeds) ** 0.5
 
 
-def power_of(matrix, wanted, seeds=None, level=intervals.LEVEL):
+def power_of(matrix, wanted, shared, seeds=None, level=intervals.LEVEL):
   """The Power of a design whose gaps are those of a pilot or of its own runs.
 
   Args:
     matrix: [S, E] differences per seed and prompt, S >= 2.
     wanted: the half-width to have.
+    shared: see `intervals.spread`.
     seeds: how many the design has; None: S.
   """
-  by_seed = matrix.mean(1)
-  variance = by_seed.var(ddof=1)
-  within = matrix.var(1, ddof=1).mean() / matrix.shape[1]
-  share = min(within / variance, 1.0) if variance else 0.0
-  number = seeds or len(by_seed)
-  return assumed_power(variance**0.5, wanted, number, level, float(share))
+  of = intervals.spread(matrix, shared)
+  rest = matrix - matrix.mean(1, keepdims=True)
+  if shared:
+    rest = rest - rest.mean(0)
+  free = (len(matrix) - shared) * (matrix.shape[1] - 1)
+  within = np.square(rest).sum() / max(free, 1) / matrix.shape[1]
+  between = of.seeds * len(matrix)
+  share = min(within / between, 1.0) if between else 0.0
+  power = planned_power(of.with_seeds(seeds or len(matrix)), wanted, level)
+  return dataclasses.replace(power, from_prompts=float(share))
 
 
-def assumed_power(
-  deviation, wanted, seeds, level=intervals.LEVEL, from_prompts=np.nan
-):
-  """The Power of a design whose deviation between seeds is given.
+def planned_power(spread, wanted, level=intervals.LEVEL):
+  """The Power of a design whose spread is given.
 
   Raises:
     ValueError: fewer than two seeds.
   """
-  if seeds < 2:
-    raise ValueError(f'seeds={seeds}, expected 2 or more to speak of others')
+  if spread.num_seeds < 2:
+    raise ValueError(
+      f'seeds={spread.num_seeds}, expected 2 or more to speak of others'
+    )
   return Power(
-    float(deviation),
-    from_prompts,
-    seeds,
-    intervals.half_width(deviation, seeds, level),
-    intervals.detectable(deviation, seeds, level),
+    spread,
+    spread.half_width(level),
+    intervals.detectable(spread, level),
     wanted,
-    intervals.seeds_for(wanted, deviation, level),
+    intervals.seeds_for(wanted, spread, level),
   )

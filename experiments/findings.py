@@ -45,26 +45,28 @@ def by_seed_text(by_seed):
   return f'seeds from {numbers[0]} to {numbers[-1]}, {above} of them above 0'
 
 
-def find(comparison, settings, level=intervals.LEVEL, pair=None):
-  """The Finding on the confirmatory pair of arms, or on another pair.
+def find(comparison, settings, level=intervals.LEVEL):
+  """The Finding on the confirmatory pair of arms.
 
   Args:
     settings: the config's `report`.
-    level: of the interval, see `registration.look`.
-    pair: (first, second) names; None: treatment and control.
+    level: of the interval, see `registration.look`; None: nothing was fixed
+      before the first run, and no verdict is given.
   """
-  first, second = pair or (settings['treatment'], settings['control'])
+  first, second = settings['treatment'], settings['control']
   missing = [n for n in (first, second) if n not in comparison.arms]
   if missing:
     who = ' and '.join(map(repr, missing))
     have = 'have' if len(missing) > 1 else 'has'
     text = f'Nothing to compare yet: {who} {have} no points.'
     return Finding(verdict.NONE, None, text)
+  registered, level = level is not None, level or intervals.LEVEL
   try:
     gap = comparison.gap(first, second, settings['window'], level)
   except ValueError as error:
     return Finding(verdict.NONE, None, f'No verdict: {error}.')
   word = verdict.decide(gap.estimate, settings['margin'], level)
+  word = word if registered else verdict.NONE
   names = first, second
   return Finding(
     word,
@@ -84,26 +86,22 @@ def _sentence(gap, word, names, level):
   if seeds < 2:
     return f'{start} minus {second} {where}: {value} (one seed).'
   value += f' [{estimate.low:+.2f}, {estimate.high:+.2f}]'
+  claim = CLAIMS.get(word, 'minus')
   how = f'{100 * level:.4g}% interval over {seeds} seeds'
   return (
-    f'{start} {CLAIMS[word]} {second} {where}: {value} ({how}; '
+    f'{start} {claim} {second} {where}: {value} ({how}; '
     f'{by_seed_text(estimate.by_seed)}).'
   )
 
 
 def _notes(comparison, gap, settings, level, names):
-  notes = [stay(gap, names)]
+  notes = [f'{stay(gap, names)} {updates(comparison, names)}']
   if not all(map(math.isclose, gap.window, gap.asked)):
     notes.append(
       f'The window was cut from {budgets_text(*gap.asked)}, where not every '
       'seed of both arms arrived: what it leaves out nobody compared.'
     )
-  turns = frontier.crossings(comparison.difference(*names), comparison.budgets)
-  for low, high in turns:
-    notes.append(
-      f'The sign turns between {low:g} and {high:g} nats, by intervals that '
-      'hold together over the budgets.'
-    )
+  notes += turns(comparison, names)
   seeds = len(comparison.seeds)
   if seeds < 2:
     return (*notes, 'One seed says nothing of others: no interval, no verdict.')
@@ -115,7 +113,9 @@ def _notes(comparison, gap, settings, level, names):
   else:
     p = intervals.sign_test(gap.estimate.by_seed)
     notes.append(f'Exact sign test over the seeds: p = {p:.2g}.')
-  power = verdict.power_of(gap.matrix, settings['half_width'], level=level)
+  power = verdict.power_of(
+    gap.matrix, settings['half_width'], comparison.shared_prompts, level=level
+  )
   notes.append(power_text(power))
   return tuple(notes)
 
@@ -135,16 +135,57 @@ def stay(gap, names):
   return f'{first} is {a}; {second} is {b}.'
 
 
+def updates(comparison, names):
+  """After how many updates the runs of the two arms ended."""
+
+  def last(arm):
+    runs = [run for seed in arm.seeds for run in arm.runs_of(seed)]
+    ends = {int(run.steps[-1]) for run in runs}
+    low, high = min(ends), max(ends)
+    return str(low) if low == high else f'{low} to {high}'
+
+  a, b = (last(comparison.arms[name]) for name in names)
+  if a == b:
+    return f'Their runs end after {a} updates.'
+  first, second = names
+  return f'Runs of {first} end after {a} updates, of {second} after {b}.'
+
+
+def turns(comparison, names):
+  """Sentences on where the sign turns, among readings of one kind.
+
+  Between a reading in passing and one that was held more differs than the KL.
+  """
+  first, second = (comparison.readings[name] for name in names)
+  difference = comparison.difference(*names)
+  told = []
+  for kind in ('held', 'plateau', 'passage'):
+    at = [
+      k
+      for k in range(len(comparison.budgets))
+      if first.kind(k) == second.kind(k) == kind
+    ]
+    crossed = frontier.crossings(
+      [difference[k] for k in at], comparison.budgets[at]
+    )
+    told += [
+      f'The sign turns between {low:g} and {high:g} nats ({kind}), by '
+      'intervals that hold together over the budgets.'
+      for low, high in crossed
+    ]
+  return told
+
+
 def power_text(power):
   """What the design resolves, one sentence each."""
-  needed = power.seeds_needed or 'more than a thousand'
+  needed = power.seeds_needed or 'over a thousand'
   text = (
     f'With {power.seeds} seeds and a deviation of {power.deviation:.2f} '
     f'between them the half-width is {power.half_width:.2f}, and a true '
     f'difference of {power.detectable:.2f} would have been found with 80% '
     f'power; a half-width of {power.wanted:g} takes {needed} seeds.'
   )
-  if power.from_prompts == power.from_prompts:  # known
+  if math.isfinite(power.from_prompts):
     text += (
       f' More prompts or samples would take away at most '
       f'{power.from_prompts:.0%} of the variance between seeds.'

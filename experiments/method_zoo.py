@@ -53,10 +53,13 @@ def families_of(cfg, names):
 
 
 def column_budgets(comparison, shown):
-  """Indices of the budgets to show; all, where none of them is a budget."""
+  """Indices of the budgets to show, and of those where methods are held; all,
+  where there are none."""
   every = range(len(comparison.budgets))
-  some = [k for k in every if np.isclose(comparison.budgets[k], shown).any()]
-  return some or list(every)
+  readings = comparison.readings.values()
+  held = lambda k: any(reading.kind(k) == 'held' for reading in readings)
+  near = lambda k: np.isclose(comparison.budgets[k], shown).any()
+  return [k for k in every if near(k) or held(k)] or list(every)
 
 
 @dataclasses.dataclass(frozen=True)

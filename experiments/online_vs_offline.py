@@ -35,10 +35,39 @@ def runs(cfg):
   Raises:
     ValueError: arms that are compared have unequal numbers of configurations.
   """
-  of_verdict = cfg['report']['treatment'], cfg['report']['control']
-  pairs = [of_verdict, *frontier.EFFECTS.values()]
+  pair = {name: cfg['report'][name] for name in ('treatment', 'control')}
+  for field, name in pair.items():
+    if name not in cfg['arms']:
+      raise ValueError(
+        f'report.{field}={name!r} is none of the arms {", ".join(cfg["arms"])}'
+      )
+  pairs = [tuple(pair.values()), *frontier.EFFECTS.values()]
   frontier.check_equal(common.sizes(cfg['arms']), pairs)
-  return common.sweep(cfg)
+  every = common.sweep(cfg)
+  check_window(cfg['report'], [r for r in every if r['arm'] in pair.values()])
+  return every
+
+
+def check_window(settings, compared):
+  """Refuses windows of the verdict that nothing can be read at.
+
+  Args:
+    compared: the runs of its two arms.
+  Raises:
+    ValueError: it ends below its start, or all runs are held below it.
+  """
+  low, high = settings['window']
+  if not 0 < low <= high:
+    raise ValueError(
+      f'report.window={(low, high)}, expected nats from low to high, above 0'
+    )
+  held = {run['kl_budget'] for run in compared}
+  if all(0 < nats < low for nats in held):
+    raise ValueError(
+      f'report.window={(low, high)} lies beyond arm.kl_budget='
+      f'{max(held):g}, where all runs of the verdict are held: none of them '
+      'gets there'
+    )
 
 
 EXPLAINED = {

@@ -14,13 +14,15 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 import pathlib
 
 from align_jax import intervals, verdict
-from experiments import common, findings
+from experiments import common, findings, registration
 from experiments.pages import compare, gain
 
 
 def level_of(cfg):
   """Of the interval at one look of the declared schedule."""
-  return intervals.each_of(len(cfg['report']['schedule']))
+  return intervals.each_of(
+    len(registration.declared(cfg['report']['schedule'], cfg['seeds']))
+  )
 
 
 def workload(cfg):
@@ -42,14 +44,18 @@ def measured(cfg, workdir):
   settings = cfg['report']
   names = settings['treatment'], settings['control']
   runs = [r for r in common.points_of(workdir) if r['arm'] in names]
-  if not runs:
+  if {r['arm'] for r in runs} != set(names):
     raise ValueError(f'{workdir} holds no points of {names[0]} and {names[1]}')
   comparison = compare(runs, cfg, gain(runs))
   if len(comparison.seeds) < 2:
     raise ValueError(f'{workdir} holds one seed, expected 2 or more')
   gap = comparison.gap(*names, settings['window'])
   return verdict.power_of(
-    gap.matrix, settings['half_width'], cfg['seeds'], level_of(cfg)
+    gap.matrix,
+    settings['half_width'],
+    comparison.shared_prompts,
+    cfg['seeds'],
+    level_of(cfg),
   )
 
 
@@ -63,12 +69,8 @@ def plan(cfg, workdir=None):
   if workdir is not None:
     power = measured(cfg, workdir)
   elif settings['deviation'] > 0:
-    power = verdict.assumed_power(
-      settings['deviation'],
-      settings['half_width'],
-      cfg['seeds'],
-      level_of(cfg),
-    )
+    spread = intervals.between(settings['deviation'], cfg['seeds'])
+    power = verdict.planned_power(spread, settings['half_width'], level_of(cfg))
   else:
     raise ValueError(
       'nothing to plan from: give the --workdir of a finished pilot, or '

@@ -18,10 +18,14 @@ def registered(cfg, workdir):
     told = [f'{start}changed since: {"; ".join(changed)}.']
   else:
     told = [f'{start}unchanged.']
-  looks = sorted(old['looks'])
-  if len(looks) > 1:
-    at = f'{", ".join(map(str, looks[:-1]))} and {looks[-1]}'
-    told.append(f'A verdict was read at {at} seeds; these looks share the 5%.')
+  further = registration.undeclared(old)
+  if further:
+    seeds = ', '.join(str(one['seeds']) for one in further)
+    times = '1 more time' if len(further) == 1 else f'{len(further)} more times'
+    told.append(
+      f'Read {times} than was declared, at {seeds} seeds: with these the '
+      f'chance of a false claim is at most {registration.spent(old):.2%}.'
+    )
   return told
 
 

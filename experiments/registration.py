@@ -1,10 +1,14 @@
-"""What was fixed before the first run, and how often it has been looked at.
+"""What was fixed before the first run, and what reading it more often costs.
 
 `registration.json` holds the digests of the config and of the rules as code,
 the commit, the confirmatory comparison, its window, margin and seeds. It is
 written once, before anything is trained; the page says what has changed since.
-Every number of seeds at which a verdict was read is a look, and looks share the
-5%: those of the declared schedule from the start, others as they come.
+
+A look is a verdict that was read: of so many seeds, on one comparison. Those
+that were declared share 5% evenly. Every further one adds to that, half as much
+as the one before, so that a true zero is called a difference in at most 5% of
+experiments with declared looks alone, and in less than 10% with all of them.
+Another workdir is another registration: what was read there is not known here.
 """
 
 import hashlib
@@ -13,12 +17,24 @@ import pathlib
 import subprocess
 import time
 
-from align_jax import frontier, intervals, readings, verdict
+from align_jax import intervals
 from align_jax.metrics import write_atomically
 
-RULES = readings, frontier, intervals, verdict  # what a verdict depends on
-CONFIRMATORY = ('treatment', 'control', 'window', 'margin', 'schedule')
-# How and where runs are computed, and what is shown of them.
+ROOT = pathlib.Path(__file__).parents[1]
+# What turns points into a verdict.
+RULES = (
+  'align_jax/readings.py',
+  'align_jax/frontier.py',
+  'align_jax/intervals.py',
+  'align_jax/verdict.py',
+  'align_jax/tasks/__init__.py',
+  'experiments/findings.py',
+  'experiments/pages.py',
+  'experiments/registration.py',
+)
+ASKED = ('treatment', 'control', 'window', 'margin')  # by a look
+CONFIRMATORY = (*ASKED, 'schedule')
+# How and where runs are computed, and what is told apart from the rest.
 FREE = ('workers', 'together', 'mesh', 'seeds')
 NAME = 'registration.json'
 
@@ -29,17 +45,15 @@ def digest(text):
 
 def rules():
   """A digest of the code that turns points into a verdict."""
-  files = [pathlib.Path(module.__file__) for module in RULES]
-  return digest(''.join(file.read_text('utf-8') for file in files))
+  return digest(''.join((ROOT / name).read_text('utf-8') for name in RULES))
 
 
 def commit():
   """The commit that this code is of, '+' behind it where files differ."""
-  here = pathlib.Path(__file__).parent
 
   def git(*args):
     done = subprocess.run(
-      ['git', *args], cwd=here, capture_output=True, text=True
+      ['git', *args], cwd=ROOT, capture_output=True, text=True
     )
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -54,12 +68,14 @@ def commit():
 def entries(cfg):
   """What a registration says of an experiment."""
   kept = {k: v for k, v in cfg.items() if k not in FREE}
+  report = cfg['report']
+  kept['report'] = {k: v for k, v in report.items() if k not in CONFIRMATORY}
   return {
     'config': digest(json.dumps(kept, sort_keys=True)),
     'rules': rules(),
     'commit': commit(),
     'seeds': cfg['seeds'],
-    **{name: cfg['report'][name] for name in CONFIRMATORY},
+    **{name: report[name] for name in CONFIRMATORY},
   }
 
 
@@ -84,32 +100,55 @@ def changes(cfg, workdir):
   if old is None:
     return ['nothing was registered before the first run']
   new = json.loads(json.dumps(entries(cfg)))
-  named = {
-    name: f'{name}: {old[name]} registered, {new[name]} now'
+  told = [
+    f'{name}: {old[name]} registered, {new[name]} now'
     for name in ('seeds', 'commit', *CONFIRMATORY)
-  }
-  told = [text for name, text in named.items() if old[name] != new[name]]
+    if old[name] != new[name]
+  ]
   if old['rules'] != new['rules']:
     told.append('the code of the rules has changed')
-  if old['config'] != new['config'] and not any(
-    old[name] != new[name] for name in CONFIRMATORY
-  ):
-    told.append('the config has changed')
+  if old['config'] != new['config']:
+    told.append('other fields of the config have changed')
   return told
 
 
-def look(cfg, workdir, seeds):
-  """Notes that a verdict was read with so many seeds: its level.
+def declared(schedule, seeds):
+  """Numbers of seeds at which a verdict is to be read."""
+  return set(schedule) or {seeds}
 
-  Looks, declared in `report.schedule` or not, share the 5% evenly
-  (Bonferroni), so that a true zero is called a difference in at most 5% of
-  experiments, however they grew.
+
+def look(cfg, workdir, seeds):
+  """Notes that a verdict was read of so many seeds, and gives its level.
+
+  Returns:
+    the level of its interval; None where nothing was registered.
   """
   rows = read(workdir)
-  seen = rows['looks'] if rows else []
-  if rows and seeds not in seen:
-    seen = [*seen, seeds]
-    write_atomically(
-      workdir / NAME, json.dumps({**rows, 'looks': seen}, indent=1)
-    )
-  return intervals.each_of(len({*cfg['report']['schedule'], *seen, seeds}))
+  if rows is None:
+    return None
+  asked = {name: cfg['report'][name] for name in ASKED}
+  this = json.loads(json.dumps({'seeds': seeds, **asked}))
+  if this not in rows['looks']:
+    rows['looks'].append(this)
+    write_atomically(workdir / NAME, json.dumps(rows, indent=1))
+  further = undeclared(rows)
+  if this not in further:
+    return intervals.each_of(len(declared(rows['schedule'], rows['seeds'])))
+  return 1 - (1 - intervals.LEVEL) / 2 ** (1 + further.index(this))
+
+
+def undeclared(rows):
+  """The looks that no registration spoke of, in order."""
+  planned = declared(rows['schedule'], rows['seeds'])
+  asked = {name: rows[name] for name in ASKED}
+  return [
+    one
+    for one in rows['looks']
+    if one['seeds'] not in planned or {**one, **asked} != one
+  ]
+
+
+def spent(rows):
+  """The chance, at most, that one of all looks so far calls a zero a
+  difference."""
+  return (1 - intervals.LEVEL) * (2 - 0.5 ** len(undeclared(rows)))

@@ -72,6 +72,21 @@ def test_a_run_that_missed_its_budget_is_missing_there():
   assert compare(held_at(2.0, 2.2)).table['arm'][0]  # it passed through that
 
 
+def test_what_a_budget_is_not_read_from_may_be_no_number():
+  points = make('arm', lambda k: k if k < 4 else np.nan, kls=(0, 1, 2, 4))
+  assert values(compare(points).table['arm'])[:2] == pytest.approx([1, 2])
+  assert not compare(points).table['arm'][2]
+
+
+def test_one_prompt_is_too_few():
+  points = [
+    {**p, 'kl_by_prompt': p['kl_by_prompt'][:1], 'score': p['score'][:1]}
+    for p in make('arm', lambda k: k)
+  ]
+  with pytest.raises(ValueError, match='on 1 prompt'):
+    compare(points)
+
+
 def test_a_value_says_how_much_of_the_run_was_to_come():
   comparison = compare(make('arm', lambda k: k, kls=(0, 1, 2, 4)))
   to_come = comparison.readings['arm'].to_come

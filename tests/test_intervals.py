@@ -88,6 +88,16 @@ def test_intervals_hold_as_often_as_they_say(effects):
   assert abs(means['selection']) < 0.03  # six standard errors
 
 
+def test_two_seeds_cover_where_prompts_are_shared():
+  rng, held = np.random.default_rng(0), 0
+  for _ in range(1000):
+    x = rng.normal(size=(2, 1)) + 2 * rng.normal(size=(1, 64))
+    x = x + rng.normal(size=(2, 64))
+    e = intervals.estimate(x, shared=True)
+    held += e.low < 0 < e.high
+  assert 0.925 < held / 1000 < 0.99
+
+
 def test_power_rises_with_seeds():
   found = [
     coverage.cell(coverage.World(seeds, 36, 0.5, 'redrawn', 1), 60)['found']
@@ -98,7 +108,7 @@ def test_power_rises_with_seeds():
 
 def test_a_difference_that_is_detectable_is_found_in_four_of_five():
   rng = np.random.default_rng(0)
-  d = intervals.detectable(0.5, seeds=6)
+  d = intervals.detectable(intervals.between(0.5, seeds=6))
   x = d + 0.5 * rng.normal(size=(4000, 6))
   p = stats.ttest_1samp(x, 0, axis=1)
   found = (p.pvalue < 0.05) & (p.statistic > 0)
@@ -106,10 +116,21 @@ def test_a_difference_that_is_detectable_is_found_in_four_of_five():
 
 
 def test_seeds_for_a_half_width():
-  seeds = intervals.seeds_for(0.05, 0.12)
-  assert intervals.half_width(0.12, seeds) <= 0.05
-  assert intervals.half_width(0.12, seeds - 1) > 0.05
-  assert intervals.seeds_for(0.001, 1.0) is None
+  of = lambda seeds: intervals.between(0.12, seeds)
+  seeds = intervals.seeds_for(0.05, of(7))
+  assert of(seeds).half_width() <= 0.05 < of(seeds - 1).half_width()
+  assert intervals.seeds_for(0.001, of(7)) is None
+
+
+def test_no_number_of_seeds_takes_the_prompts_away():
+  """The line on power is of the interval that the verdict has."""
+  x = matrix(seeds=10, prompts=128, of_prompts=2.0)
+  power = verdict.power_of(x, 0.05, shared=True)
+  interval = intervals.estimate(x, shared=True)
+  assert power.half_width == pytest.approx((interval.high - interval.low) / 2)
+  assert power.detectable > power.half_width > 0.2
+  assert power.seeds_needed is None
+  assert verdict.power_of(x, 0.05, shared=False).seeds_needed < 100
 
 
 def test_no_sign_test_reaches_five_percent_below_six_seeds():
@@ -165,12 +186,14 @@ def test_seeds_that_disagree_do_not_spoil_a_sure_mean():
 
 
 def test_power_says_what_prompts_would_take_away():
-  noisy = verdict.power_of(matrix(20, 10, seed=3), 0.05)
+  noisy = verdict.power_of(matrix(20, 10, seed=3), 0.05, shared=False)
   assert noisy.from_prompts > 0.5
-  by_seed = verdict.power_of(matrix(20, 10, of_seeds=5.0, seed=3), 0.05)
-  assert by_seed.from_prompts < 0.05
-  assert by_seed.seeds == 20 and by_seed.half_width > noisy.half_width
-  planned = verdict.power_of(matrix(20, 10, seed=3), 0.05, seeds=5)
+  apart = matrix(20, 10, of_seeds=5.0, of_prompts=3.0, seed=3)
+  for shared in (False, True):
+    by_seed = verdict.power_of(apart, 0.05, shared)
+    assert by_seed.from_prompts < 0.1 and by_seed.seeds == 20
+  planned = verdict.power_of(matrix(20, 10, seed=3), 0.05, False, seeds=5)
   assert planned.seeds == 5 and planned.half_width > noisy.half_width
+  assert planned.deviation == pytest.approx(noisy.deviation)
   with pytest.raises(ValueError, match='seeds=1'):
-    verdict.assumed_power(0.1, 0.05, 1)
+    verdict.planned_power(intervals.between(0.1, 1), 0.05)

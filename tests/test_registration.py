@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from align_jax import intervals
 from configs import base, toy
 from experiments import (
   common,
@@ -52,13 +54,19 @@ def test_it_is_written_once_and_before_the_first_run(cfg, tmp_path):
     (dict(margin=0.7), 'margin: 0.05 registered, 0.7 now'),
     (dict(window=(1.0, 1.5)), 'window'),
     (dict(control='ref+proxy'), 'control'),
-    (dict(shown=(0.25,)), 'the config has changed'),
+    (dict(shown=(0.25,)), 'other fields of the config have changed'),
   ],
 )
 def test_what_changed_is_named(cfg, tmp_path, report, told):
   registration.register(cfg, tmp_path)
   [note] = registration.changes(changed(cfg, **report), tmp_path)
   assert told in note
+
+
+def test_one_change_hides_no_other(cfg, tmp_path):
+  registration.register(cfg, tmp_path)
+  both = changed({**cfg, 'proxy': {**cfg['proxy'], 'steps': 9}}, margin=0.06)
+  assert len(registration.changes(both, tmp_path)) == 2
 
 
 def test_a_change_of_the_rules_is_told(cfg, tmp_path, monkeypatch):
@@ -75,26 +83,68 @@ def test_more_seeds_are_told(cfg, tmp_path):
   assert note == 'seeds: 2 registered, 5 now'
 
 
-def test_every_look_costs_its_share_of_five_percent(cfg, tmp_path):
-  registration.register(cfg, tmp_path)
-  look = lambda n: registration.look(cfg, tmp_path, n)
-  assert look(3) == look(3) == pytest.approx(0.95)  # the same look again
+def test_a_look_that_was_not_declared_adds_to_the_chance_of_a_false_claim(
+  cfg, tmp_path
+):
+  registration.register(cfg, tmp_path)  # of two seeds
+  look = lambda n, **report: registration.look(
+    changed(cfg, **report), tmp_path, n
+  )
+  spent = lambda: registration.spent(registration.read(tmp_path))
+  assert look(2) == look(2) == pytest.approx(0.95)  # the same look again
+  assert spent() == pytest.approx(0.05)
   assert look(6) == pytest.approx(0.975)
-  assert look(12) == pytest.approx(1 - 0.05 / 3)
-  assert registration.read(tmp_path)['looks'] == [3, 6, 12]
+  assert look(6) == pytest.approx(0.975)
+  assert spent() == pytest.approx(0.075)
+  assert look(12) == pytest.approx(0.9875)
+  assert spent() == pytest.approx(0.0875)
+  assert look(2) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(
+  'other',
+  [dict(window=(1.0, 1.0)), dict(control='ref+proxy'), dict(margin=0.2)],
+)
+def test_another_question_is_another_look(cfg, tmp_path, other):
+  registration.register(cfg, tmp_path)
+  assert registration.look(cfg, tmp_path, 2) == pytest.approx(0.95)
+  asked = changed(cfg, **other)
+  assert registration.look(asked, tmp_path, 2) == pytest.approx(0.975)
+  rows = registration.read(tmp_path)
+  assert len(registration.undeclared(rows)) == 1
 
 
 def test_declared_looks_share_it_from_the_start(cfg, tmp_path):
   cfg = changed(cfg, schedule=(3, 6))
   registration.register(cfg, tmp_path)
-  look = lambda n: registration.look(cfg, tmp_path, n)
+  look = lambda n, cfg=cfg: registration.look(cfg, tmp_path, n)
   assert look(3) == look(6) == pytest.approx(0.975)
-  assert look(4) == pytest.approx(1 - 0.05 / 3)  # was not declared
+  assert look(4) == pytest.approx(0.975)  # the first that was not declared
+  # What is registered counts, not what the config has become.
+  assert look(3, changed(cfg, schedule=())) == pytest.approx(0.975)
 
 
-def test_a_look_without_a_registration_is_no_error(cfg, tmp_path):
-  assert registration.look(cfg, tmp_path, 3) == pytest.approx(0.95)
+def test_all_looks_together_claim_falsely_as_often_as_is_said(cfg, tmp_path):
+  """A true zero, looked at again and again as seeds are added."""
+  cfg = {**cfg, 'seeds': 6}
+  registration.register(cfg, tmp_path)
+  looks = {n: registration.look(cfg, tmp_path, n) for n in (6, 12, 24, 48)}
+  at_most = registration.spent(registration.read(tmp_path))
+  rng, claims = np.random.default_rng(0), 0
+  for _ in range(1500):
+    x = rng.normal(size=(48, 1))
+    claims += any(
+      intervals.estimate(x[:n], False, level).sign for n, level in looks.items()
+    )
+  assert 0.06 < claims / 1500 < at_most
+
+
+def test_without_a_registration_there_is_no_verdict(cfg, tmp_path):
+  assert registration.look(cfg, tmp_path, 3) is None
   assert registration.read(tmp_path) is None
+  cfg = changed(cfg, window=(1.0, 2.0))
+  found = finding(cfg, list(rows(lambda i: 0.3 + 0.01 * i)), None)
+  assert found.word == 'no verdict' and 'is above' not in found.sentence
 
 
 # --- Seeds ------------------------------------------------------------------
@@ -161,6 +211,9 @@ def test_a_plan_from_nothing_is_refused(cfg, tmp_path):
   write(tmp_path, rows(lambda i: 1.0, seeds=1))
   with pytest.raises(ValueError, match='one seed'):
     plan.plan(cfg, tmp_path)
+  write(tmp_path, [p for p in rows(lambda i: 1.0) if p['arm'] == 'online'])
+  with pytest.raises(ValueError, match='no points of online and offline'):
+    plan.plan(cfg, tmp_path)
 
 
 def test_a_declared_schedule_widens_the_plan(cfg):
@@ -209,14 +262,52 @@ def test_the_level_of_a_look_is_said(cfg):
 
 def test_a_turn_of_the_sign_is_told(cfg):
   """Behind at first, ahead at last; a difference that rises has no turn."""
-  cfg = changed(cfg, window=(1.0, 2.0), budgets=(0.5, 4.0))
+  cfg = changed(cfg, window=(1.0, 2.0), budgets=(0.5, 3.0))
   points = list(rows(lambda i: 0.3 + 0.01 * i))
   for p in points:
     if p['arm'] == 'online' and p['step'] == 1:
       p['gold_by_prompt'] = [-x for x in p['gold_by_prompt']]
   told = lambda points: [n for n in finding(cfg, points).notes if 'turns' in n]
-  assert ['between 0.5 and 4 nats' in note for note in told(points)] == [True]
+  assert ['between 0.5 and 3 nats' in note for note in told(points)] == [True]
   assert told(list(rows(lambda i: 0.3 + 0.01 * i))) == []
+
+
+def test_a_turn_between_a_reading_in_passing_and_a_held_one_is_none(cfg):
+  cfg = changed(cfg, window=(4.0, 4.0), budgets=(0.5, 4.0))
+  points = list(rows(lambda i: 0.3 + 0.01 * i))
+  for p in points:
+    p['kl_budget'] = 4.0
+    if p['arm'] == 'online' and p['step'] == 1:
+      p['gold_by_prompt'] = [-x for x in p['gold_by_prompt']]
+  found = finding(cfg, points)
+  assert found.word == 'above'
+  assert not [note for note in found.notes if 'turns' in note]
+
+
+def test_unequal_numbers_of_updates_are_told(cfg):
+  cfg = changed(cfg, window=(1.0, 2.0))
+  points = list(rows(lambda i: 0.3 + 0.01 * i))
+  assert 'runs end after 2 updates' in finding(cfg, points).notes[0]
+  for p in points:
+    if p['arm'] == 'offline':
+      p['step'] *= 2
+  assert (
+    'online end after 2 updates, of offline after 4'
+    in (finding(cfg, points).notes[0])
+  )
+
+
+def test_a_run_that_missed_its_budget_is_named(cfg):
+  cfg = changed(cfg, window=(4.0, 4.0))
+  points = list(rows(lambda i: 0.3 + 0.01 * i))
+  for p in points:
+    p['kl_budget'] = 4.0
+    if (p['seed'], p['arm'], p['step']) == (103, 'offline', 2):
+      p['kl_by_prompt'] = [4.5] * 20
+  found = finding(cfg, points)
+  assert found.word == 'no verdict'
+  assert 'offline/a of seed 103 was to be held at 4 nats' in found.sentence
+  assert 'ended at 4.50' in found.sentence
 
 
 def test_arms_that_never_meet_get_no_verdict(cfg):
@@ -239,3 +330,21 @@ def test_effects_need_equally_many_configurations_from_the_start(cfg):
   arms['online']['sweep'] = two
   arms['other'] = dict(sweep=one)  # of no effect
   assert len(online_vs_offline.runs({**cfg, 'arms': arms})) == 10
+
+
+@pytest.mark.parametrize(
+  'report, budget, told',
+  [
+    (dict(treatment='onlien'), 0.0, "report.treatment='onlien' is none of"),
+    (dict(control='x'), 0.0, "report.control='x' is none of"),
+    (dict(window=(2.0, 1.0)), 0.0, 'expected nats from low to high'),
+    (dict(window=(2.0, 2.0)), 1.7, 'lies beyond arm.kl_budget=1.7'),
+  ],
+)
+def test_a_comparison_that_cannot_be_is_refused_at_start(
+  cfg, report, budget, told
+):
+  cfg = changed(cfg, **report)
+  cfg['arm']['kl_budget'] = budget
+  with pytest.raises(ValueError, match=told):
+    online_vs_offline.runs(cfg)

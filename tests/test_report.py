@@ -42,13 +42,16 @@ def config(arms, **report):
   return cfg
 
 
-def write(folder, points, cfg, drawn=False, **fields):
+def write(folder, points, cfg, drawn=False, registered=True, **fields):
   """Terminal output, and the page as its words.
 
   Args:
     drawn: with its figures, which take most of the time.
   """
   seeds = len({p['seed'] for p in points})
+  folder.mkdir(parents=True, exist_ok=True)
+  if registered:
+    registration.register(cfg, folder)
   made_points.fill(folder, seeds, **fields)
   with pytest.MonkeyPatch.context() as patch:
     if not drawn:
@@ -341,17 +344,17 @@ def test_links_lead_to_files_beside_the_page(tmp_path):
 
 def test_a_page_says_what_was_registered(tmp_path):
   cfg, points = config(BETTER), made_points.arms(6, **BETTER)
-  _, page = write(tmp_path / 'no', points, cfg)
-  assert 'Not registered' in page
+  _, page = write(tmp_path / 'no', points, cfg, registered=False)
+  assert 'Not registered' in page and 'no verdict' in page
   folder = tmp_path / 'yes'
-  folder.mkdir()
-  registration.register(cfg, folder)
+  cfg['seeds'] = 6
   _, page = write(folder, points, cfg)
   assert re.search(r'Registered 20.* at commit \S+; unchanged\.', page)
   cfg['report']['margin'] = 0.5
   _, page = write(folder, points, cfg)
   assert 'changed since: margin: ' in page
-  assert json.loads((folder / registration.NAME).read_text())['looks'] == [6]
+  assert 'Read 1 more time than was declared, at 6 seeds' in page
+  assert 'chance of a false claim is at most 7.50%' in page
 
 
 def test_the_page_says_how_it_was_made(tmp_path):

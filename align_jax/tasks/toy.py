@@ -141,7 +141,8 @@ def make_task(
   config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts, prompt_len)
-  if train.tokens.max() >= vocab or completion_len > vocab:
+  highest = max(train.tokens.max(), held_out.tokens.max())
+  if highest >= vocab or completion_len > vocab:
     raise ValueError(
       f'task.prompts={prompts} and task.completion_len={completion_len} need a '
       f'larger model.vocab_size than {vocab}'

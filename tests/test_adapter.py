@@ -171,7 +171,7 @@ def test_errors_name_the_class_and_the_key(prompts):
 def smoke(adapter, **model):
   c = base.smoke(toy.get_config())
   c.seeds = 1
-  c.task.completion_len = 4
+  c.task.update(prompts=64, eval_prompts=36, prompt_len=2, completion_len=4)
   c.model = dict(adapter=adapter, vocab_size=32, **model)
   return c
 

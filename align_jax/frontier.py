@@ -9,6 +9,7 @@ import numpy as np
 
 from align_jax.intervals import (
   LEVEL,
+  MISSING,
   Estimate,
   each_of,
   estimate,
@@ -217,18 +218,32 @@ class Comparison:
     return rows
 
   def kl_needed(self, name, score, budgets):
-    """KL at which the arm first reaches `score` in passing: an Estimate.
+    """KL at which the arm's mean curve first reaches `score` in passing.
 
-    One number per seed and the t interval over them: prompts that seeds share
-    are taken as given.
+    The interval is that of the KLs at which the curve's own interval holds the
+    score; its end is inf where the curve may never get there.
+
+    Args:
+      budgets: [K] nats, ascending, to look at.
     """
-    reading = self.arms[name].at(budgets)
-    # In passing: where runs are held they gain without any more KL.
-    values = np.where(reading.held, np.nan, reading.values.mean(1))  # [S, K]
-    above = values >= score  # nan compares false
-    first = np.asarray(budgets, float)[above.argmax(1)]
-    needed = np.where(above.any(1), first, np.nan)
-    return estimate(needed[:, None], False)
+    reading, budgets = self.arms[name].at(budgets), np.asarray(budgets, float)
+    # Where runs are held they gain without any more KL.
+    passing = np.where(reading.held.any(0), np.nan, reading.values)
+    rows = [
+      estimate(x, self.shared_prompts) for x in np.moveaxis(passing, 2, 0)
+    ]
+
+    def first(numbers):
+      reached = np.array(numbers) >= score  # nan compares false
+      return float(budgets[reached.argmax()]) if reached.any() else np.inf
+
+    value = first([e.value for e in rows])
+    if not np.isfinite(value):
+      return MISSING
+    if len(self.seeds) < 2:
+      return Estimate(value, np.nan, np.nan)
+    ends = (first([getattr(e, end) for e in rows]) for end in ('high', 'low'))
+    return Estimate(value, *ends)
 
   def peaks(self):
     """{arm: (score, KL of it, fall to the last checkpoint)}, Estimates."""

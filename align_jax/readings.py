@@ -231,9 +231,11 @@ class Arm:
       np.stack([read(run, budgets) for run in runs]), self._halves
     )
     columns = np.arange(len(budgets))
-    of_given = lambda f: np.array(
-      [np.stack([f(run, budgets) for run in runs])[g, columns] for g in given]
-    )
+
+    def of_given(f):
+      every = np.stack([f(run, budgets) for run in runs])
+      return np.stack([every[g, columns] for g in given])
+
     chosen = [tuple(self.configs[g[k]] for g in given) for k in columns]
     return values, of_given(to_come).mean(0), of_given(is_held).all(0), chosen
 

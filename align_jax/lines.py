@@ -33,7 +33,12 @@ INK, SOFT, LINE, WINDOW, PAPER = (
 SERIES = [light for name, (light, _) in THEME.items() if name[0] == 's'][1:]
 
 # kind of a value: what fills its marker
-FILLED = {'held': 'full', 'plateau': 'left', 'passage': 'none'}
+FILLED = {
+  'held': 'full',
+  'stopped': 'right',
+  'plateau': 'left',
+  'passage': 'none',
+}
 
 matplotlib.rcParams.update(
   {

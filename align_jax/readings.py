@@ -32,6 +32,7 @@ class Curve:
   kl: np.ndarray  # [C, E]  nats; the first checkpoint is the reference, 0
   score: np.ndarray  # [C, E]
   held: float = 0.0  # nats at which the run itself was held; 0: nowhere
+  stopped: bool = False  # there, instead of being held
 
 
 def curves(points, score):
@@ -39,7 +40,7 @@ def curves(points, score):
 
   Args:
     points: dicts with arm, config, seed, step, kl_by_prompt, and kl_budget
-      where the run was held at one.
+      with kl_mode where the run was held or stopped at one.
     score: point -> one number per prompt.
   Raises:
     ValueError: points were measured on different numbers of prompts.
@@ -61,6 +62,7 @@ def curves(points, score):
         kl=np.array([point['kl_by_prompt'] for point in run]),
         score=np.array([score(point) for point in run]),
         held=run[-1].get('kl_budget', 0.0),
+        stopped=run[-1].get('kl_mode') == 'stop',
       )
     )
   return result
@@ -138,7 +140,8 @@ class Reading:
   Attributes:
     values: [S, E, K], nan where a seed reached a budget with no configuration.
     to_come: [S, K], see the function, of the runs that were chosen.
-    held: bool [S, K], whether these were held at the budget.
+    held: bool [S, K], whether these were held, or stopped, at the budget.
+    stopped: bool [S, K], whether they were stopped there.
     chosen: for every seed K pairs of configurations, one per half of the
       prompts.
   """
@@ -146,14 +149,16 @@ class Reading:
   values: np.ndarray
   to_come: np.ndarray
   held: np.ndarray
+  stopped: np.ndarray
   chosen: list
 
   def kind(self, index):
-    """What the values at a budget are: 'held', 'plateau', 'passage' or ''."""
+    """What the values at a budget are: 'held', 'stopped', 'plateau' or 'passage';
+    '' where a seed has none."""
     if not np.isfinite(self.values[:, :, index]).all():
       return ''
     if self.held[:, index].all():
-      return 'held'
+      return 'stopped' if self.stopped[:, index].any() else 'held'
     few = self.to_come[:, index].mean() <= PLATEAU
     return 'plateau' if few else 'passage'
 
@@ -222,9 +227,10 @@ class Arm:
   def at(self, budgets):
     """The arm at each budget: a Reading."""
     parts = [self._of_seed(self.runs_of(seed), budgets) for seed in self.seeds]
-    values, left, held, chosen = zip(*parts)
+    values, left, held, stopped, chosen = zip(*parts)
     values = np.stack(values).swapaxes(1, 2)
-    return Reading(values, np.stack(left), np.stack(held), list(chosen))
+    arrays = (np.stack(x) for x in (left, held, stopped))
+    return Reading(values, *arrays, list(chosen))
 
   def _of_seed(self, runs, budgets):
     values, given = cross(
@@ -237,7 +243,9 @@ class Arm:
       return np.stack([every[g, columns] for g in given])
 
     chosen = [tuple(self.configs[g[k]] for g in given) for k in columns]
-    return values, of_given(to_come).mean(0), of_given(is_held).all(0), chosen
+    left, held = of_given(to_come).mean(0), of_given(is_held).all(0)
+    stopped = lambda run, budgets: is_held(run, budgets) & run.stopped
+    return values, left, held, of_given(stopped).any(0), chosen
 
   def at_step(self, step):
     """Score and KL after that many updates, chosen and scored as `at` does.

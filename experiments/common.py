@@ -365,7 +365,7 @@ def read_points(workdir, runs):
   points = []
   for run in runs:
     if finished(workdir, run):
-      keys = {name: run[name] for name in ('arm', 'config', 'seed')}
+      keys = {name: run[name] for name in ('arm', 'config', 'seed', 'kl_mode')}
       keys['kl_budget'] = 0.0 if run['reweigh'] else run['kl_budget']
       rows = read_jsonl(directory(workdir, run) / 'points.jsonl')
       points.extend({**keys, **row} for row in rows)

@@ -125,6 +125,7 @@ def stay(gap, names):
   first, second = names
   told = {
     'held': 'held at the budget',
+    'stopped': 'stopped at the budget, on its way',
     'plateau': 'near the end of its KL',
     'passage': 'read in passing, on its way to larger KL',
     '': 'not there',
@@ -159,7 +160,7 @@ def turns(comparison, names):
   first, second = (comparison.readings[name] for name in names)
   difference = comparison.difference(*names)
   told = []
-  for kind in ('held', 'plateau', 'passage'):
+  for kind in ('held', 'stopped', 'plateau', 'passage'):
     at = [
       k
       for k in range(len(comparison.budgets))

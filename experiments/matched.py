@@ -8,6 +8,7 @@ from align_jax.report import MISSING, show
 # kind of a value, see `readings.Reading.kind`: its mark, and that in words
 MARKS = {
   'held': ('●', 'held at this KL by its control'),
+  'stopped': ('◑', 'stopped at this KL, on its way'),
   'plateau': (
     '◐',
     f'near the end of its KL, at most {readings.PLATEAU:.0%} of it to come',

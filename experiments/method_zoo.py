@@ -57,7 +57,7 @@ def column_budgets(comparison, shown):
   where there are none."""
   every = range(len(comparison.budgets))
   readings = comparison.readings.values()
-  held = lambda k: any(reading.kind(k) == 'held' for reading in readings)
+  held = lambda k: any(r.kind(k) in ('held', 'stopped') for r in readings)
   near = lambda k: np.isclose(comparison.budgets[k], shown).any()
   return [k for k in every if near(k) or held(k)] or list(every)
 

@@ -67,6 +67,15 @@ def test_a_held_run_is_read_at_its_last_checkpoint():
   assert kinds == ['passage', 'held', 'plateau']
 
 
+def test_a_run_that_was_stopped_is_not_called_held():
+  points = [{**p, 'kl_mode': 'stop'} for p in held_at(2.0, 2.0)]
+  comparison = compare(points)
+  assert values(comparison.table['arm'])[1] == pytest.approx(2)
+  assert comparison.readings['arm'].kind(1) == 'stopped'
+  held = [{**p, 'kl_mode': 'hold'} for p in held_at(2.0, 2.0)]
+  assert compare(held).readings['arm'].kind(1) == 'held'
+
+
 def test_a_run_that_missed_its_budget_is_missing_there():
   assert not compare(held_at(2.0, 2.2)).table['arm'][1]
   assert compare(held_at(2.0, 2.2)).table['arm'][0]  # it passed through that

@@ -153,8 +153,11 @@ class Reading:
   chosen: list
 
   def kind(self, index):
-    """What the values at a budget are: 'held', 'stopped', 'plateau' or 'passage';
-    '' where a seed has none."""
+    """What the values at a budget are.
+
+    Returns:
+      'held', 'stopped', 'plateau' or 'passage'; '' where a seed has none.
+    """
     if not np.isfinite(self.values[:, :, index]).all():
       return ''
     if self.held[:, index].all():

@@ -27,10 +27,11 @@ def level_of(cfg):
 
 def workload(cfg):
   """How much there is to train, in one sentence."""
-  runs = common.sweep(cfg)
+  runs = [run for run in common.sweep(cfg) if not run['reweigh']]
   steps = sum(run['steps'] for run in runs)
+  arms = len(common.sizes(cfg['arms']))
   return (
-    f'{len(runs)} runs of {steps} updates in all: {len(cfg["arms"])} arms on '
+    f'{len(runs)} runs of {steps} updates in all: {arms} arms on '
     f'{cfg["seeds"]} seeds.'
   )
 

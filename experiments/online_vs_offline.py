@@ -225,7 +225,8 @@ def add_equal_steps(page, result):
       page.table(*equal_steps.table(result.steps, result.names))
       page.note(
         'The step above is the one where the KLs of the arms differ most '
-        'before either is held. Differences hold together over the steps.'
+        'before either is held, or else the last. Differences hold together '
+        'over the steps.'
       )
 
 

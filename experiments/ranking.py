@@ -5,7 +5,7 @@ import numpy as np
 from align_jax.intervals import each_of, estimate
 from align_jax.report import MISSING
 
-NO_GROUP = ''  # of a method that did not get to the budget
+NO_GROUP = ''  # of a line that is not ranked
 
 
 def groups(comparison, names, k):
@@ -69,7 +69,7 @@ def sentence(grouped, budget, seeds):
     return f'No method reached {budget:g} nats with every seed.'
   first = grouped[0]
   if len(grouped) == 1:
-    text = f'None of the {number} methods can be told apart from the best'
+    text = f'No method of the {number} can be told apart from the best'
   else:
     text = (
       f'The {number} methods fall into {len(grouped)} groups, each of what '

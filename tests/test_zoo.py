@@ -183,7 +183,7 @@ def test_one_seed_tells_nothing_apart():
   comparison = compared(1, a=dict(quality=0.1), b=dict(quality=3.0))
   assert ranking.groups(comparison, ['a', 'b'], 0) == [['b', 'a']]
   text = ranking.sentence([['b', 'a']], 0.5, 1)
-  assert text.startswith('None of the 2 methods') and '1 seed.' in text
+  assert text.startswith('No method of the 2 can') and '1 seed.' in text
 
 
 def test_the_zoo_is_the_whole_family():

@@ -68,11 +68,12 @@ def pipeline(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   with jax.default_prng_impl('unsafe_rbg'):
     cfg = tiny(request.param, folder)
+    control = 'offline' if request.param == 'hh' else 'file pairs'
+    cfg['report']['control'] = control
     cfg['arms'] = {
       name: {**arm, 'sweep': ({**arm['sweep'][0], 'learning_rate': 1e-2},)}
       for name, arm in cfg['arms'].items()
-      if name
-      in ('online', 'offline' if request.param == 'hh' else 'file pairs')
+      if name in ('online', control)
     }
     runs = online_vs_offline.runs(cfg)
     common.check(cfg, runs)

@@ -71,6 +71,18 @@ class Spread:
     return Spread(seeds, self.prompts, number, self.num_prompts)
 
 
+def unexplained(matrix, shared):
+  """Mean square of what seeds, and prompts that they share, leave of a matrix.
+
+  Args: as in `spread`; E >= 2.
+  """
+  rest = matrix - matrix.mean(1, keepdims=True)
+  if shared:
+    rest = rest - rest.mean(0)
+  free = (len(matrix) - bool(shared)) * (matrix.shape[1] - 1)
+  return float(np.square(rest).sum() / max(free, 1))
+
+
 def spread(matrix, shared):
   """The spread of a matrix's mean, from its crossed random effects.
 
@@ -86,11 +98,9 @@ def spread(matrix, shared):
   seeds = by_seed.var(ddof=1) / num_seeds
   if not shared or num_prompts < 2:
     return Spread(float(seeds), 0.0, num_seeds, num_prompts)
-  by_prompt = matrix.mean(0)
-  rest = matrix - by_seed[:, None] - by_prompt + matrix.mean()
-  rest = np.square(rest).sum() / ((num_seeds - 1) * (num_prompts - 1))
   # Prompt means hold a part of what neither seed nor prompt explains.
-  prompts = by_prompt.var(ddof=1) - rest / num_seeds
+  rest = unexplained(matrix, shared) / num_seeds
+  prompts = matrix.mean(0).var(ddof=1) - rest
   prompts = max(float(prompts), 0.0) / num_prompts
   return Spread(float(seeds), prompts, num_seeds, num_prompts)
 

@@ -191,6 +191,14 @@ def cross(values, halves):
   return taken, given
 
 
+def put_together(rows, given, halves):
+  """Of C rows [E] the one that `cross` gave each half, at one budget: [E]."""
+  result = np.empty_like(rows[0])
+  for [best], take in zip(given, halves[::-1]):
+    result[take] = rows[best][take]
+  return result
+
+
 class Arm:
   """All runs of one arm: `configs` x `seeds`, every cell filled."""
 
@@ -262,10 +270,8 @@ class Arm:
       at = [int(np.flatnonzero(run.steps == step)[0]) for run in runs]
       score = np.stack([r.score[i] for r, i in zip(runs, at)])[:, None]
       score, given = cross(score, self._halves)
-      kl = np.empty_like(score[0])
-      for [best], take in zip(given, self._halves[::-1]):
-        kl[take] = runs[best].kl[at[best], take]
-      parts.append((score[0], kl))
+      kls = [r.kl[i] for r, i in zip(runs, at)]
+      parts.append((score[0], put_together(kls, given, self._halves)))
     return tuple(np.stack(x) for x in zip(*parts))
 
   def peak(self):
@@ -280,12 +286,9 @@ class Arm:
 
   def _peak_of_seed(self, runs):
     every = [(run, i) for run in runs for i in range(len(run.steps))]
-    score = lambda run, i: run.score[i]
-    values = np.stack([score(*x) for x in every])[:, None]
+    values = np.stack([run.score[i] for run, i in every])[:, None]
     top, given = cross(values, self._halves)
-    kl, fall = np.empty_like(top[0]), np.empty_like(top[0])
-    for [best], take in zip(given, self._halves[::-1]):
-      run, i = every[best]
-      kl[take] = run.kl[i, take]
-      fall[take] = run.score[i, take] - run.score[-1, take]
-    return top[0], kl, fall
+    kls = [run.kl[i] for run, i in every]
+    falls = [run.score[i] - run.score[-1] for run, i in every]
+    taken = (put_together(x, given, self._halves) for x in (kls, falls))
+    return top[0], *taken

@@ -78,11 +78,7 @@ def power_of(matrix, wanted, shared, seeds=None, level=intervals.LEVEL):
     seeds: how many the design has; None: S.
   """
   of = intervals.spread(matrix, shared)
-  rest = matrix - matrix.mean(1, keepdims=True)
-  if shared:
-    rest = rest - rest.mean(0)
-  free = (len(matrix) - shared) * (matrix.shape[1] - 1)
-  within = np.square(rest).sum() / max(free, 1) / matrix.shape[1]
+  within = intervals.unexplained(matrix, shared) / matrix.shape[1]
   between = of.seeds * len(matrix)
   share = min(within / between, 1.0) if between else 0.0
   power = planned_power(of.with_seeds(seeds or len(matrix)), wanted, level)

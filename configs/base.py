@@ -83,10 +83,10 @@ def get_config():
       # 'log' | 'policy' | 'reference' | 'sampler' |
       # 'one_step_stale' (samples while the step before trains) | 'teacher' |
       # 'mixture' | 'policy_and_mixture' | 'policy_and_reference' | 'mixed'
-      # | 'hybrid', see align_jax.arms.SOURCES
+      # | 'hybrid', see align_jax.lab.arms.SOURCES
       source='policy',
       labels='proxy',  # 'proxy' | 'gold' | 'judge' | a rule in
-      # align_jax.rewards.REWARDS
+      # align_jax.learn.rewards.REWARDS
       # labels='judge': a published checkpoint, and further knobs of
       # align_jax.judges.JUDGES[kind]; an arm that names it names all of it
       judge=dict(

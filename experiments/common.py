@@ -15,18 +15,11 @@ import tqdm
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from align_jax import (
-  checks,
-  jobs,
-  memory,
-  protocol,
-  seeds,
-  sharding,
-  tasks,
-  together,
-)
-from align_jax.jobs import Job
-from align_jax.metrics import read_jsonl, write_atomically
+from align_jax import sharding, tasks
+from align_jax.lab import checks, jobs, malloc, protocol, stages
+from align_jax.lab.jobs import Job
+from align_jax.learn import together
+from align_jax.learn.logs import read_jsonl, write_atomically
 from align_jax.models import fused, initial
 from align_jax.models.interface import from_fields
 from experiments import registration
@@ -231,11 +224,11 @@ def train_runs(cfg, runs, workdir, report):
 
 
 def prepare_task(cfg, workdir, report):
-  tasks.prepare(**seeds.task_knobs(cfg, workdir))
+  tasks.prepare(**stages.task_knobs(cfg, workdir))
 
 
 def prepare_seed(cfg, number, workdir, report):
-  seeds.prepare_seed(cfg, number, workdir, report=report)
+  stages.prepare_seed(cfg, number, workdir, report=report)
 
 
 def make_jobs(cfg, runs, workdir):
@@ -467,7 +460,7 @@ def start(run):
         raise
       sys.exit(one_line(error))
 
-  memory.keep()
+  malloc.keep()
   app.run(guarded, flags_parser=parse)
 
 

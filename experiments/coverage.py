@@ -18,7 +18,7 @@ import multiprocessing
 
 import numpy as np
 
-from align_jax import frontier, readings, verdict
+from align_jax.compare import frontier, readings, verdict
 
 KL = np.array([0.0, 1.0, 4.0])  # of the checkpoints, nats
 BUDGETS = (1.0, 2.0, 3.5)

@@ -6,8 +6,8 @@ further, or lose it by moving too far.
 
 import dataclasses
 
-from align_jax import readings
-from align_jax.report import show
+from align_jax.compare import readings
+from align_jax.compare.report import show
 from experiments import findings
 
 NEAR = 1.1  # the larger KL over the smaller, below which arms moved as far

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from align_jax import frontier, intervals, verdict
+from align_jax.compare import frontier, intervals, verdict
 
 CLAIMS = {
   verdict.ABOVE: 'is above',

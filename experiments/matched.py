@@ -2,8 +2,8 @@
 
 import math
 
-from align_jax import frontier, readings
-from align_jax.report import MISSING, show
+from align_jax.compare import frontier, readings
+from align_jax.compare.report import MISSING, show
 
 # kind of a value, see `readings.Reading.kind`: its mark, and that in words
 MARKS = {

@@ -17,9 +17,9 @@ import itertools
 
 import numpy as np
 
-from align_jax import figures, frontier, readings, verdict
-from align_jax.lines import lines_of
-from align_jax.report import MISSING, Page, show
+from align_jax.compare import figures, frontier, readings, verdict
+from align_jax.compare.lines import lines_of
+from align_jax.compare.report import MISSING, Page, show
 from experiments import common, matched, pages, provenance, ranking
 from experiments.pages import last_points
 

@@ -13,10 +13,10 @@ import dataclasses
 
 import numpy as np
 
-from align_jax import figures, frontier
-from align_jax.intervals import LEVEL
-from align_jax.lines import lines_of
-from align_jax.report import Page, show
+from align_jax.compare import figures, frontier
+from align_jax.compare.intervals import LEVEL
+from align_jax.compare.lines import lines_of
+from align_jax.compare.report import Page, show
 from experiments import (
   common,
   equal_steps,

@@ -13,7 +13,7 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 
 import pathlib
 
-from align_jax import intervals, verdict
+from align_jax.compare import intervals, verdict
 from experiments import common, findings, registration
 from experiments.pages import compare, gain
 

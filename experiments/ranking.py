@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from align_jax.intervals import each_of, estimate
-from align_jax.report import MISSING
+from align_jax.compare.intervals import each_of, estimate
+from align_jax.compare.report import MISSING
 
 NO_GROUP = ''  # of a line that is not ranked
 

@@ -17,16 +17,16 @@ import pathlib
 import subprocess
 import time
 
-from align_jax import intervals
-from align_jax.metrics import write_atomically
+from align_jax.compare import intervals
+from align_jax.learn.logs import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What turns points into a verdict.
 RULES = (
-  'align_jax/readings.py',
-  'align_jax/frontier.py',
-  'align_jax/intervals.py',
-  'align_jax/verdict.py',
+  'align_jax/compare/readings.py',
+  'align_jax/compare/frontier.py',
+  'align_jax/compare/intervals.py',
+  'align_jax/compare/verdict.py',
   'align_jax/tasks/__init__.py',
   'experiments/findings.py',
   'experiments/pages.py',

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from align_jax.lines import Line, colours_of
+from align_jax.compare.lines import Line, colours_of
 from experiments.pages import last_points, references, trained
 
 PANELS = {

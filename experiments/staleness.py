@@ -8,9 +8,9 @@ many steps (`config.ages`), down to the reference's own samples. Writes
 report.html, figures/, table.csv, points.jsonl.
 """
 
-from align_jax import figures
-from align_jax.lines import lines_of
-from align_jax.report import Page
+from align_jax.compare import figures
+from align_jax.compare.lines import lines_of
+from align_jax.compare.report import Page
 from experiments import common, matched, pages, provenance
 
 FRESH = 'fresh'

@@ -17,8 +17,9 @@ import pytest
 import tiny_judges
 from workers import *  # noqa: F403  hooks
 
-from align_jax import judges, sampling, scoring
+from align_jax import judges
 from align_jax.models import transformer
+from align_jax.policy import sampling, scoring
 
 # The persistent cache is on where JAX_COMPILATION_CACHE_DIR is set.
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

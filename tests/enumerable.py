@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops, step
+from align_jax import ops
+from align_jax.learn import step
 from align_jax.losses import LOSSES, prepared
 from align_jax.types import Batch, Outputs
 

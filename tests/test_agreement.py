@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 
-from align_jax import agreement, judges
+from align_jax import judges
 from align_jax.data.messages import said
 from align_jax.data.row import Counts
+from align_jax.tools import agreement
 
 FILES = {  # pairs, bad rows
   'alpaca-eval/gpt4-judged-pairs.part-a.jsonl.gz': (3857, 1),

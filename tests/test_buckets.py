@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax import batches, buckets, sources, step
+from align_jax.learn import batches, buckets, sources, step
 from align_jax.losses import LOSSES
 
 BUCKETS = (2, 2), (4, 3), (5, 6)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax import cache_cost, sampling
 from align_jax.models import cache
+from align_jax.policy import sampling
+from align_jax.tools import cache_cost
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from enumerable import Language, forward, optimum, systematic, train
 
-from align_jax import reweigh
+from align_jax.compare import reweigh
 from align_jax.losses import LOSSES
 from align_jax.types import Batch
 

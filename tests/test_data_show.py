@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from align_jax import data
-from align_jax.data import show
+from align_jax.tools import show_data
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = [
@@ -55,12 +55,14 @@ LENIENT = ['--on-bad-row=skip', '--max-bad-share=0.5']
 
 
 def test_rows_are_shown_as_the_model_sees_them(folder, capsys):
-  show.main(['show', 'x.jsonl', '--tokenizer=.', '--prompt-len=9', *LENIENT])
+  show_data.main(
+    ['show', 'x.jsonl', '--tokenizer=.', '--prompt-len=9', *LENIENT]
+  )
   assert capsys.readouterr().out == OUT
 
 
 def test_without_a_tokenizer_characters_are_counted(folder, capsys):
-  show.main(['show', 'x.jsonl', *LENIENT])
+  show_data.main(['show', 'x.jsonl', *LENIENT])
   out = capsys.readouterr().out
   assert 'kept: 3' in out and 'characters of a prompt: 0% 2' in out
   assert "completion, reward 1: ' c'" in out
@@ -70,7 +72,9 @@ def test_what_an_assistant_says_is_in_the_loss(folder, capsys):
   turns = [('user', 'a'), ('assistant', 'b')]
   row = dict(messages=[dict(role=r, content=c) for r, c in turns])
   (folder / 'y.jsonl').write_text(json.dumps(row))
-  show.main(['show', 'y.jsonl', '--tokenizer=tokenizer.json', '--template=hh'])
+  show_data.main(
+    ['show', 'y.jsonl', '--tokenizer=tokenizer.json', '--template=hh']
+  )
   out = capsys.readouterr().out
   assert out.endswith('3 tokens, 3 in the loss: [\u0120]|[b]|[</s>]\n')
 
@@ -91,7 +95,7 @@ def test_what_an_assistant_says_is_in_the_loss(folder, capsys):
 )
 def test_mistakes_are_one_line(folder, args, said):
   with pytest.raises(SystemExit) as stopped:
-    show.main(['show', *args])
+    show_data.main(['show', *args])
   assert said in str(stopped.value) and '\n' not in str(stopped.value)
 
 

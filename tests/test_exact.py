@@ -13,7 +13,8 @@ from conftest import init
 from enumerable import Language
 from scipy import stats
 
-from align_jax import ops, sampling, scoring
+from align_jax import ops
+from align_jax.policy import sampling, scoring
 
 V = T = 4
 LANGUAGE = Language(V, T)

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from align_jax import programs, protocol
-from align_jax.metrics import read_jsonl
+from align_jax.lab import protocol
+from align_jax.learn.logs import read_jsonl
+from align_jax.policy import programs
 from configs import base, toy
 from experiments import common, online_vs_offline, pages
 

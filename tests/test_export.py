@@ -10,8 +10,10 @@ import tiny_checkpoints
 from conftest import TORCH, needs_torch
 from preference_files import hh, tldr_comparisons, ultrafeedback, write
 
-from align_jax import export, protocol, seeds, tasks
-from align_jax.models import check, hf
+from align_jax import tasks
+from align_jax.lab import protocol, stages
+from align_jax.models import hf
+from align_jax.tools import check_model, export
 from configs import base
 from experiments import common, online_vs_offline
 
@@ -106,7 +108,7 @@ def test_a_policy_comes_back_as_it_was(pipeline, exported):
   policy = protocol.policy_of(export.final_params(run_of(pipeline, 'online')))
   loaded = hf.load(exported)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, policy)
-  task = tasks.make_task(seed=0, **seeds.task_knobs(cfg, workdir))
+  task = tasks.make_task(seed=0, **stages.task_knobs(cfg, workdir))
   assert loaded.config == task.model
   how = json.loads((exported / 'generation_config.json').read_text())
   assert how['eos_token_id'] == task.eos_id and how['top_k'] == 0
@@ -117,7 +119,7 @@ def test_a_policy_comes_back_as_it_was(pipeline, exported):
 
 @needs_torch
 def test_transformers_decodes_the_same_tokens(exported, capsys):
-  assert check.main([str(exported), '--tokens', '6']) == 0
+  assert check_model.main([str(exported), '--tokens', '6']) == 0
   assert 'greedy tokens that differ: 0' in capsys.readouterr().out
 
 
@@ -136,7 +138,7 @@ def test_transformers_finds_every_weight_and_the_same_prompt(
   assert tokenizer.eos_token is not None
   if not tokenizer.chat_template:
     return
-  task = tasks.make_task(seed=0, **seeds.task_knobs(cfg, workdir))
+  task = tasks.make_task(seed=0, **stages.task_knobs(cfg, workdir))
   known = {
     tuple(t[v].tolist())
     for t, v in zip(task.train_prompts.tokens, task.train_prompts.valid)
@@ -182,7 +184,7 @@ def test_a_reward_model_is_a_classifier(pipeline, which, tmp_path):
   loaded = hf.load(tmp_path)
   assert loaded.config.head == 'scalar'
   if TORCH:
-    assert check.main([str(tmp_path)]) == 0
+    assert check_model.main([str(tmp_path)]) == 0
 
 
 def test_the_reference_is_exported_too(pipeline, tmp_path):
@@ -210,5 +212,5 @@ def test_adapters_are_merged(pipeline, tmp_path):
   pair = export.final_params(directory)['lora']['pairs']['layers']['down']
   low_rank = np.einsum('...fr,...rd->...fd', pair['a'], pair['b'])
   assert np.abs(low_rank).max() > 0
-  base = seeds.prepare_seed(cfg, 0, workdir).reference['layers']['down']
+  base = stages.prepare_seed(cfg, 0, workdir).reference['layers']['down']
   np.testing.assert_allclose(got, base + 3.0 * low_rank, rtol=1e-5, atol=1e-6)

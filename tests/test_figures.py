@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from align_jax import figures, lines
+from align_jax.compare import figures, lines
 
 
 def ending_together(number):

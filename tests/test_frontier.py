@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from align_jax import frontier, intervals, readings
+from align_jax.compare import frontier, intervals, readings
 
 PROMPTS = 40
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from align_jax import scoring
-from align_jax.models import check, hf, hf_config, lora, transformer
+from align_jax.models import hf, hf_config, lora, transformer
+from align_jax.policy import scoring
+from align_jax.tools import check_model
 from align_jax.types import Batch
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
@@ -47,7 +48,7 @@ def load(name):
 @functools.partial(jax.jit, static_argnums=1)
 def everything(params, c, prompts, valid, completions):
   """Greedy decoding; one full forward over it and the given completions."""
-  tokens, decoded = check.greedy(params, c, prompts, valid, NEW)
+  tokens, decoded = check_model.greedy(params, c, prompts, valid, NEW)
   size = completions.shape[-1]
   padded = jnp.pad(completions, ((0, 0), (0, 0), (0, NEW - size)))
   own = jnp.concatenate([padded, tokens[:, None]], 1)
@@ -55,7 +56,7 @@ def everything(params, c, prompts, valid, completions):
   own_valid = jnp.arange(NEW) < lengths[None, :, None]
   own_valid = jnp.broadcast_to(own_valid, own.shape)
   states = transformer.hidden_states(params, c, prompts, valid, own, own_valid)
-  prompt, own = (check.head_outputs(params, c, h) for h in states)
+  prompt, own = (check_model.head_outputs(params, c, h) for h in states)
   again = jnp.concatenate([prompt[:, -1:], own[:, -1, :-1]], 1)
   return prompt, own[:, :-1, :size], tokens, decoded, again
 
@@ -286,12 +287,12 @@ def test_either_spelling_of_rope():
 
 
 def test_check_says_pass_or_fail(capsys, tmp_path):
-  assert check.main([str(GOLDEN / 'qwen3'), '--tokens=6']) == 0
+  assert check_model.main([str(GOLDEN / 'qwen3'), '--tokens=6']) == 0
   out = capsys.readouterr().out
   assert 'pass  cached decoding' in out and out.endswith('pass\n')
   assert ('KL per token' in out) == TORCH
   with pytest.raises(SystemExit, match='FAIL  .*config.json: no such file'):
-    check.main([str(tmp_path)])
+    check_model.main([str(tmp_path)])
 
 
 def test_learned_positions_end():

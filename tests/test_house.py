@@ -8,29 +8,38 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
-# Of align_jax; what is not named here may import all of it.
-NOTHING = 'types ops sharding checkpoint intervals metrics readings reweigh'
-NOTHING = NOTHING.split()
-MODEL = 'types ops sharding models'
-MAY = dict.fromkeys(NOTHING, '')
-MAY |= dict.fromkeys(['models', 'scoring'], MODEL)
-MAY |= dict(drawing='ops', sampling=f'{MODEL} drawing')
-MAY |= dict.fromkeys(['rewards', 'batches', 'step'], 'types ops')
-MAY |= dict(losses='types ops losses', sources='types ops batches')
-MAY |= dict(budget='types', buckets='batches', data='types data')
-MAY |= dict(judges=f'{MODEL} data judges programs rewards scoring')
-MAY |= dict(agreement='data judges')
-MAY |= dict(frontier='intervals readings', verdict='intervals')
+# Rooms of align_jax, each below those after it: an import goes down.
+ROOMS = 'types files ops sharding models losses data compare policy learn'
+ROOMS = f'{ROOMS} judges tasks lab tools'.split()
+# Within a room; what is not named here may import all of it.
+NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
+NOTHING = f'{NOTHING} compare.readings compare.reweigh learn.budget'.split()
+MAY = dict.fromkeys(NOTHING, ())
+MAY |= {
+  'policy.sampling': ['draw_tokens'],
+  'policy.scoring': [],
+  'learn.rewards': [],
+  'learn.step': [],
+  'learn.sources': ['batches'],
+  'learn.buckets': ['batches'],
+  'compare.frontier': ['intervals', 'readings'],
+  'compare.verdict': ['intervals'],
+}
 # What reads points needs no JAX.
-NUMBERS = 'frontier', 'intervals', 'readings', 'verdict'
+NUMBERS = 'frontier intervals readings reweigh verdict'.split()
 NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
-ALONE = {'orbax': 'checkpoint', 'ml_collections': 'configs', 'flax': 'types'}
+ALONE = {
+  'orbax': 'learn.checkpoint',
+  'ml_collections': 'configs',
+  'flax': 'types',
+}
 HUGE = 'datasets huggingface_hub jinja2 pyarrow tokenizers torch transformers'
 LAZY = set(HUGE.split())  # inside functions only
 
 
-def imports(nodes):
-  for node in nodes:
+def imports(tree, deep=True):
+  """Yields the parts of the name of everything imported."""
+  for node in ast.walk(tree) if deep else tree.body:
     if isinstance(node, ast.Import | ast.ImportFrom):
       prefix = f'{node.module}.' if isinstance(node, ast.ImportFrom) else ''
       yield from ((prefix + x.name).split('.') for x in node.names)
@@ -39,12 +48,16 @@ def imports(nodes):
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports(path):
   package, *rest = path.relative_to(ROOT).with_suffix('').parts
-  name = rest[0] if package == 'align_jax' else package
+  room = rest[0] if package == 'align_jax' else package
+  name = '.'.join(rest) if package == 'align_jax' else package
   tree = ast.parse(path.read_text())
-  for first, second, *_ in (x + [''] for x in imports(ast.walk(tree))):
+  for first, second, third, *_ in (x + ['', ''] for x in imports(tree)):
     assert first not in {'experiments', 'configs', 'align_jax'} - {package}
     assert ALONE.get(first, name) == name, f'{name} imports {first}'
-    if first == 'align_jax' and name in MAY:
-      assert second in MAY[name].split(), f'{name} imports {second}'
-    assert name not in NUMBERS or first in NUMERIC
-  assert not LAZY & {x[0] for x in imports(tree.body)}
+    if first == 'align_jax' and room != '__init__':
+      assert ROOMS.index(second) <= ROOMS.index(room), f'{name}: {second}'
+    if first == 'align_jax' and second == room and name in MAY:
+      assert third in MAY[name], f'{name} imports {third}'
+    if room == 'compare' and rest[-1] in NUMBERS:
+      assert first in NUMERIC, f'{name} imports {first}'
+  assert not LAZY & {x[0] for x in imports(tree, deep=False)}

@@ -20,7 +20,7 @@ def test_a_sharded_import_takes_less_than_a_tensor_beyond_it(tmp_path):
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
   }
-  module = [sys.executable, '-m', 'align_jax.models.measure_import']
+  module = [sys.executable, '-m', 'align_jax.tools.measure_import']
   sizes = [*SIZES, '--intermediate_size=512', f'--folder={tmp_path}']
   done = subprocess.run(
     [*module, *sizes], env=env, capture_output=True, text=True, timeout=300

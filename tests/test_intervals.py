@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from align_jax import intervals, verdict
+from align_jax.compare import intervals, verdict
 from experiments import coverage
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from align_jax import jobs
-from align_jax.jobs import Job
+from align_jax.lab import jobs
+from align_jax.lab.jobs import Job
 
 
 def note(path, partner, report):

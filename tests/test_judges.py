@@ -25,9 +25,11 @@ from tiny_judges import (
   write,
 )
 
-from align_jax import arms, checks, data, judges, protocol, rewards, train
+from align_jax import data, judges
 from align_jax.judges import pairwise
 from align_jax.judges.reader import open_reader
+from align_jax.lab import arms, checks, protocol
+from align_jax.learn import rewards, train
 from align_jax.models import hf, transformer
 from align_jax.types import Batch
 from configs import arithmetic, base

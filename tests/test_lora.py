@@ -10,11 +10,12 @@ import pytest
 import test_train
 from conftest import init, interrupted_at
 
-from align_jax import arms, checks, programs, protocol, scoring
-from align_jax.checkpoint import Checkpoints
-from align_jax.metrics import read_jsonl
+from align_jax.lab import arms, checks, protocol
+from align_jax.learn.checkpoint import Checkpoints
+from align_jax.learn.logs import read_jsonl
 from align_jax.models import hf, interface, lora
 from align_jax.models.adapter import Adapter
+from align_jax.policy import programs, scoring
 from configs import base, toy
 from experiments import common
 

@@ -14,7 +14,8 @@ import numpy as np
 import oracles
 import pytest
 
-from align_jax import losses, ops, step
+from align_jax import losses, ops
+from align_jax.learn import step
 from align_jax.losses import LOSSES, PREPARE, preference
 from align_jax.losses.kl import BIASED, EXACT, KL_TERMS
 from align_jax.types import Batch, Outputs

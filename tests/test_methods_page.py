@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from align_jax import checks
+from align_jax.lab import checks
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from configs import methods, toy

@@ -10,8 +10,9 @@ import pytest
 from conftest import EOS_ID
 from scipy import stats
 
-from align_jax import drawing, ops, sampling, scoring
+from align_jax import ops
 from align_jax.models import bow, parts, transformer
+from align_jax.policy import draw_tokens, sampling, scoring
 from align_jax.types import Batch
 
 
@@ -267,7 +268,7 @@ def test_inverse_cdf_draws_the_distribution():
   logits[[0, 4, 10]] = -np.inf
   uniforms = jax.random.uniform(jax.random.key(0), (100_000,))
   rows = jnp.broadcast_to(logits, (100_000, 11))
-  tokens, logps = drawing.inverse_cdf(uniforms, rows)
+  tokens, logps = draw_tokens.inverse_cdf(uniforms, rows)
   counts = np.bincount(tokens, minlength=11)
   probs = np.exp(logits.astype(np.float64))
   assert counts[probs == 0].sum() == 0
@@ -286,7 +287,7 @@ def test_inverse_cdf_skips_impossible_tokens_at_every_edge():
   cdf = np.asarray(jnp.cumsum(jax.nn.softmax(jnp.asarray(logits))))
   edges = np.minimum(cdf / cdf[-1], 1 - 2.0**-24).astype(np.float32)
   edges = np.concatenate([[0, 1 - 2.0**-24], edges]).astype(np.float32)
-  tokens, _ = drawing.inverse_cdf(
+  tokens, _ = draw_tokens.inverse_cdf(
     jnp.asarray(edges), jnp.broadcast_to(logits, (len(edges), 1000))
   )
   assert tokens.max() < 1000

@@ -11,9 +11,11 @@ import tiny_checkpoints
 from conftest import SHARED, SIZES, needs_shared
 from preference_files import hh, ultrafeedback, write
 
-from align_jax import arms, batches, data, judges, seeds
+from align_jax import data, judges
+from align_jax.lab import arms, stages
+from align_jax.learn import batches
 from align_jax.models import initial
-from align_jax.programs import policy_programs
+from align_jax.policy.programs import policy_programs
 from align_jax.tasks import pair_files, pair_judge, preferences
 from configs import base
 from experiments import common
@@ -278,7 +280,7 @@ def test_no_sft_leaves_the_checkpoint_as_the_reference(
 ):
   path = write(folder / 'uf.jsonl', ultrafeedback)
   cfg = started(checkpoint, path, 0)
-  seed = seeds.prepare_seed(cfg, 0, tmp_path)
+  seed = stages.prepare_seed(cfg, 0, tmp_path)
   stored = initial.hf.load(checkpoint)
   jax.tree.map(np.testing.assert_array_equal, seed.reference, stored.params)
   assert seed.task.model == stored.config
@@ -325,7 +327,7 @@ def test_rope_is_scaled_for_the_lengths_of_the_task():
     task=dict(tokenizer='x', prompt_len=900, completion_len=100),
     sft=dict(batch_size=1),
   )
-  model = seeds.task_knobs(cfg, 'runs')['model']
+  model = stages.task_knobs(cfg, 'runs')['model']
   kind, settings = model['rope_scaling']
   assert kind == 'dynamic' and dict(settings)['length'] == 1000
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from align_jax import batches
-from align_jax.reference_logps import annotated, content_hash
+from align_jax.lab.reference_logps import annotated, content_hash
+from align_jax.learn import batches
 
 
 @pytest.fixture

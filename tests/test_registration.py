@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from align_jax import intervals
+from align_jax.compare import intervals
 from configs import base, toy
 from experiments import (
   common,

@@ -8,9 +8,9 @@ import made_points
 import numpy as np
 import pytest
 
-from align_jax.intervals import MISSING as NONE
-from align_jax.intervals import estimate
-from align_jax.report import MISSING, Page, show, typeset
+from align_jax.compare.intervals import MISSING as NONE
+from align_jax.compare.intervals import estimate
+from align_jax.compare.report import MISSING, Page, show, typeset
 from configs import toy
 from experiments import (
   common,

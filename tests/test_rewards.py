@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from align_jax import protocol, rewards, reweigh, seeds, tasks
+from align_jax import tasks
+from align_jax.compare import reweigh
+from align_jax.lab import protocol, stages
+from align_jax.learn import rewards
 from align_jax.types import Batch
 
 P, G, T = 2, 3, 2
@@ -268,16 +271,16 @@ def test_opponents_are_the_references_once_for_every_prompt(config, params):
     train_prompts=train,
     eval_prompts=held_out,
   )
-  got = seeds.sample_opponents(task, params, 0, 2, 5)
+  got = stages.sample_opponents(task, params, 0, 2, 5)
   assert np.asarray(got.prompts).tolist() == [[1, 2], [3, 3], [4, 2]]
   assert got.completions.shape == (15, 3)
   assert len(np.unique(np.where(got.valid, got.completions, -1), axis=0)) > 5
-  again = seeds.sample_opponents(task, params, 0, 2, 5)
-  other = seeds.sample_opponents(task, params, 1, 2, 5)
+  again = stages.sample_opponents(task, params, 0, 2, 5)
+  other = stages.sample_opponents(task, params, 1, 2, 5)
   np.testing.assert_array_equal(got.completions, again.completions)
   assert (got.completions != other.completions).any()
   task.eval_prompts = train  # the same set
-  assert seeds.sample_opponents(task, params, 0, 2, 5).num_prompts == 2
+  assert stages.sample_opponents(task, params, 0, 2, 5).num_prompts == 2
 
 
 # --- Scores and rules ---------------------------------------------------------

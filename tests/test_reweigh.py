@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from align_jax import reweigh
+from align_jax.compare import reweigh
 
 SIZE = 4096
 

@@ -16,16 +16,11 @@ from conftest import EOS_ID, init
 from enumerable import Language, total_variation
 from scipy import stats
 
-from align_jax import (
-  batches,
-  drawing,
-  protocol,
-  rewards,
-  sampling,
-  scoring,
-)
-from align_jax.drawing import Truncation
-from align_jax.evaluate import evaluate
+from align_jax.lab import protocol
+from align_jax.learn import batches, rewards
+from align_jax.learn.probe import evaluate
+from align_jax.policy import draw_tokens, sampling, scoring
+from align_jax.policy.draw_tokens import Truncation
 
 V = T = 4
 N = 50_000  # completions of each of the two prompts
@@ -207,7 +202,7 @@ def test_truncation_keeps_what_its_rules_say(lowered):
   logits = (3 * rng.normal(size=(60, 20))).astype(np.float32)
   logits[:30] = np.round(logits[:30])
   logits[:, 3] = -np.inf
-  f = jax.jit(drawing.truncate)
+  f = jax.jit(draw_tokens.truncate)
   f(logits, Truncation(2, 0.9, 0.01))
   lowered.clear()
   values = itertools.product((1, 5, 20, 2**30), (0.5, 0.99, 1.0), (0.0, 0.1))
@@ -276,7 +271,7 @@ def test_blocks_draw_what_one_running_sum_draws():
   logits = (3 * rng.normal(size=(2000, 1001))).astype(np.float32)
   logits[:, rng.random(1001) < 0.3] = -np.inf
   uniforms = rng.random(2000).astype(np.float32)
-  tokens, logps = jax.jit(drawing.inverse_cdf)(uniforms, logits)
+  tokens, logps = jax.jit(draw_tokens.inverse_cdf)(uniforms, logits)
   probs = np.exp(logits.astype(np.float64))
   probs /= probs.sum(1, keepdims=True)
   rows, tokens = np.arange(2000), np.asarray(tokens)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import EOS_ID, init
 
-from align_jax import batches, sampling
-from align_jax.drawing import Truncation
+from align_jax.learn import batches
 from align_jax.models import transformer
+from align_jax.policy import sampling
+from align_jax.policy.draw_tokens import Truncation
 
 
 @pytest.fixture(scope='module')

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax import (
-  batches,
-  ops,
-  programs,
-  rewards,
-  sampling,
-  scoring,
-  sources,
-  step,
-)
+from align_jax import ops
+from align_jax.learn import batches, rewards, sources, step
 from align_jax.losses import LOSSES
+from align_jax.policy import programs, sampling, scoring
 
 T = 6
 

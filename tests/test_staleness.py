@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from conftest import interrupted_at
 from test_train import assert_same_run, settings
 
-from align_jax import protocol, step
-from align_jax.train import train
+from align_jax.lab import protocol
+from align_jax.learn import step
+from align_jax.learn.train import train
 from configs import base, toy
 from experiments import common, staleness
 from experiments.common import directory

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax import batches, programs, sources, step, train
+from align_jax.learn import batches, sources, step, train
 from align_jax.losses import LOSSES
+from align_jax.policy import programs
 
 NUM_STEPS = 5
 

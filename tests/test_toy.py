@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax import sampling, tasks
-from align_jax.programs import expectation
+from align_jax import tasks
+from align_jax.policy import sampling
+from align_jax.policy.programs import expectation
 from align_jax.tasks import toy
 
 SIZES = dict(dim=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4)

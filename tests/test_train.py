@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax import checkpoint, protocol
-from align_jax.metrics import Writer, read_jsonl
+from align_jax.lab import protocol
+from align_jax.learn import checkpoint
+from align_jax.learn.logs import Writer, read_jsonl
 from configs import base, toy
 from experiments import common
 from experiments.common import directory

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from align_jax import losses, step
+from align_jax import losses
+from align_jax.learn import step
 from align_jax.losses import LOSSES
 
 V = 11

@@ -9,21 +9,15 @@ import made_points
 import numpy as np
 import pytest
 
-from align_jax import (
-  arms,
-  checkpoint,
-  checks,
-  losses,
-  protocol,
-  sampling,
-  seeds,
-  train,
-)
+from align_jax import losses
+from align_jax.compare.report import MISSING
+from align_jax.lab import arms, checks, protocol, stages
+from align_jax.learn import checkpoint, train
+from align_jax.learn.logs import read_jsonl
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
-from align_jax.metrics import read_jsonl
-from align_jax.programs import policy_programs, scorer
-from align_jax.report import MISSING
+from align_jax.policy import sampling
+from align_jax.policy.programs import policy_programs, scorer
 from configs import arithmetic, base, methods, toy
 from experiments import common, method_zoo, pages, ranking
 
@@ -296,7 +290,7 @@ def with_transformer(cfg, tmp_path_factory):
   """A seed whose proxy is a transformer, and its config and workdir."""
   workdir = tmp_path_factory.mktemp('transformer')
   cfg = tiny(cfg, verifier='transformer', members=2, combine='worst_case')
-  return cfg, workdir, seeds.prepare_seed(cfg, 0, workdir)
+  return cfg, workdir, stages.prepare_seed(cfg, 0, workdir)
 
 
 def test_an_ensemble_scores_as_its_worst_member(with_transformer):
@@ -333,7 +327,7 @@ def test_other_proxies_are_trained_and_scored(loss, cfg, tmp_path):
   c = tiny(cfg, verifier='transformer', loss=loss)
   if loss == 'verifier':  # labels within [0, 1]
     c = arithmetic_cfg(c)
-  seed = seeds.prepare_seed(c, 0, tmp_path)
+  seed = stages.prepare_seed(c, 0, tmp_path)
   scores = np.asarray(seed.proxy(seed.pairs))
   assert scores.shape == seed.pairs.rewards.shape and np.isfinite(scores).all()
   if loss == 'preference_model':
@@ -370,7 +364,7 @@ def arithmetic_cfg(cfg):
 
 def test_a_verifier_needs_labels_that_are_chances():
   batch = types.SimpleNamespace()
-  source = seeds.as_judged(lambda: batch, lambda batch: np.array([0.5, 1.5]))
+  source = stages.as_judged(lambda: batch, lambda batch: np.array([0.5, 1.5]))
   with pytest.raises(ValueError, match='0.5 to 1.5'):
     source()
 
@@ -384,7 +378,7 @@ FROM = ('golden_pairs', 'log', 'policy', 'sampler', 'mixed')
 @pytest.fixture(scope='module')
 def batches_of(workdir, cfg):
   """{source: [(batch, log-probs), the same with KTO's extra rows]}."""
-  seed = seeds.prepare_seed(cfg, 0, workdir)
+  seed = stages.prepare_seed(cfg, 0, workdir)
   fields = dict(parts=('golden_pairs', 'policy'), log_of='logged', shuffle=2)
   run = {**run_of(cfg), **fields, 'refresh_every': {'sampler': 2}}
   state = arms.start_of(seed, run)
@@ -404,7 +398,7 @@ def batches_of(workdir, cfg):
 
 
 def test_the_reference_knows_its_own_log_probs(workdir, cfg):
-  seed = seeds.prepare_seed(cfg, 0, workdir)
+  seed = stages.prepare_seed(cfg, 0, workdir)
   run = run_of(cfg, source='reference')
   state = arms.start_of(seed, run)
   batch = arms.make_source(seed, run)(state, jax.random.key(0), 0)
@@ -419,7 +413,7 @@ def test_the_reference_knows_its_own_log_probs(workdir, cfg):
 def test_a_reference_that_moves_annotates_fixed_data(
   source, workdir, cfg, batches_of
 ):
-  seed = seeds.prepare_seed(cfg, 0, workdir)
+  seed = stages.prepare_seed(cfg, 0, workdir)
   fields = dict(log_of='logged', shuffle=2, refresh_every={'ref': 2})
   run = {**run_of(cfg), **fields}
   moved = jax.tree.map(lambda x: 1.1 * x, seed.reference)
@@ -435,7 +429,7 @@ def test_a_reference_that_moves_annotates_fixed_data(
 def test_slots_change_when_a_row_is_sampled_and_not_what(
   workdir, cfg, monkeypatch
 ):
-  seed = seeds.prepare_seed(cfg, 0, workdir)
+  seed = stages.prepare_seed(cfg, 0, workdir)
   run, asked = run_of(cfg), []
   by_slots = sampling.sample_many
 

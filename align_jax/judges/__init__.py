@@ -10,7 +10,6 @@ import inspect
 import json
 import pathlib
 
-from align_jax import rewards
 from align_jax.judges.pairwise import (
   PAIRWISE_PROMPT,
   Pairwise,
@@ -18,6 +17,7 @@ from align_jax.judges.pairwise import (
   llm_judge,
 )
 from align_jax.judges.scalar import reward_model
+from align_jax.learn import rewards
 
 JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
   'reward_model': reward_model,

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from align_jax import data, programs
+from align_jax import data
 from align_jax.data import examples
 from align_jax.data.formats import Example
 from align_jax.data.messages import said
 from align_jax.data.row import RowError
 from align_jax.judges.reader import check_length, open_reader, padded, split
+from align_jax.policy import programs
 from align_jax.types import Batch
 
 PAIRWISE_PROMPT = """Which of two answers to a request is better?

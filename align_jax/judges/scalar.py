@@ -5,11 +5,11 @@ import functools
 import jax
 import numpy as np
 
-from align_jax import scoring
 from align_jax.data import chat, examples
 from align_jax.data.messages import said
 from align_jax.judges.reader import check_length, open_reader, padded, split
 from align_jax.models import transformer
+from align_jax.policy import scoring
 
 
 @functools.cache

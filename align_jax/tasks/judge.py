@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import sharding, step
+from align_jax import sharding
+from align_jax.learn import step
 from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
 from align_jax.models.transformer import ModelConfig
-from align_jax.programs import scorer
+from align_jax.policy.programs import scorer
 from align_jax.tasks.windows import draw_windows, windows
 
 WEIGHT_DECAY = 0.1

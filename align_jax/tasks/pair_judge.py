@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from align_jax import batches, ops, sources
+from align_jax import ops
+from align_jax.learn import batches, sources
 from align_jax.losses import LOSSES
 from align_jax.tasks.judge import fit, token_log_odds
 

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, judges, rewards
 from align_jax import data as data_lib
+from align_jax import judges
+from align_jax.learn import batches, rewards
 from align_jax.models import hf
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task, pair_files, pair_judge

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import memory, programs, sampling, seeds, sharding
+from align_jax import sharding
+from align_jax.lab import malloc, stages
 from align_jax.models import transformer
+from align_jax.policy import programs, sampling
 from align_jax.types import Batch
 from experiments.peers import workload
 from experiments.peers.worker import Clock
@@ -111,7 +113,7 @@ def trainer(loss, spec, config, params):
     'num_microbatches': spec['task']['microbatches'],
   }
   logps, _, annotate = programs.policy_programs(config)
-  state = seeds.start_state(params, run, transformer.axes(config))
+  state = stages.start_state(params, run, transformer.axes(config))
   train_step, hparams = programs.train_program(logps, run, state)
 
   def train(state, batch):
@@ -149,7 +151,7 @@ def updates(prepare, loss, spec, gate):
   """
   config, params = policy(spec)
   state, train, annotate = trainer(loss, spec, config, params)
-  batch = seeds.on_mesh(full_batch)(spec)
+  batch = stages.on_mesh(full_batch)(spec)
   batch, refine = prepare(batch, annotate)
 
   def run():
@@ -198,7 +200,7 @@ def begun(task, on_cores=False):
   """
 
   def kind(spec, gate):
-    memory.keep()
+    malloc.keep()
     if on_cores:
       sharding.use_mesh(data=spec['cores'])
     task(spec, gate)

@@ -6,9 +6,9 @@ import math
 import pathlib
 import re
 
-from align_jax import figures
-from align_jax.lines import NARROW, THEME, WIDE
-from align_jax.metrics import write_atomically
+from align_jax.compare import figures
+from align_jax.compare.lines import NARROW, THEME, WIDE
+from align_jax.learn.logs import write_atomically
 
 STYLE = """
 * { box-sizing: border-box }

@@ -10,30 +10,24 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import (
-  buckets,
-  budget,
-  judges,
-  ops,
-  reference_logps,
-  rewards,
-  sources,
-)
-from align_jax.checkpoint import final_params
+from align_jax import judges, ops
+from align_jax.lab import reference_logps
+from align_jax.lab.stages import ARM, LORA, on_mesh, start_state, stream
+from align_jax.learn import buckets, budget, rewards, sources
+from align_jax.learn.checkpoint import final_params
+from align_jax.learn.rewards import REWARDS
+from align_jax.learn.step import PREVIOUS
+from align_jax.learn.train import read_log
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.preference import REFERENCE_FREE
 from align_jax.models import lora
 from align_jax.models.interface import of
-from align_jax.programs import (
+from align_jax.policy.programs import (
   mixture_sampler,
   policy_of,
   policy_programs,
   sampler,
 )
-from align_jax.rewards import REWARDS
-from align_jax.seeds import ARM, LORA, on_mesh, start_state, stream
-from align_jax.step import PREVIOUS
-from align_jax.train import read_log
 
 
 def _uniform_prompts(seed, run):

@@ -1,6 +1,6 @@
 """Does a checkpoint come out as transformers has it?
 
-  python -m align_jax.models.check FOLDER
+  python -m align_jax.tools.check_model FOLDER
 
 Loads a folder or hub id; compares the full forward with cached decoding, and,
 where torch is installed, logits, exact KL per token and greedy tokens with

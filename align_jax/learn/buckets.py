@@ -9,7 +9,7 @@ import functools
 import jax
 import numpy as np
 
-from align_jax.batches import take
+from align_jax.learn.batches import take
 
 PROMPT = 'prompts', 'prompt_valid'  # [P, S]
 ROWS = 'completions valid mask sampler_logps policy_logps ref_logps'.split()

@@ -1,7 +1,7 @@
 """How much host memory does an import take beyond the parameters?
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-    python -m align_jax.models.measure_import --layers=4
+    python -m align_jax.tools.measure_import --layers=4
 
 Writes a checkpoint of random bfloat16 numbers in the shapes of Llama 3 8B, with
 fewer layers, into a temporary folder, a file at a time; loads it with `hf.load`
@@ -123,7 +123,7 @@ def measure(folder):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-    prog='align_jax.models.measure_import', description=__doc__.split('\n')[0]
+    prog='align_jax.tools.measure_import', description=__doc__.split('\n')[0]
   )
   parser.add_argument('--layers', type=int, default=4)
   parser.add_argument('--folder', help='where the temporary folder is made')

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.batches import join, take, with_policy_logps
+from align_jax.learn.batches import join, take, with_policy_logps
 
 
 def epochs(size, batch_size, seed):

@@ -12,7 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from align_jax.lines import (
+from align_jax.compare.lines import (
   INK,
   LABEL,
   ROOM,

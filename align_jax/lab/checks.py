@@ -1,13 +1,15 @@
 """What is wrong with a config, said before hours of compute."""
 
-from align_jax import judges, rewards, reweigh
-from align_jax.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
+from align_jax import judges
+from align_jax.compare import reweigh
+from align_jax.lab.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
+from align_jax.lab.stages import PROXIES, VERIFIERS
+from align_jax.learn import rewards
+from align_jax.learn.rewards import REWARDS
 from align_jax.losses import LOSSES, game, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from align_jax.losses.preference import LOGP_REDUCTIONS
 from align_jax.models import initial, interface, lora
-from align_jax.rewards import REWARDS
-from align_jax.seeds import PROXIES, VERIFIERS
 
 
 def check_run(run, proxy=None, model=None):

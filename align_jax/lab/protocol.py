@@ -7,21 +7,10 @@ import tempfile
 import jax
 import numpy as np
 
-from align_jax import budget as budgets
-from align_jax import ops, reweigh, together
-from align_jax.arms import make_source, reward_of, sampler_of, start_of
-from align_jax.checkpoint import Checkpoints
-from align_jax.evaluate import Judge, checkpoint_steps, evaluate
-from align_jax.metrics import Writer
-from align_jax.programs import (
-  expectation,
-  forward_of,
-  policy_of,
-  policy_programs,
-  sampler,
-  train_program,
-)
-from align_jax.seeds import (
+from align_jax import ops
+from align_jax.compare import reweigh
+from align_jax.lab.arms import make_source, reward_of, sampler_of, start_of
+from align_jax.lab.stages import (
   ARM,
   BUDGET,
   EVAL,
@@ -30,7 +19,20 @@ from align_jax.seeds import (
   silent,
   stream,
 )
-from align_jax.train import train
+from align_jax.learn import budget as budgets
+from align_jax.learn import together
+from align_jax.learn.checkpoint import Checkpoints
+from align_jax.learn.logs import Writer
+from align_jax.learn.probe import Judge, checkpoint_steps, evaluate
+from align_jax.learn.train import train
+from align_jax.policy.programs import (
+  expectation,
+  forward_of,
+  policy_of,
+  policy_programs,
+  sampler,
+  train_program,
+)
 
 
 def budget_of(seed, run):

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import batches, ops, rewards, sharding, sources, step, tasks
-from align_jax.evaluate import ranking_accuracy
-from align_jax.metrics import write_atomically
+from align_jax import ops, sharding, tasks
+from align_jax.learn import batches, rewards, sources, step
+from align_jax.learn.logs import write_atomically
+from align_jax.learn.probe import ranking_accuracy
+from align_jax.learn.train import train
 from align_jax.models import bow, initial
 from align_jax.models.interface import of
-from align_jax.programs import (
+from align_jax.policy.programs import (
   optimizer,
   policy_programs,
   sampler,
@@ -27,7 +29,6 @@ from align_jax.programs import (
   token_scorer,
   train_program,
 )
-from align_jax.train import train
 
 # Streams of randomness of one seed; a new one goes at the end.
 (INIT, SFT, PAIRS, EVAL_PAIRS, PROXY) = range(5)

@@ -1,6 +1,6 @@
 """How far does a judge agree with people?
 
-  python -m align_jax.agreement FOLDER DATA [--kind reward_model]
+  python -m align_jax.tools.agreement FOLDER DATA [--kind reward_model]
 
 DATA are judged pairs that `align_jax.data.COMPARISONS` reads: PandaLM, Auto-J,
 AlpacaEval, QA-Feedback. Prints a line per figure, with 95% intervals over the

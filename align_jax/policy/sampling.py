@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.drawing import (
+from align_jax.models import cache
+from align_jax.models.interface import of
+from align_jax.policy.draw_tokens import (
   Truncation,
   geometric_mixture,
   inverse_cdf,
   row_uniforms,
   truncate,
 )
-from align_jax.models import cache
-from align_jax.models.interface import of
 from align_jax.types import Batch
 
 SEGMENT = 32  # tokens; a cache grows by no less
@@ -209,7 +209,7 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
       does.
     cache_dtype: how keys and values are kept, a name in `cache.STORES`; None:
       as the activations are. Anything coarser samples a policy a little off
-      the one that is scored, see `align_jax.cache_cost`.
+      the one that is scored, see `align_jax.tools.cache_cost`.
   Returns:
     Batch of B = P * G rows with zero `rewards` and with the `sampler_logps` of
     the distribution drawn from. With a temperature, 1 or not, or a truncation

@@ -1,6 +1,6 @@
 """A run as a Hugging Face folder: weights, tokenizer, template, settings.
 
-  python -m align_jax.export RUN FOLDER [--dtype bfloat16]
+  python -m align_jax.tools.export RUN FOLDER [--dtype bfloat16]
 
 RUN is the directory of an arm's run or of `sft`, whose last policy becomes a
 model for AutoModelForCausalLM; or of a `proxy0`, or the folder `task` of a
@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from align_jax import seeds, tasks
-from align_jax.checkpoint import final_params
+from align_jax import tasks
 from align_jax.data import load_tokenizer
+from align_jax.lab import stages
+from align_jax.learn.checkpoint import final_params
 from align_jax.models import hf, initial, lora
 from align_jax.models.transformer import ModelConfig
-from align_jax.programs import policy_of
+from align_jax.policy.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -83,7 +84,7 @@ def _merged(run, params, task, cfg, number):
   """Adapters put into the reference that they adapt."""
   settings = json.loads((run / 'settings.json').read_text())
   directory = experiment_of(run)[0] / f'seed{number}'
-  base = seeds.train_sft(cfg, directory, task, number, seeds.silent)
+  base = stages.train_sft(cfg, directory, task, number, stages.silent)
   settings = lora.Lora(**settings['lora'])
   adapters = lora.restored(params[lora.KEY], base, task.model, settings)
   return lora.merge(base, adapters)
@@ -137,7 +138,7 @@ def export(run, folder, dtype='float32'):
   number = next(
     (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, workdir)), 0
   )
-  task = tasks.make_task(seed=number, **seeds.task_knobs(cfg, workdir))
+  task = tasks.make_task(seed=number, **stages.task_knobs(cfg, workdir))
   found = _kind(run)(run, task, cfg, number)
   ids = token_ids(task)
   fields = found.fields or hf.llama_fields(found.config)
@@ -163,7 +164,7 @@ def _is_seed(path, workdir):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-    prog='python -m align_jax.export', description=__doc__.split('\n')[0]
+    prog='python -m align_jax.tools.export', description=__doc__.split('\n')[0]
   )
   parser.add_argument('run', help='the directory of a run')
   parser.add_argument('folder', help='where it is written')

@@ -5,10 +5,12 @@ import functools
 
 import jax
 
-from align_jax import losses, ops, sampling, scoring, step
+from align_jax import losses, ops
+from align_jax.learn import step
 from align_jax.losses import LOSSES
 from align_jax.losses.kl import EXACT
 from align_jax.models import bow, lora
+from align_jax.policy import sampling, scoring
 from align_jax.types import Outputs
 
 # Fields of a Batch that no model reads.

@@ -1,6 +1,6 @@
 """What a coarser key-value cache costs: exact KL from the policy itself.
 
-  python -m align_jax.cache_cost [FOLDER]
+  python -m align_jax.tools.cache_cost [FOLDER]
 
 Samples completions with each cache of `models.cache.STORES` from a checkpoint,
 or from random weights, and prints the exact full-vocabulary KL per token from
@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops, sampling, scoring
+from align_jax import ops
 from align_jax.models import cache, hf, transformer
+from align_jax.policy import sampling, scoring
 
 RANDOM = dict(
   vocab_size=512,

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from align_jax import batches as logs
-from align_jax import budget as budgets
-from align_jax import step as steps
-from align_jax.checkpoint import Checkpoints
-from align_jax.metrics import Writer
+from align_jax.learn import batches as logs
+from align_jax.learn import budget as budgets
+from align_jax.learn import step as steps
+from align_jax.learn.checkpoint import Checkpoints
+from align_jax.learn.logs import Writer
 
 
 def train(

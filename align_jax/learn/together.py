@@ -12,8 +12,8 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
-from align_jax.metrics import Writer
-from align_jax.rewards import REWARDS
+from align_jax.learn.logs import Writer
+from align_jax.learn.rewards import REWARDS
 
 NUMBERS = ('learning_rate', 'loss_kwargs', 'config', 'name')  # may differ
 

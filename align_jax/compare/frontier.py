@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from align_jax.intervals import (
+from align_jax.compare.intervals import (
   LEVEL,
   MISSING,
   Estimate,
@@ -15,7 +15,7 @@ from align_jax.intervals import (
   estimate,
   rank_set,
 )
-from align_jax.readings import Arm
+from align_jax.compare.readings import Arm
 
 EFFECTS = {  # name: (arm, minus arm); Tang et al.'s two arms differ in three
   'online - offline': ('online', 'offline'),

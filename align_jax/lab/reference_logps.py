@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from align_jax import batches
+from align_jax.learn import batches
 
 
 def content_hash(name, *trees):

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from align_jax import intervals
+from align_jax.compare import intervals
 
 ABOVE, BELOW = 'above', 'below'
 EQUIVALENT, UNDECIDED = 'equivalent', 'undecided'

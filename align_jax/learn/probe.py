@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from align_jax import ops
-from align_jax.batches import parts
+from align_jax.learn.batches import parts
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 

@@ -1,0 +1,1 @@
+"""Comparing: what points say at equal KL. Knows points, no arms."""

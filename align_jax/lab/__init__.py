@@ -1,0 +1,1 @@
+"""The lab: turns a config into runs."""

@@ -1,0 +1,1 @@
+"""Learning: sources of batches, rewards, the step and the loop around it."""

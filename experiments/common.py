@@ -16,10 +16,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from align_jax import sharding, tasks
+from align_jax.files import read_jsonl, write_atomically
 from align_jax.lab import checks, jobs, malloc, protocol, stages
 from align_jax.lab.jobs import Job
 from align_jax.learn import together
-from align_jax.learn.logs import read_jsonl, write_atomically
 from align_jax.models import fused, initial
 from align_jax.models.interface import from_fields
 from experiments import registration

@@ -8,7 +8,7 @@ import numpy as np
 
 from align_jax import tasks
 from align_jax.compare import frontier, readings, verdict
-from align_jax.learn.logs import write_atomically
+from align_jax.files import write_atomically
 
 GAIN = 'gold reward gained over the reference'
 KL_AXIS = 'KL from the reference (nats)'

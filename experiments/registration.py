@@ -18,7 +18,7 @@ import subprocess
 import time
 
 from align_jax.compare import intervals
-from align_jax.learn.logs import write_atomically
+from align_jax.files import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What turns points into a verdict.

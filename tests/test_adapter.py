@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from align_jax.files import read_jsonl
 from align_jax.lab import protocol
 from align_jax.learn import checkpoint
-from align_jax.learn.logs import read_jsonl
 from align_jax.models import interface
 from align_jax.models.adapter import Adapter
 from align_jax.policy import sampling, scoring

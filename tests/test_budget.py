@@ -7,11 +7,11 @@ import pytest
 from conftest import interrupted_at
 from test_train import assert_same_run, settings
 
+from align_jax.files import read_jsonl
 from align_jax.lab import protocol
 from align_jax.learn import budget as budgets
 from align_jax.learn import step
 from align_jax.learn.budget import Budget, adapted, back_inside, keep
-from align_jax.learn.logs import read_jsonl
 from experiments.common import directory
 
 NATS = 2.0

@@ -1,4 +1,4 @@
-"""`python -m align_jax.data show`: what is in a file, as the model sees it."""
+"""`align_jax.tools.show_data`: what is in a file, as the model sees it."""
 
 import json
 import pathlib
@@ -55,14 +55,12 @@ LENIENT = ['--on-bad-row=skip', '--max-bad-share=0.5']
 
 
 def test_rows_are_shown_as_the_model_sees_them(folder, capsys):
-  show_data.main(
-    ['show', 'x.jsonl', '--tokenizer=.', '--prompt-len=9', *LENIENT]
-  )
+  show_data.main(['x.jsonl', '--tokenizer=.', '--prompt-len=9', *LENIENT])
   assert capsys.readouterr().out == OUT
 
 
 def test_without_a_tokenizer_characters_are_counted(folder, capsys):
-  show_data.main(['show', 'x.jsonl', *LENIENT])
+  show_data.main(['x.jsonl', *LENIENT])
   out = capsys.readouterr().out
   assert 'kept: 3' in out and 'characters of a prompt: 0% 2' in out
   assert "completion, reward 1: ' c'" in out
@@ -72,9 +70,7 @@ def test_what_an_assistant_says_is_in_the_loss(folder, capsys):
   turns = [('user', 'a'), ('assistant', 'b')]
   row = dict(messages=[dict(role=r, content=c) for r, c in turns])
   (folder / 'y.jsonl').write_text(json.dumps(row))
-  show_data.main(
-    ['show', 'y.jsonl', '--tokenizer=tokenizer.json', '--template=hh']
-  )
+  show_data.main(['y.jsonl', '--tokenizer=tokenizer.json', '--template=hh'])
   out = capsys.readouterr().out
   assert out.endswith('3 tokens, 3 in the loss: [\u0120]|[b]|[</s>]\n')
 
@@ -95,13 +91,13 @@ def test_what_an_assistant_says_is_in_the_loss(folder, capsys):
 )
 def test_mistakes_are_one_line(folder, args, said):
   with pytest.raises(SystemExit) as stopped:
-    show_data.main(['show', *args])
+    show_data.main([*args])
   assert said in str(stopped.value) and '\n' not in str(stopped.value)
 
 
 def test_the_command_runs(folder):
   done = subprocess.run(
-    [sys.executable, '-m', 'align_jax.data', 'show', 'x.jsonl', *LENIENT],
+    [sys.executable, '-m', 'align_jax.tools.show_data', 'x.jsonl', *LENIENT],
     capture_output=True,
     text=True,
     env={'PYTHONPATH': str(ROOT), 'PATH': ''},

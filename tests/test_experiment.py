@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from align_jax.lab import protocol
-from align_jax.learn.logs import read_jsonl
-from align_jax.policy import programs
+from align_jax.files import read_jsonl
+from align_jax.lab import protocol, steps
 from configs import base, toy
 from experiments import common, online_vs_offline, pages
 
@@ -29,7 +28,7 @@ def train(cfg, workdir):
 def workdir(cfg, tmp_path_factory):
   """A finished toy experiment, trained in this process."""
   path = tmp_path_factory.mktemp('toy')
-  programs._train_steps.clear()
+  steps._train_steps.clear()
   train(cfg, path)
   return path
 
@@ -44,8 +43,8 @@ def of_policies(workdir):
 
 
 def test_a_train_step_for_each_loss_and_no_more(workdir):
-  steps = programs._train_steps
-  assert sorted(key[1] for key in steps) == ['bradley_terry', 'ipo', 'sft']
+  programs = steps._train_steps
+  assert sorted(key[1] for key in programs) == ['bradley_terry', 'ipo', 'sft']
 
 
 def test_the_page_is_one_file_that_needs_no_network(workdir):
@@ -137,14 +136,14 @@ def test_what_waits_for_others_is_not_rehearsed(cfg, tmp_path):
 def test_a_rehearsal_compiles_for_the_run_and_leaves_no_trace(
   workdir, cfg, tmp_path
 ):
-  programs._train_steps.clear()
+  steps._train_steps.clear()
   [[run]] = first_runs(cfg, tmp_path)
   protocol.rehearse(cfg, [run], tmp_path)
   assert not list(tmp_path.iterdir())
-  steps = {key[1]: step for key, step in programs._train_steps.items()}
-  assert steps.keys() == {'bradley_terry', 'ipo', 'sft'}
+  programs = {key[1]: step for key, step in steps._train_steps.items()}
+  assert programs.keys() == {'bradley_terry', 'ipo', 'sft'}
   protocol.run_arm(cfg, run, tmp_path)
-  assert steps['ipo'].program._cache_size() == 1
+  assert programs['ipo'].program._cache_size() == 1
   directory = common.directory(tmp_path, run)
   plain = common.directory(workdir, run)
   names = ('points.jsonl', 'metrics.jsonl')

@@ -335,7 +335,8 @@ DPO = """
 import dataclasses, json
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from align_jax import scoring, sharding
+from align_jax.policy import scoring
+from align_jax import sharding
 from align_jax.models import fused, transformer
 from align_jax.types import Batch
 

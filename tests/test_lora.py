@@ -10,12 +10,12 @@ import pytest
 import test_train
 from conftest import init, interrupted_at
 
-from align_jax.lab import arms, checks, protocol
+from align_jax.files import read_jsonl
+from align_jax.lab import arms, checks, forwards, protocol
 from align_jax.learn.checkpoint import Checkpoints
-from align_jax.learn.logs import read_jsonl
 from align_jax.models import hf, interface, lora
 from align_jax.models.adapter import Adapter
-from align_jax.policy import programs, scoring
+from align_jax.policy import scoring
 from configs import base, toy
 from experiments import common
 
@@ -74,14 +74,14 @@ def test_the_adapters_forward_is_the_merged_policys(
   """Log-probs and exact KLs, of a reference that has moved or not."""
   tree = {lora.KEY: adapters}
   merged = lora.merge(params, adapters)
-  forward, reads = programs.forward_of(config, run_fields())
+  forward, reads = forwards.forward_of(config, run_fields())
   assert reads
   out = jax.jit(forward)(tree, batch, {'ref': params})
   want = jax.jit(functools.partial(scoring.token_logps, config=config))
   np.testing.assert_allclose(out, want(merged, batch), atol=1e-5)
   assert np.abs(out - want(params, batch)).max() > 0.1
   exact = run_fields(loss='rloo', loss_kwargs=dict(beta=0.1, kl='exact'))
-  forward, _ = programs.forward_of(config, exact)
+  forward, _ = forwards.forward_of(config, exact)
   anchors = {'ref': ref_params, 'base': params}
   out = jax.jit(forward)(tree, batch, anchors)
   compare = jax.jit(functools.partial(scoring.compare, config=config))

@@ -9,10 +9,10 @@ from conftest import python
 STEPS = """
 import resource
 import jax
-from align_jax import memory
+from align_jax.lab import malloc
 
 if {keep}:
-  memory.keep()
+  malloc.keep()
 x = jax.numpy.ones(2**24)
 count = lambda i, y: y.at[i].add(1)  # in place, hence of a copy
 f = jax.jit(lambda x: jax.lax.fori_loop(0, 9, count, x + 1).sum())

@@ -14,7 +14,9 @@ EIGHT = """
 import functools, json, tempfile
 import jax, jax.numpy as jnp, numpy as np
 from conftest import init
-from align_jax import scoring, sharding, step
+from align_jax.policy import scoring
+from align_jax import sharding
+from align_jax.learn import step
 from align_jax.losses import LOSSES
 from align_jax.models import hf, transformer
 from align_jax.types import Batch
@@ -116,7 +118,7 @@ from align_jax import sharding
 sharding.use_mesh(data={data})
 import jax, numpy as np
 from conftest import SIZES, init
-from align_jax import sampling
+from align_jax.policy import sampling
 from align_jax.models import transformer
 
 config = transformer.ModelConfig(vocab_size=12, num_layers=2, **SIZES)

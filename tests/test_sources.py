@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from align_jax import ops
+from align_jax.lab import forwards
 from align_jax.learn import batches, rewards, sources, step
 from align_jax.losses import LOSSES
-from align_jax.policy import programs, sampling, scoring
+from align_jax.policy import sampling, scoring
 
 T = 6
 
@@ -28,7 +29,7 @@ def fields(batch):
 
 @pytest.fixture(scope='module')
 def annotate(token_logps):
-  return step.make_annotate(lambda p, batch: token_logps(p, batch, 1.0))
+  return scoring.make_annotate(lambda p, batch: token_logps(p, batch, 1.0))
 
 
 @pytest.fixture(scope='module')
@@ -295,7 +296,7 @@ def test_only_the_teacher_sees_the_context(
   config, params, ref_params, batch, token_logps
 ):
   """The same as comparing with a teacher whose prompts are longer."""
-  told = jax.jit(lambda b: programs.with_context(b, (7, 8), 1))(batch)
+  told = jax.jit(lambda b: forwards.with_context(b, (7, 8), 1))(batch)
   compare = jax.jit(functools.partial(scoring.compare, config=config))
   kls, logps, teacher_logps = compare(params, ref_params, batch, told)
   np.testing.assert_allclose(logps, token_logps(params, batch, 1.0), atol=1e-5)
@@ -307,14 +308,14 @@ def test_only_the_teacher_sees_the_context(
     'forward': compare(ref_params, params, told, batch)[0],
   }
   for direction, kls in want.items():
-    f = programs.divergence(config, direction == 'forward', (7, 8), 1)
+    f = forwards.divergence(config, direction == 'forward', (7, 8), 1)
     got = jax.jit(f)(params, batch, {'teacher': ref_params})
     np.testing.assert_allclose(got, kls, atol=1e-5)
 
 
 def test_context_distillation_internalises_the_context(config, params, batch):
   """The student nears itself-with-context, which it does not see."""
-  forward = programs.divergence(config, True, (7, 8), 1)
+  forward = forwards.divergence(config, True, (7, 8), 1)
   tx = step.make_optimizer()
   train_step = step.make_train_step(
     forward, LOSSES['forward_kl'], tx, reads_anchors=True

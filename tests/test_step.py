@@ -9,7 +9,7 @@ import pytest
 
 from align_jax.learn import batches, sources, step, train
 from align_jax.losses import LOSSES
-from align_jax.policy import programs
+from align_jax.policy import programs, scoring
 
 NUM_STEPS = 5
 
@@ -21,7 +21,7 @@ def forward(token_logps):
 
 @pytest.fixture(scope='module')
 def annotate(forward):
-  return step.make_annotate(forward)
+  return scoring.make_annotate(forward)
 
 
 @pytest.fixture(scope='module')

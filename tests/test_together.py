@@ -8,9 +8,9 @@ import pytest
 from conftest import interrupted_at
 from test_train import final_state
 
+from align_jax.files import read_jsonl
 from align_jax.lab import protocol
 from align_jax.learn import together
-from align_jax.learn.logs import read_jsonl
 from configs import base, toy
 from experiments import common
 from experiments.common import directory

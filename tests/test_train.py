@@ -9,16 +9,17 @@ import jax
 import numpy as np
 import pytest
 
+from align_jax.files import read_jsonl
 from align_jax.lab import protocol
 from align_jax.learn import checkpoint
-from align_jax.learn.logs import Writer, read_jsonl
+from align_jax.learn.logs import Writer
 from configs import base, toy
 from experiments import common
 from experiments.common import directory
 
 KILLED = """
 import json, os, signal, sys
-from align_jax import protocol
+from align_jax.lab import protocol
 cfg, run, workdir, at = json.loads(sys.argv[1])
 def report(step, info):
   if step == at:

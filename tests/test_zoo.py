@@ -11,9 +11,9 @@ import pytest
 
 from align_jax import losses
 from align_jax.compare.report import MISSING
+from align_jax.files import read_jsonl
 from align_jax.lab import arms, checks, protocol, stages
 from align_jax.learn import checkpoint, train
-from align_jax.learn.logs import read_jsonl
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
 from align_jax.policy import sampling

@@ -8,7 +8,7 @@ import re
 
 from align_jax.compare import figures
 from align_jax.compare.lines import NARROW, THEME, WIDE
-from align_jax.learn.logs import write_atomically
+from align_jax.files import write_atomically
 
 STYLE = """
 * { box-sizing: border-box }

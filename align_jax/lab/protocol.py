@@ -10,6 +10,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.compare import reweigh
 from align_jax.lab.arms import make_source, reward_of, sampler_of, start_of
+from align_jax.lab.forwards import forward_of
 from align_jax.lab.stages import (
   ARM,
   BUDGET,
@@ -19,6 +20,7 @@ from align_jax.lab.stages import (
   silent,
   stream,
 )
+from align_jax.lab.steps import train_program
 from align_jax.learn import budget as budgets
 from align_jax.learn import together
 from align_jax.learn.checkpoint import Checkpoints
@@ -27,11 +29,9 @@ from align_jax.learn.probe import Judge, checkpoint_steps, evaluate
 from align_jax.learn.train import train
 from align_jax.policy.programs import (
   expectation,
-  forward_of,
   policy_of,
   policy_programs,
   sampler,
-  train_program,
 )
 
 

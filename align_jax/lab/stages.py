@@ -15,19 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops, sharding, tasks
+from align_jax.files import write_atomically
+from align_jax.lab.steps import optimizer, train_program
 from align_jax.learn import batches, rewards, sources, step
-from align_jax.learn.logs import write_atomically
 from align_jax.learn.probe import ranking_accuracy
 from align_jax.learn.train import train
 from align_jax.models import bow, initial
 from align_jax.models.interface import of
 from align_jax.policy.programs import (
-  optimizer,
   policy_programs,
   sampler,
   scorer,
   token_scorer,
-  train_program,
 )
 
 # Streams of randomness of one seed; a new one goes at the end.

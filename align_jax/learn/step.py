@@ -73,13 +73,6 @@ def remember(state, view=lambda params: params):
   return state.replace(anchors={**state.anchors, PREVIOUS: fresh})
 
 
-def make_annotate(forward):
-  """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
-  return lambda ref_params, batch: batch.replace(
-    ref_logps=forward(ref_params, batch)
-  )
-
-
 def _microbatches(batch, num):
   """Batch -> the same arrays as [num, ...], whole groups together."""
   if batch.num_prompts % num:

@@ -205,3 +205,10 @@ def scores(params, batch, *, config):
   last = jnp.where(batch.valid, slots, 0).max(1)
   state = jnp.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
   return values(state, params['head'])
+
+
+def make_annotate(forward):
+  """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
+  return lambda ref_params, batch: batch.replace(
+    ref_logps=forward(ref_params, batch)
+  )

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax.learn.logs import write_atomically
+from align_jax.files import write_atomically
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch

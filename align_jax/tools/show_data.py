@@ -16,12 +16,9 @@ SHOWN = 3  # rows
 
 def make_parser():
   parser = argparse.ArgumentParser(
-    prog='python -m align_jax.data', description=__doc__
+    prog='python -m align_jax.tools.show_data', description=__doc__
   )
-  show = parser.add_subparsers(dest='command', required=True).add_parser(
-    'show', help='print format, counts, lengths and three rows'
-  )
-  add = show.add_argument
+  add = parser.add_argument
   add('path', help='a local file, or the id of a Hugging Face data set')
   add('--split', default='train', help='of a Hugging Face data set')
   add('--revision', help='of a Hugging Face data set')
@@ -169,3 +166,7 @@ def main(argv=None):
       print(line)
   except (ValueError, FileNotFoundError) as e:
     sys.exit(f'error: {e}')
+
+
+if __name__ == '__main__':
+  main()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import sharding
-from align_jax.lab import malloc, stages
+from align_jax.lab import malloc, stages, steps
 from align_jax.models import transformer
 from align_jax.policy import programs, sampling
 from align_jax.types import Batch
@@ -114,7 +114,7 @@ def trainer(loss, spec, config, params):
   }
   logps, _, annotate = programs.policy_programs(config)
   state = stages.start_state(params, run, transformer.axes(config))
-  train_step, hparams = programs.train_program(logps, run, state)
+  train_step, hparams = steps.train_program(logps, run, state)
 
   def train(state, batch):
     state, metrics = train_step(state, batch, hparams)

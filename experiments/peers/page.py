@@ -6,7 +6,7 @@ import pathlib
 import platform
 import re
 
-from align_jax.learn.logs import write_atomically
+from align_jax.files import write_atomically
 from experiments import common
 
 

@@ -2,49 +2,52 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from align_jax.types import Batch
 
 
-def masked_sum(x, mask, axis=-1):
+def masked_sum(x: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
   """Sum of `x` where `mask`; what lies outside never enters, NaN included."""
   return jnp.where(mask, x, 0).sum(axis)
 
 
-def masked_mean(x, mask, axis=-1):
+def masked_mean(x: jax.Array, mask: jax.Array, axis: int = -1) -> jax.Array:
   """Mean of `x` over `mask`; 0 where the mask is empty."""
   return masked_sum(x, mask, axis) / jnp.maximum(mask.sum(axis), 1)
 
 
-def token_mean(x, mask):
+def token_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of `x` over all of `mask`, whatever row it is in; 0 if it is empty."""
   return masked_sum(x, mask).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def weighted_mean(x, weight):
+def weighted_mean(x: jax.Array, weight: jax.Array) -> jax.Array:
   """Sum of `weight * x` over the sum of `weight`; 0 if no weight is left."""
   return (x * weight).sum() / jnp.where(weight.sum() > 0, weight.sum(), 1)
 
 
-def by_group(x, group_size):
+def by_group(x: jax.Array, group_size: int) -> jax.Array:
   """[B, ...] -> [P, G, ...]."""
   return x.reshape(-1, group_size, *x.shape[1:])
 
 
-def pick(x, index):
+def pick(x: jax.Array, index: jax.Array) -> jax.Array:
   """x [..., V] at index, int [...]: [...]."""
   return jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]
 
 
-def positions(valid):
+def positions(valid: jax.Array) -> jax.Array:
   """Index of each token among the valid ones of its row; 0 on left padding."""
   return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
 
 
-def last_slots(x, number):
+def last_slots(x: jax.Array, number: int | None) -> jax.Array:
   """x [P, S, ...] of that many of its last slots; None: of all."""
   return x if number is None else x[:, max(x.shape[1] - number, 0) :]
 
 
-def require_own_samples(batch):
+def require_own_samples(batch: Batch) -> None:
   """Refuses completions that no KL can be estimated from.
 
   Raises:
@@ -58,7 +61,9 @@ def require_own_samples(batch):
     )
 
 
-def insert(context, prompts, valid, after=0):
+def insert(
+  context: ArrayLike, prompts: jax.Array, valid: jax.Array, after: int = 0
+) -> tuple[jax.Array, jax.Array]:
   """Left-padded prompts with the same tokens put into each.
 
   Args:
@@ -79,7 +84,7 @@ def insert(context, prompts, valid, after=0):
   return jnp.where(inside, added, tokens), place >= 0
 
 
-def token_kl(logits, ref_logits):
+def token_kl(logits: jax.Array, ref_logits: jax.Array) -> jax.Array:
   """Exact KL(policy || reference) of the next token over the whole vocabulary.
 
   Summed over a sampled completion this is the unbiased, Rao-Blackwellised
@@ -98,17 +103,17 @@ def token_kl(logits, ref_logits):
   )
 
 
-def k1(logps, ref_logps):
+def k1(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
   """Log-ratio: unbiased for KL(policy || reference), high variance."""
   return logps - ref_logps
 
 
-def k2(logps, ref_logps):
+def k2(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
   """Half the squared log-ratio: biased, but the right gradient on policy."""
   return 0.5 * jnp.square(logps - ref_logps)
 
 
-def k3(logps, ref_logps):
+def k3(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:
   """ratio - 1 - log ratio (Schulman 2020): unbiased and never negative."""
   log_ratio = ref_logps - logps
   return jnp.expm1(log_ratio) - log_ratio

@@ -7,9 +7,16 @@ which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
 
 import contextlib
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from align_jax.types import Batch
+
+T = TypeVar('T')
+Axes = Iterable[str | None]  # logical names, one per dimension
 
 RULES = {
   'batch': ('data', 'fsdp'),
@@ -20,7 +27,7 @@ RULES = {
 }
 
 
-def make_mesh(data=1, fsdp=1, tensor=1):
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   """A mesh over all devices.
 
   Raises:
@@ -38,7 +45,7 @@ def make_mesh(data=1, fsdp=1, tensor=1):
   )
 
 
-def use_mesh(**sizes):
+def use_mesh(**sizes: int) -> None:
   """Puts a mesh of these sizes in force, unless it has a single device.
 
   A CPU is made as many devices as the mesh has, if JAX has not started yet.
@@ -55,36 +62,37 @@ def use_mesh(**sizes):
   jax.set_mesh(make_mesh(**sizes))
 
 
-def current_mesh():
+def current_mesh() -> Mesh | None:
   """The mesh that `jax.set_mesh` has put in force, or None."""
   mesh = jax.sharding.get_mesh()
   return None if mesh.empty else mesh
 
 
-def spec(axes):
+def spec(axes: Axes) -> PartitionSpec:
   """Logical axis names (or None) -> PartitionSpec."""
   return PartitionSpec(*(RULES.get(a) if a else None for a in axes))
 
 
-def shard(x, *axes):
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
   """Constrains `x` to the logical axes; does nothing without a mesh."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
-def check(shape, axes, mesh, label):
+def check(shape: Sequence[int], axes: Axes, mesh: Mesh, label: str) -> None:
   """Raises ValueError unless each dimension divides by its mesh axes."""
   for size, name in zip(shape, axes):
-    ways = math.prod(mesh.shape[axis] for axis in RULES.get(name, ()))
+    over = RULES.get(name or '', ())
+    ways = math.prod(mesh.shape[axis] for axis in over)
     if size % ways:
       raise ValueError(
         f'{label}: dimension {name!r} of size {size} does not divide over '
-        f'{ways} devices ({RULES[name]})'
+        f'{ways} devices ({over})'
       )
 
 
-def place(tree, axes, mesh):
+def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
   """Puts each array of `tree` on `mesh` by its tuple of logical axes.
 
   Args:
@@ -104,7 +112,7 @@ def place(tree, axes, mesh):
   return jax.tree_util.tree_map_with_path(put, tree, axes)
 
 
-def place_batch(batch, mesh):
+def place_batch(batch: Batch, mesh: Mesh) -> Batch:
   """Splits every array of a batch over its first dimension.
 
   A prompt's group never straddles two devices.
@@ -117,7 +125,7 @@ def place_batch(batch, mesh):
   return jax.device_put(batch, NamedSharding(mesh, spec(('batch',))))
 
 
-def on_mesh(tree, mesh):
+def on_mesh(tree: T, mesh: Mesh | None) -> T:
   """Replicates over `mesh`, if it is one, whatever is on a single device."""
   if mesh is None:
     return tree

@@ -14,13 +14,14 @@ import numpy as np
 import optax
 
 Params = Any  # a tree of arrays
+Model = Any  # what `models.interface.of` knows: a ModelConfig or an Adapter
+Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class Batch:
-  """P prompts with G scored completions each; the B = P * G rows by prompt.
+class Batch(flax.struct.PyTreeNode):
+  """P prompts with G scored completions each: B = P * G rows, by prompt.
 
-  A prompt is stored once and computed once; its G completions share it. An
+  A prompt is stored once and computed once, and its G completions share it. An
   offline pair is G = 2 with rewards (1, 0), a rollout is G rows with sampled
   rewards, a demonstration is G = 1.
   """
@@ -32,12 +33,12 @@ class Batch:
   mask: jax.Array  # bool [B, T]  what a loss may touch; from lengths, not ids
   rewards: jax.Array  # f32 [B]
   sampler_logps: jax.Array | None = None  # f32 [B, T]  under the rows' writer
-  policy_logps: jax.Array | None = None  # f32 [B, T]  under that writer at
-  # temperature 1 and untruncated; None: it was, `sampler_logps` are these
+  policy_logps: jax.Array | None = None  # f32 [B, T]  the same at temperature
+  # 1, untruncated. None: sampling was already so; use `sampler_logps`.
   ref_logps: jax.Array | None = None  # f32 [B, T]  under the reference
   prepared: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-  # [B, ...] each: what a loss had computed on the whole batch, see
-  # `losses.PREPARE`
+  # [B, ...] each: what a loss computed on the whole batch before it was split,
+  # see `losses.row.Loss.prepare`
   group_size: int = flax.struct.field(pytree_node=False, default=1)
 
   @property
@@ -52,30 +53,28 @@ class Prompts:
   tokens: np.ndarray  # int32 [N, S]  left-padded
   valid: np.ndarray  # bool [N, S]
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.tokens)
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
     return self.tokens[index], self.valid[index]
 
 
-@flax.struct.dataclass
-class Outputs:
-  """What a loss is given where log-probs alone do not do."""
+class Outputs(flax.struct.PyTreeNode):
+  """Everything a loss may need besides log-probs."""
 
   logps: jax.Array  # f32 [B, T]
   kls: jax.Array | None = None  # f32 [B, T]  exact KL to the reference
   values: jax.Array | None = None  # f32 [B, T]  the critic's, before the token
 
 
-@flax.struct.dataclass
-class TrainState:
-  """Arrays only: what a checkpoint holds and what a train step donates."""
+class TrainState(flax.struct.PyTreeNode):
+  """What a checkpoint stores and a train step donates: arrays only."""
 
   step: jax.Array  # int32 []
   params: Params
   opt_state: optax.OptState
   anchors: dict[str, Params]  # older copies of params: 'ref', 'sampler'
-  # f32 [] each: numbers that a run carries along, such as an adaptive `beta`;
-  # they override the loss's hyper-parameters of the same name.
+  # f32 [] each: numbers that a run carries along, such as an adaptive `beta`.
+  # They override the loss's hyper-parameters of the same name.
   stats: dict[str, jax.Array] = flax.struct.field(default_factory=dict)

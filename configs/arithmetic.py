@@ -9,6 +9,9 @@ learns from its own samples, each right or wrong.
 `--config.task.data=train.jsonl.gz` asks the questions of GSM8K, or of any file
 of its format; they need a larger `task.prompt_len`, `task.completion_len` and
 model.
+
+Expect: not run at this size with the present protocol, so neither time nor
+result is known; the tests run it in miniature.
 """
 
 from configs import base

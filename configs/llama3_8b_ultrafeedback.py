@@ -7,6 +7,9 @@ The instructed checkpoint itself is the reference: no SFT. Batch 128, learning
 rate 5e-7, beta 0.1 and the questions of UltraFeedback are those of the online
 iterative DPO of Dong et al. 2024 (arXiv 2405.07863); 0.01 is Zephyr's beta
 (Tunstall et al. 2023).
+
+Expect: not run at this size by the project, so neither time nor result is
+known; the tests run it in miniature.
 """
 
 from configs import qwen2_5_0_5b_hh

@@ -7,6 +7,9 @@ Reddit posts and 53 tokens of summary (Stiennon et al. 2020; Huang et al. 2024).
 Batch 128, learning rate 5e-7 with 150 warm-up steps, one epoch of 92 thousand
 pairs and 256 prompts to measure on are those of Rafailov et al. 2024
 (arXiv 2406.02900); they sweep seven betas, three of them are here.
+
+Expect: not run at this size by the project, so neither time nor result is
+known; the tests run it in miniature.
 """
 
 from configs import qwen2_5_0_5b_hh

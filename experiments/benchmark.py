@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from experiments import common
+from experiments import command
 from experiments.pages import markdown
 from experiments.peers import contest, growth, limits, page, workload
 
@@ -25,9 +25,9 @@ SCALING = flags.DEFINE_bool(
   'scaling', False, 'How the cost of ours grows, instead of the comparison.'
 )
 
-ON_CORES = 'align_jax, a device per core'  # where there are several
+ON_CORES = 'align_jax, a device per core'  # needs several cores
 
-# Who can do what: module of experiments.peers, {kind of a task: its kind}.
+# {contestant: (module of experiments.peers, {kind of a task: the module's})}.
 same = lambda *kinds: {kind: kind for kind in kinds}
 ENTRANTS = {
   'align_jax': ('ours', same(*workload.WORK)),
@@ -39,10 +39,10 @@ ENTRANTS = {
 
 
 def interpreters(peers):
-  """-> {module: python}, and a line for each peer that is left out.
+  """{module: path of its python}, and a line for each peer left out.
 
   Raises:
-    ValueError: a path leads nowhere.
+    ValueError: there is no interpreter at a path.
   """
   found, notes = {'ours': sys.executable}, []
   for name, path in peers.items():
@@ -56,10 +56,10 @@ def interpreters(peers):
 
 
 def chosen(cfg):
-  """-> names of sizes and of tasks.
+  """Names of the chosen sizes and of the chosen tasks.
 
   Raises:
-    ValueError: there is none of that name.
+    ValueError: a name is unknown.
   """
   names = []
   for field, table in (('sizes', 'models'), ('only', 'tasks')):
@@ -82,7 +82,7 @@ def parts_of(cfg, size, name):
 
 
 def play(cfg, pythons, size, name, scratch):
-  """The contestants of one task at one size -> answers, failures."""
+  """Runs the contestants of one task at one size: answers, failures."""
   task = cfg['tasks'][name]
   entrants = []
   for who, (module, kinds) in ENTRANTS.items():
@@ -149,7 +149,7 @@ HEADER = [
 
 
 def compare(cfg, workdir):
-  """The fixed workload, everyone in turn."""
+  """Runs the fixed workload with all contestants, alternately."""
   sizes, names = chosen(cfg)
   pythons, notes = interpreters(cfg['peers'])
   scratch = contest.new_folder(workdir)
@@ -178,7 +178,7 @@ def compare(cfg, workdir):
           print(' | '.join(row), flush=True)
         for failure in failures:
           print(failure, flush=True)
-        # Written as it goes, and again with the best limits seen.
+        # Rewrite all rows after each task, with the best limits so far.
         rows = [r for x in played for r in rows_of(cfg, *x, machine)]
         text = f'{markdown(HEADER, rows)}\n\n{machine.describe()}'
         clock = contest.clock_of(cfg, machine.platform)
@@ -187,10 +187,10 @@ def compare(cfg, workdir):
     machine.close()
 
 
-def run(cfg):
-  workdir = pathlib.Path(common.WORKDIR.value or 'runs/benchmark').resolve()
+def run(cfg, given):
+  workdir = pathlib.Path(command.WORKDIR.value or 'runs/benchmark').resolve()
   (growth.scaling if SCALING.value else compare)(cfg, workdir)
 
 
 if __name__ == '__main__':
-  common.start(run)
+  command.start(run, check=lambda cfg: None)

@@ -20,25 +20,26 @@ import numpy as np
 
 from align_jax.compare import frontier, readings, verdict
 
-KL = np.array([0.0, 1.0, 4.0])  # of the checkpoints, nats
+KL = np.array([0.0, 1.0, 4.0])  # nats, at the checkpoints
 BUDGETS = (1.0, 2.0, 3.5)
 WINDOW = (1.0, 3.5)
-EFFECTS = ('redrawn', 'none', 'shared')  # of prompts, see `World`
-PROMPT_VARIANCE = 0.5  # of a shared prompt's effect on a difference
-RUN_SHARE = 1 / 3  # of the seeds' variance that differs between configurations
+EFFECTS = ('redrawn', 'none', 'shared')  # effects of prompts, see `World`
+PROMPT_VARIANCE = 0.5  # variance of a shared prompt's effect on a difference
+RUN_SHARE = 1 / 3  # share of the seeds' variance that is a configuration's own
 MARGIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """Where noise comes from.
+  """The sources of noise.
 
   Attributes:
-    seeds, prompts, configs: S, E and configurations of either arm.
-    share: of the variance of a mean over prompts, what seeds add.
-    effects: 'redrawn', every seed has its own prompts; 'none', the same prompts
-      in every seed and no effect of theirs; 'shared', with effects on the
-      difference of the arms.
+    seeds, prompts, configs: numbers of seeds, prompts and configurations of
+      each arm.
+    share: share of the variance of a mean over prompts that is due to seeds.
+    effects: 'redrawn': every seed has its own prompts. 'none': seeds share
+      prompts, which have no effect on the difference of the arms. 'shared':
+      seeds share prompts, which have such an effect.
   """
 
   seeds: int
@@ -60,15 +61,15 @@ class World:
 
 
 def draw(world, rng, arms=('treatment', 'control')):
-  """One experiment.
+  """Draws one experiment.
 
   Returns:
-    Curves of both arms, and what each run is truly worth beyond sqrt(KL):
+    Curves of all arms, and the true worth of each run beyond sqrt(KL):
     {(arm, config, seed): number}.
   """
   runs, worth = [], {}
   shape = (world.seeds, world.prompts)
-  common = rng.normal(size=shape)  # of both arms: pairing removes it
+  common = rng.normal(size=shape)  # noise of both arms, which pairing removes
   half = world.seed_variance / 2
   for arm in arms:
     of_prompts = rng.normal(0, (PROMPT_VARIANCE / 2) ** 0.5, world.prompts)
@@ -90,10 +91,10 @@ def draw(world, rng, arms=('treatment', 'control')):
 
 
 def selection(runs, reading, worth, arm):
-  """Mean score of the chosen configurations beyond what they are worth.
+  """Bias that comes from choosing the best configurations.
 
-  Less the same of all configurations, whose mean is zero: what is left is due
-  to the choice.
+  It is the mean excess of score over true worth of the chosen configurations,
+  minus that of all configurations, whose expectation is zero.
   """
   budget = BUDGETS[0] ** 0.5
   chosen = np.mean(
@@ -111,7 +112,7 @@ def selection(runs, reading, worth, arm):
 
 
 def trial(world, rng):
-  """One experiment through the project's comparison: a dict of numbers."""
+  """Draws an experiment and compares its arms: a dict of numbers."""
   runs, worth = draw(world, rng)
   comparison = frontier.Comparison(runs, BUDGETS, world.effects != 'redrawn')
   found = comparison.gap('treatment', 'control', WINDOW).estimate
@@ -144,7 +145,7 @@ LEVEL = 1.5  # a score that the mean curve passes between its checkpoints
 
 
 def other_trial(world, rng):
-  """Peak, KL needed and places of one experiment: numbers and Estimates."""
+  """Peak, KL needed and correct places of one experiment."""
   runs, _ = draw(dataclasses.replace(world, configs=1), rng, ALIKE)
   comparison = frontier.Comparison(runs, BUDGETS, world.effects != 'redrawn')
   sets = comparison.rank_sets(list(ALIKE))
@@ -215,7 +216,7 @@ def print_header(names):
 
 
 def summarise(every):
-  """The extremes of the first table, in one sentence."""
+  """One sentence with the extremes of the first table."""
   of = lambda name: [means[name] for means in every]
   print(
     f'\nCoverage {min(of("held")):.3f} to {max(of("held")):.3f}; a difference '
@@ -226,7 +227,7 @@ def summarise(every):
 
 
 def print_others(pool, args):
-  """The second table, at the middle share and number of prompts."""
+  """Prints the second table, at the middle share and number of prompts."""
   middle = lambda values: sorted(values)[len(values) // 2]
   worlds = [
     World(seeds, middle(args.prompts), middle(args.shares), effects)

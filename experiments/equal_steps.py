@@ -1,7 +1,7 @@
-"""The comparison at equal updates, beside the one at equal KL.
+"""The comparison after equally many updates, which ignores the KL.
 
-It is what one gets without looking at the KL: an arm may win it by moving
-further, or lose it by moving too far.
+An arm may win it by moving further from the reference, or lose it by moving too
+far.
 """
 
 import dataclasses
@@ -10,17 +10,17 @@ from align_jax.compare import readings
 from align_jax.compare.report import show
 from experiments import findings
 
-NEAR = 1.1  # the larger KL over the smaller, below which arms moved as far
+NEAR = 1.1  # ratio of KLs up to which two arms count as equally far
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """Two arms after equally many updates; Estimates.
+  """Two arms after equally many updates.
 
   Attributes:
-    number: of updates.
-    difference: first - second, in gold reward.
-    scores, kls: of the first and of the second.
+    number: number of updates.
+    difference: Estimate of first - second, in gold reward.
+    scores, kls: Estimates of the first and of the second arm.
   """
 
   number: int
@@ -35,7 +35,7 @@ class Step:
 
   @property
   def near(self):
-    """Whether the arms have moved about as far."""
+    """Whether the arms have moved about equally far."""
     low, high = sorted(kl.value for kl in self.kls)
     return high <= NEAR * low
 
@@ -47,16 +47,16 @@ def steps_of(comparison, first, second):
 
 
 def held_at(arm):
-  """The least KL that an arm's runs are held at; inf where one is not."""
+  """The smallest KL budget of an arm's runs, or inf if a run has none."""
   budgets = [run.held for s in arm.seeds for run in arm.runs_of(s)]
   return min(budgets) if all(budgets) else float('inf')
 
 
 def chosen(comparison, names, steps):
-  """The step to speak of, or None: where the KLs of both differ most.
+  """The step to report: the one where the arms' KLs differ most. Or None.
 
-  Of the steps before either arm is held, since its KL stands for nothing
-  there; the last of all where there are none.
+  Steps count only before either arm is held, because a held KL does not depend
+  on the updates. Without such steps it is the last step.
   """
   if not steps:
     return None
@@ -74,7 +74,7 @@ def chosen(comparison, names, steps):
 
 
 def sentence(step, gap, names):
-  """What equal updates say, beside what equal KL says.
+  """Sentences on the comparison at equal updates, beside that at equal KL.
 
   Args:
     step: a Step, or None.
@@ -119,7 +119,7 @@ def _beside(step, gap):
 
 
 def cards(step, gap, names):
-  """Both comparisons, short, for `Page.cards`."""
+  """Cards of both comparisons, for `Page.cards`."""
   return [_matched_card(gap, names), _naive_card(step, names)]
 
 
@@ -148,7 +148,7 @@ def _card(title, estimate, lines):
 
 
 def table(steps, names):
-  """Every common step: the difference, then each arm's gain and KL."""
+  """Table of common steps: the difference, then each arm's gain and KL."""
   first, second = names
   header = ['updates', f'{first} − {second}']
   for name in names:

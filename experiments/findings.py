@@ -1,4 +1,4 @@
-"""What a comparison of two arms comes to, in words."""
+"""The conclusion of a comparison of two arms, in words."""
 
 import dataclasses
 import math
@@ -15,12 +15,13 @@ CLAIMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """
+  """The conclusion of a comparison of two arms.
+
   Attributes:
     word: one of `verdict`'s.
-    gap: a `frontier.Gap`, or None where there is none.
+    gap: a `frontier.Gap`, or None.
     sentence: the claim with its interval.
-    notes: sentences on what it rests on and what it could have found.
+    notes: sentences on its evidence and on its power.
   """
 
   word: str
@@ -33,11 +34,11 @@ def budgets_text(low, high):
   return f'{low:g} nats' if low == high else f'{low:.2f} to {high:.2f} nats'
 
 
-LISTED = 6  # seeds up to which each is told
+LISTED = 6  # maximum number of seeds to list one by one
 
 
 def by_seed_text(by_seed):
-  """Each seed's difference, or of many how far and on which side they lie."""
+  """Each seed's difference; for many seeds, their range and signs."""
   numbers = [f'{x:+.2f}' for x in sorted(by_seed)]
   if len(numbers) <= LISTED:
     return f'by seed {", ".join(numbers)}'
@@ -50,8 +51,8 @@ def find(comparison, settings, level=intervals.LEVEL):
 
   Args:
     settings: the config's `report`.
-    level: of the interval, see `registration.look`; None: nothing was fixed
-      before the first run, and no verdict is given.
+    level: level of the interval, see `registration.look`. None: nothing was
+      registered before the first run, so there is no verdict.
   """
   first, second = settings['treatment'], settings['control']
   missing = [n for n in (first, second) if n not in comparison.arms]
@@ -121,7 +122,7 @@ def _notes(comparison, gap, settings, level, names):
 
 
 def stay(gap, names):
-  """Whether the arms were compared where they stay or in passing."""
+  """A sentence on whether the arms stayed at the compared KL or passed it."""
   first, second = names
   told = {
     'held': 'held at the budget',
@@ -137,7 +138,7 @@ def stay(gap, names):
 
 
 def updates(comparison, names):
-  """After how many updates the runs of the two arms ended."""
+  """A sentence on the number of updates of the two arms' runs."""
 
   def last(arm):
     runs = [run for seed in arm.seeds for run in arm.runs_of(seed)]
@@ -153,9 +154,10 @@ def updates(comparison, names):
 
 
 def turns(comparison, names):
-  """Sentences on where the sign turns, among readings of one kind.
+  """Sentences on sign changes of the difference, for each kind of reading.
 
-  Between a reading in passing and one that was held more differs than the KL.
+  A held reading and one in passing differ in more than the KL, so they are not
+  mixed.
   """
   first, second = (comparison.readings[name] for name in names)
   difference = comparison.difference(*names)
@@ -178,7 +180,7 @@ def turns(comparison, names):
 
 
 def power_text(power):
-  """What the design resolves, one sentence each."""
+  """Sentences on the differences that the design can resolve."""
   needed = power.seeds_needed or 'over a thousand'
   text = (
     f'With {power.seeds} seeds and a deviation of {power.deviation:.2f} '

@@ -1,11 +1,13 @@
-"""Tables at equal KL: what stands in a cell, and how it was read."""
+"""Tables at equal KL, whose cells show a value and how it was read."""
 
 import math
 
-from align_jax.compare import frontier, readings
+import numpy as np
+
+from align_jax.compare import readings
 from align_jax.compare.report import MISSING, show
 
-# kind of a value, see `readings.Reading.kind`: its mark, and that in words
+# {kind of a value, see `readings.Reading.kind`: (mark, explanation)}.
 MARKS = {
   'held': ('●', 'held at this KL by its control'),
   'stopped': ('◑', 'stopped at this KL, on its way'),
@@ -25,7 +27,7 @@ def marked(comparison, name, k):
 
 
 def key(comparison, names=None):
-  """One sentence that explains the marks of these arms, those there are."""
+  """One sentence that explains the marks that these arms have."""
   kinds = {
     comparison.readings[name].kind(k)
     for name in names or comparison.arms
@@ -36,7 +38,7 @@ def key(comparison, names=None):
 
 
 def unreached(comparison, names=None):
-  """What an empty cell says, and which budgets are left out; or ''."""
+  """Sentences on empty cells and omitted budgets, or ''."""
   rows = [comparison.table[name] for name in names or comparison.arms]
   at = list(zip(comparison.budgets, zip(*rows)))
   left = [f'{budget:g}' for budget, row in at if not any(row)]
@@ -48,14 +50,28 @@ def unreached(comparison, names=None):
   return text.strip()
 
 
-def effects(comparison):
-  """The effects that can be measured, and a sentence on each that cannot.
+def column_budgets(comparison, shown):
+  """Indices of the budgets to show and of those where methods are held.
 
+  All budgets if there are none.
+  """
+  every = range(len(comparison.budgets))
+  read = comparison.readings.values()
+  held = lambda k: any(r.kind(k) in ('held', 'stopped') for r in read)
+  near = lambda k: np.isclose(comparison.budgets[k], shown).any()
+  return [k for k in every if near(k) or held(k)] or list(every)
+
+
+def effects(comparison, pairs):
+  """The measurable effects, and a sentence on each of the others.
+
+  Args:
+    pairs: {title: names of two arms}.
   Returns:
     {name: K Estimates}, [sentence].
   """
   measured, refused = {}, []
-  for name, pair in frontier.EFFECTS.items():
+  for name, pair in pairs.items():
     if set(pair) <= set(comparison.arms):
       try:
         measured[name] = comparison.difference(*pair)
@@ -65,7 +81,7 @@ def effects(comparison):
 
 
 def budget_rows(comparison, columns):
-  """A row for each budget at which there is anything to show.
+  """A row for each budget that has at least one value.
 
   Args:
     columns: {title: k -> text}.
@@ -85,7 +101,7 @@ def arm_columns(comparison, names):
 
 
 def reference_columns(comparison, names):
-  """Of arms that train nothing, which have no way to larger KL."""
+  """Columns of arms that train nothing, which have no marks."""
   return {
     name: lambda k, row=comparison.table[name]: show(row[k]) for name in names
   }
@@ -99,7 +115,7 @@ def difference_columns(differences):
 
 
 def share_of(comparison, name, optimum, k):
-  """An arm's gain over the optimum's: '71%', or MISSING where it has none."""
+  """An arm's gain divided by the optimum's: '71%', or MISSING."""
   mine, best = comparison.table[name][k], comparison.table[optimum][k]
   if not mine or not best or best.value <= 0:
     return MISSING
@@ -114,7 +130,7 @@ def share_columns(comparison, names, optimum):
 
 
 def csv_table(comparison, differences, references=()):
-  """All budgets; arms, differences, then how each trained arm was read there.
+  """Table of all budgets: arms, differences, and the trained arms' readings.
 
   Args:
     references: names of arms that train nothing, see `reference_columns`.

@@ -20,6 +20,7 @@ import numpy as np
 from align_jax.compare import figures, frontier, readings, verdict
 from align_jax.compare.lines import lines_of
 from align_jax.compare.report import MISSING, Page, show
+from align_jax.lab import sweep
 from experiments import common, matched, pages, provenance, ranking
 from experiments.pages import last_points
 
@@ -30,18 +31,18 @@ def runs(cfg):
   if not cfg['methods']:
     raise ValueError('config.methods is empty: nothing to compare')
   arms = cfg['methods']
-  ranked = common.sizes(arms)
+  ranked = sweep.sizes(arms)
   frontier.check_equal(ranked, itertools.combinations(ranked, 2))
-  return common.sweep({**cfg, 'arms': arms})
+  return sweep.sweep({**cfg, 'arms': arms})
 
 
 def reference_lines(cfg, names):
-  """The methods that train nothing."""
+  """Names of the methods that train nothing."""
   return [n for n in pages.reweighed(cfg['methods']) if n in names]
 
 
 def families_of(cfg, names):
-  """{family: names}; what no family of `config.families` names is 'methods'."""
+  """{family: names}. Methods in none of `config.families` are in 'methods'."""
   lines = reference_lines(cfg, names)
   left = [n for n in names if n not in lines]
   families = {}
@@ -52,24 +53,15 @@ def families_of(cfg, names):
   return {title: members for title, members in families.items() if members}
 
 
-def column_budgets(comparison, shown):
-  """Indices of the budgets to show, and of those where methods are held; all,
-  where there are none."""
-  every = range(len(comparison.budgets))
-  readings = comparison.readings.values()
-  held = lambda k: any(r.kind(k) in ('held', 'stopped') for r in readings)
-  near = lambda k: np.isclose(comparison.budgets[k], shown).any()
-  return [k for k in every if near(k) or held(k)] or list(every)
-
-
 @dataclasses.dataclass(frozen=True)
 class Zoo:
-  """What the page is of; worked out once.
+  """The contents of the page, computed once.
 
   Attributes:
-    lines, methods: names of what trains nothing, and of what is compared.
-    columns: indices of the budgets that are shown.
-    at: index of the budget that the groups are of.
+    lines: names of the methods that train nothing.
+    methods: names of the compared methods.
+    columns: indices of the budgets to show.
+    at: index of the budget at which methods are grouped.
     groups: see `ranking.groups`.
   """
 
@@ -89,14 +81,14 @@ class Zoo:
     return matched.key(self.comparison, self.methods)
 
   def gain(self, name, k):
-    """Of a line without a mark, as it has no way to larger KL."""
+    """A method's gain at a budget; without a mark if it trains nothing."""
     if name in self.lines:
       return show(self.comparison.table[name][k])
     return matched.marked(self.comparison, name, k)
 
   @property
   def rows(self):
-    """(group, method), lines first, then the groups in order."""
+    """Pairs (group, method): lines first, then the groups in order."""
     rows = [(ranking.NO_GROUP, name) for name in self.lines]
     for number, names in enumerate(self.groups, 1):
       rows += [(str(number), name) for name in names]
@@ -109,7 +101,7 @@ def work_out(comparison, cfg):
   names = list(comparison.arms)
   lines = reference_lines(cfg, names)
   methods = [n for n in names if n not in lines]
-  columns = column_budgets(comparison, cfg['report']['shown'])
+  columns = matched.column_budgets(comparison, cfg['report']['shown'])
   at = ranking.main_budget(comparison, methods, columns)
   return Zoo(
     comparison,
@@ -122,7 +114,7 @@ def work_out(comparison, cfg):
 
 
 def zoo_table(zoo, cfg):
-  """A row per method, by group; places, gain and share, then other budgets."""
+  """A row per method, by group: places, gain and share, other budgets."""
   comparison, peaks = zoo.comparison, zoo.comparison.peaks()
   places = comparison.rank_sets(zoo.methods)
   best = [n for n in pages.reweighed(cfg['methods'], 'optimum')]
@@ -147,7 +139,7 @@ def zoo_table(zoo, cfg):
 
 
 def matched_how(points):
-  """One sentence: by construction, or by interpolation."""
+  """One sentence on how KL was matched: by budgets, or by interpolation."""
   held = sorted({p.get('kl_budget', 0) for p in points} - {0})
   between = (
     'read off between checkpoints, by linear interpolation in sqrt(KL) and '
@@ -165,7 +157,7 @@ def matched_how(points):
 
 
 def held_table(points):
-  """Where the runs with a KL budget ended, worst first; None without any."""
+  """Table of the final KL of runs with a budget, worst first, or None."""
   last = last_points(p for p in points if p.get('kl_budget'))
   if not last:
     return None
@@ -189,8 +181,8 @@ def held_table(points):
 def rise_table(points):
   """Gold reward of the reference and of each method's last policy, by seed.
 
-  A method's strength is the one whose last policies are best on average: with
-  more than one, read the rise as the best of them.
+  A method with several strengths appears with the one whose last policies are
+  best on average, so its rise is a maximum.
   """
   runs = {}
   for p in points:
@@ -214,7 +206,7 @@ def rise_table(points):
 
 
 def best_of_n_table(points):
-  """KL of best-of-n, estimated from the samples, beside its bound."""
+  """Table of best-of-n's KL, estimated from samples, beside its bound."""
   by_n = {}
   for p in points:
     if 'n' in p:
@@ -231,7 +223,7 @@ def best_of_n_table(points):
 
 
 def add_table(page, zoo, table):
-  """The groups, and what they rest on."""
+  """Adds the groups, and the evidence for them."""
   comparison = zoo.comparison
   groups = [group for group, _ in zoo.rows]
   changes = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
@@ -252,7 +244,7 @@ def add_table(page, zoo, table):
 
 
 def descriptive(seeds):
-  """What few seeds are good for."""
+  """A sentence on what few seeds can show."""
   if seeds == 1:
     return 'One seed says nothing of others: no intervals, and one group.'
   return (
@@ -262,7 +254,7 @@ def descriptive(seeds):
 
 
 def add_figures(page, zoo, points, cfg, folder):
-  """Gold against KL, then against the proxy, by family."""
+  """Adds figures of gold against KL and against the proxy, by family."""
   families = families_of(cfg, list(zoo.comparison.arms)) or {'': []}
   window = zoo.budget, zoo.budget
   lines = lines_of(zoo.comparison, dashed=zoo.lines)
@@ -297,7 +289,7 @@ def add_figures(page, zoo, points, cfg, folder):
 
 
 def add_tables(page, points):
-  """The other tables: {heading: table}, those there are."""
+  """Adds the other tables that have rows."""
   tables = {
     FIRST_TO_LAST: rise_table(points),
     'How near the runs ended to their budgets': held_table(points),
@@ -311,7 +303,7 @@ def add_tables(page, points):
 
 
 def report(points, cfg, workdir):
-  """Writes the page and its tables; returns what the terminal shows."""
+  """Writes the page and its tables. Returns the text for the terminal."""
   zoo = work_out(pages.compare(points, cfg, pages.gain(points)), cfg)
   seeds = len(zoo.comparison.seeds)
   table, how = zoo_table(zoo, cfg), matched_how(points)

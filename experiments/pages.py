@@ -1,4 +1,4 @@
-"""What the reports of experiments share: scores, tables, the verdict."""
+"""Shared by the reports of experiments: scores, tables, the verdict."""
 
 import csv
 import io
@@ -8,6 +8,16 @@ import numpy as np
 
 from align_jax import tasks
 from align_jax.compare import frontier, readings, verdict
+from align_jax.compare.points import (  # noqa: F401
+  by_prompt,
+  gain,
+  last_points,
+  proxy_by_prompt,
+  references,
+  run_of,
+  trained,
+)
+from align_jax.compare.report import markdown  # noqa: F401
 from align_jax.files import write_atomically
 
 GAIN = 'gold reward gained over the reference'
@@ -19,71 +29,56 @@ NOT_NEUTRAL = (
 )
 
 
-def compare(points, cfg, score):
-  """All arms on one score, at the config's budgets."""
+def compare(points, cfg, values, budgets=None):
+  """Compares all arms on one value, each in its configuration of best gold.
+
+  Args:
+    values: point -> a number per prompt, such as `gain`.
+    budgets: [K] nats. None: the config's.
+  """
   return frontier.Comparison(
-    readings.curves(points, score),
-    cfg['report']['budgets'],
+    readings.curves(points, values, merit=by_prompt),
+    cfg['report']['budgets'] if budgets is None else budgets,
     tasks.shares_prompts(cfg['task']['name']),
   )
 
 
-def trained(points):
-  """The points of policies; the others are of a pool of samples, reweighed."""
-  return [p for p in points if 'gold_samples' in p]
+def metric(name):
+  """Function point -> its metric per prompt, or nan without samples.
 
-
-def references(points):
-  """The reference's point of each seed, once."""
-  start = (p for p in trained(points) if p['step'] == 0)
-  return list({p['seed']: p for p in start}.values())
-
-
-def by_prompt(point):
-  return np.array(point['gold_by_prompt'])
-
-
-def gain(points):
-  """point -> gold reward per prompt above its own first point's.
-
-  Trained arms of a seed share theirs, the reference as evaluated; reweighed
-  ones start from their own, larger pool of the reference's samples, at n = 1
-  or beta = inf.
+  Args:
+    name: a name in `align_jax.learn.metrics.METRICS`.
   """
-  start = {p['seed']: by_prompt(p) for p in references(points)}
-  pools = {
-    (p['arm'], p['config'], p['seed']): by_prompt(p)
+
+  def values(point):
+    if 'gold_samples' not in point:
+      return np.full(len(point['kl_by_prompt']), np.nan)
+    found = point.get(f'{name}_by_prompt')
+    if found is None:
+      raise ValueError(
+        f'points have no {name}_by_prompt: expected {name!r} in eval.metrics'
+      )
+    return np.array(found)
+
+  return values
+
+
+def on_set(points, name):
+  """The points that were measured on another eval set, with its values.
+
+  Budgets apply to the held-out prompts, so these points have none.
+  """
+  dropped = 'sets', 'shown'
+  return [
+    {**{k: v for k, v in p.items() if k not in dropped}, **p['sets'][name]}
+    | {'kl_budget': 0.0}
     for p in points
-    if 'gold_samples' not in p and p['step'] == 0
-  }
-
-  def score(point):
-    if 'gold_samples' in point:
-      return by_prompt(point) - start[point['seed']]
-    return by_prompt(point) - pools[run_of(point)]
-
-  return score
-
-
-def run_of(point):
-  return point['arm'], point['config'], point['seed']
-
-
-def proxy_by_prompt(point):
-  return point['proxy_by_prompt']
-
-
-def last_points(points):
-  """The last point of each run: {(arm, config, seed): point}."""
-  last = {}
-  for p in points:
-    if p['step'] >= last.get(run_of(p), p)['step']:
-      last[run_of(p)] = p
-  return last
+    if name in p.get('sets', ())
+  ]
 
 
 def reweighed(arms, *kinds):
-  """Names of the arms that train nothing, of all kinds or of those named."""
+  """Names of the arms that train nothing, of the given kinds or of all."""
   return [
     name
     for name, arm in arms.items()
@@ -91,13 +86,8 @@ def reweighed(arms, *kinds):
   ]
 
 
-def markdown(header, rows):
-  lines = [header, ['--:'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
 def write_tables(workdir, points, header, rows):
-  """table.csv and points.jsonl, beside the page."""
+  """Writes table.csv and points.jsonl beside the page."""
   buffer = io.StringIO()
   csv.writer(buffer, lineterminator='\n').writerows([header, *rows])
   write_atomically(workdir / 'table.csv', buffer.getvalue())
@@ -106,7 +96,7 @@ def write_tables(workdir, points, header, rows):
 
 
 def what_an_arm_is(comparison, noun='arm'):
-  """One sentence: a configuration, or the best of several."""
+  """One sentence: an arm is a configuration, or the best of several."""
   if all(len(arm.configs) == 1 for arm in comparison.arms.values()):
     return f'Each {noun} is one configuration.'
   return (
@@ -116,13 +106,13 @@ def what_an_arm_is(comparison, noun='arm'):
 
 
 def window_text(window):
-  """What a figure marks of a verdict."""
+  """The label of the verdict's window in a figure."""
   if window[0] == window[1]:
     return 'Dotted: the KL of the verdict.'
   return 'Shaded: the window of the verdict.'
 
 
-# --- What a page says first ---------------------------------------------------
+# --- The verdict at the top of a page -----------------------------------------
 
 HEADLINES = {
   verdict.ABOVE: ('{0} is', 'above', '{1}'),
@@ -134,7 +124,7 @@ HEADLINES = {
 
 
 def add_verdict(page, finding, names):
-  """The word, large; its sentence; what it rests on."""
+  """Adds the verdict's word, its sentence and its notes."""
   headline = (part.format(*names) for part in HEADLINES[finding.word])
   css = finding.word.replace(' ', '-')
   page.verdict(css, *headline, finding.sentence, finding.notes)

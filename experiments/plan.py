@@ -14,22 +14,23 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 import pathlib
 
 from align_jax.compare import intervals, verdict
-from experiments import common, findings, registration
+from align_jax.lab import sweep
+from experiments import command, common, findings, registration
 from experiments.pages import compare, gain
 
 
 def level_of(cfg):
-  """Of the interval at one look of the declared schedule."""
+  """Level of the interval at one look of the declared schedule."""
   return intervals.each_of(
     len(registration.declared(cfg['report']['schedule'], cfg['seeds']))
   )
 
 
 def workload(cfg):
-  """How much there is to train, in one sentence."""
-  runs = [run for run in common.sweep(cfg) if not run['reweigh']]
-  steps = sum(run['steps'] for run in runs)
-  arms = len(common.sizes(cfg['arms']))
+  """One sentence on the amount of training."""
+  runs = [run for run in sweep.sweep(cfg) if not run.pool.how]
+  steps = sum(run.schedule.steps for run in runs)
+  arms = len(sweep.sizes(cfg['arms']))
   return (
     f'{len(runs)} runs of {steps} updates in all: {arms} arms on '
     f'{cfg["seeds"]} seeds.'
@@ -37,10 +38,10 @@ def workload(cfg):
 
 
 def measured(cfg, workdir):
-  """The Power of `cfg` by the points in `workdir`.
+  """The Power of `cfg`, from the points in `workdir`.
 
   Raises:
-    ValueError: there are no points of both arms on two seeds or more.
+    ValueError: fewer than two seeds have points of both arms.
   """
   settings = cfg['report']
   names = settings['treatment'], settings['control']
@@ -61,10 +62,10 @@ def measured(cfg, workdir):
 
 
 def plan(cfg, workdir=None):
-  """What the command prints.
+  """The text that the command prints.
 
   Raises:
-    ValueError: neither points nor an assumed deviation.
+    ValueError: there are neither points nor an assumed standard deviation.
   """
   settings = cfg['report']
   if workdir is not None:
@@ -81,11 +82,11 @@ def plan(cfg, workdir=None):
 
 
 def main():
-  def run(cfg):
-    workdir = common.WORKDIR.value
+  def run(cfg, given):
+    workdir = command.WORKDIR.value
     print(plan(cfg, pathlib.Path(workdir).resolve() if workdir else None))
 
-  common.start(run)
+  command.start(run)
 
 
 if __name__ == '__main__':

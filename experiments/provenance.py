@@ -1,14 +1,15 @@
-"""What a page rests on: registration, commit, versions, and the config used."""
+"""The origin of a page: registration, commit, versions, and the config used."""
 
 import json
 import pprint
 import time
 
-from experiments import common, pages, registration
+from align_jax.lab.reads import reads
+from experiments import pages, registration, resume
 
 
 def registered(cfg, workdir):
-  """Sentences on what was fixed before the first run, and what of it holds."""
+  """Sentences on what was registered, and on what has changed since."""
   old = registration.read(workdir)
   if old is None:
     return ['Not registered: nothing was fixed before the first run.']
@@ -29,28 +30,20 @@ def registered(cfg, workdir):
   return told
 
 
-NAMED = 'arms', 'methods'  # records of arms, by name
-# Fields of an arm that only some runs read, and which.
-PARTS = {
-  'judge': lambda run: run['labels'] == 'judge',
-  'lora': lambda run: run['lora'].get('rank', 0) > 0,
-  'mixture': lambda run: 'mixture' in f'{run["source"]} {run["parts"]}',
-  'shuffle': lambda run: 'log' in (run['source'], *run['parts']),
-  'pool': lambda run: run['reweigh'],
-  'context_after': lambda run: run['context'],
-  'truncation_penalty': lambda run: run['truncated'] == 'penalise',
+NAMED = 'arms', 'methods'  # {name: arm}
+# {group that all runs read: run -> whether it has an effect}.
+FULL = {
+  'lora': lambda run: run.lora.rank > 0,
+  'keep': lambda run: any(run.schedule.keep),
 }
-PARTS |= dict.fromkeys(('critic', 'critic_init'), lambda r: r['loss'] == 'ppo')
-PARTS |= dict.fromkeys(
-  ('kl_mode', 'kl_every', 'kl_samples'), lambda run: run['kl_budget'] > 0
-)
 
 
 def used(cfg, runs, points, shown=()):
-  """The config less what no finished run depends on.
+  """The config without the fields that no finished run depends on.
 
-  A field counts as read where `runs` fails or answers otherwise without it, for
-  the runs that have points. All arms read what `common.shared_settings` names.
+  A field counts as read if emptying it makes `runs` fail, or changes the runs
+  that have points. All arms read the fields of `resume.shared_settings`. The
+  field `pilot` tells the purpose of the seeds.
 
   Args:
     runs: cfg -> a list of runs.
@@ -60,7 +53,8 @@ def used(cfg, runs, points, shown=()):
 
   def those(cfg):
     try:
-      return [r for r in runs(cfg) if pages.run_of(r) in there]
+      every = runs(cfg)
+      return [r for r in every if (r.label, r.config, r.seed) in there]
     except (KeyError, ValueError):
       return None
 
@@ -68,11 +62,12 @@ def used(cfg, runs, points, shown=()):
   if not mine:
     return cfg
   without = lambda tree, name: {k: v for k, v in tree.items() if k != name}
-  always = {*common.shared_settings(cfg), *registration.FREE, 'report', *shown}
+  always = {*resume.shared_settings(cfg), *registration.FREE, 'report', *shown}
+  always |= {'pilot'}
   kept = {
     name: value
     for name, value in cfg.items()
-    if name in always or those(without(cfg, name)) != mine
+    if name in always or those({**cfg, name: type(value)()}) != mine
   }
   for field in kept.keys() & set(NAMED):
     kept[field] = {
@@ -83,20 +78,20 @@ def used(cfg, runs, points, shown=()):
   kept['arm'] = {
     name: value
     for name, value in cfg['arm'].items()
-    if value not in ('', (), {}) and is_read(name, mine)
+    if value not in ('', (), {}) and any(is_read(name, run) for run in mine)
   }
   return kept
 
 
-def is_read(field, runs):
-  return field not in PARTS or any(map(PARTS[field], runs))
+def is_read(field, run):
+  return field in reads(run) and (field not in FULL or FULL[field](run))
 
 
 def finish(page, cfg, workdir, kept):
-  """How the page was made, below everything; writes it.
+  """Adds the page's last section, on how it was made, and writes the page.
 
   Args:
-    kept: what to show of the config, see `used`.
+    kept: the part of the config to show, see `used`.
   """
   path = workdir / 'experiment.json'
   started = json.loads(path.read_text('utf-8')) if path.exists() else {}

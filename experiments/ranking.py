@@ -1,27 +1,27 @@
-"""Which methods can be told apart at a budget, and which cannot."""
+"""Groups of methods that cannot be distinguished at a budget."""
 
 import numpy as np
 
 from align_jax.compare.intervals import each_of, estimate
 from align_jax.compare.report import MISSING
 
-NO_GROUP = ''  # of a line that is not ranked
+NO_GROUP = ''  # group of a reference line, which is not ranked
 
 
 def groups(comparison, names, k):
-  """Parts methods into groups that cannot be told apart from their best.
+  """Splits methods into groups that cannot be distinguished from their best.
 
-  The method with the highest value at the budget opens group 1, and with it go
-  all that no difference tells apart from it; the best of the rest opens group
-  2, and so on. The differences of all pairs hold together at 95% (Bonferroni).
-  Within a group there is no order: two of its methods may even be told apart
-  from each other, as neither is from the one that opened it.
+  The method with the highest value at the budget opens group 1. All methods
+  that do not differ significantly from it join the group. The best of the rest
+  opens group 2, and so on. The intervals of all pairs' differences hold
+  simultaneously at 95% (Bonferroni). A group has no order: two methods may
+  differ from each other while neither differs from the group's best.
 
   Args:
-    names: of the methods, those that did not reach the budget are left out.
+    names: the methods. Those that did not reach the budget are left out.
     k: index of the budget.
   Returns:
-    lists of names, each by value.
+    lists of names, each sorted by value.
   """
   values = {n: comparison.readings[n].values[:, :, k] for n in names}
   left = [n for n in names if np.isfinite(values[n]).all()]
@@ -44,10 +44,10 @@ def groups(comparison, names, k):
 
 
 def main_budget(comparison, names, columns):
-  """Index of the budget to group at, of those that are shown.
+  """Index of the budget to group at, among those shown.
 
-  Where most methods were held; without any, where most of them are. The largest
-  of several.
+  It is the budget where most methods were held. If none was held, it is the one
+  that most methods reached. The largest wins a tie.
   """
   held = lambda k: sum(comparison.readings[n].kind(k) == 'held' for n in names)
   there = lambda k: sum(bool(comparison.table[n][k]) for n in names)
@@ -55,7 +55,7 @@ def main_budget(comparison, names, columns):
 
 
 def places_text(places):
-  """(1, 7) -> '1-7', the places that a method may hold."""
+  """The places that a method may have, as text: (1, 7) -> '1-7'."""
   if places is None:
     return MISSING
   first, last = places
@@ -63,7 +63,7 @@ def places_text(places):
 
 
 def sentence(grouped, budget, seeds):
-  """What the groups say, and from how many seeds."""
+  """A sentence on the groups and on the number of seeds."""
   number = sum(map(len, grouped))
   if not number:
     return f'No method reached {budget:g} nats with every seed.'

@@ -1,14 +1,14 @@
-"""What was fixed before the first run, and what reading it more often costs.
+"""Registers an experiment before its first run, and counts the looks at it.
 
-`registration.json` holds the digests of the config and of the rules as code,
+`registration.json` holds the digests of the config and of the rules (as code),
 the commit, the confirmatory comparison, its window, margin and seeds. It is
-written once, before anything is trained; the page says what has changed since.
+written once, before training. The page says what has changed since.
 
-A look is a verdict that was read: of so many seeds, on one comparison. Those
-that were declared share 5% evenly. Every further one adds to that, half as much
-as the one before, so that a true zero is called a difference in at most 5% of
-experiments with declared looks alone, and in less than 10% with all of them.
-Another workdir is another registration: what was read there is not known here.
+A look is a verdict that was read, for a number of seeds and one comparison.
+Declared looks share an error rate of 5% evenly. Each further look adds half as
+much as the one before. So a true zero is called a difference in at most 5% of
+experiments with only declared looks, and in less than 10% with all looks.
+Another workdir has its own registration, and looks there are not counted here.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from align_jax.compare import intervals
 from align_jax.files import write_atomically
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What turns points into a verdict.
+# Files that turn points into a verdict.
 RULES = (
   'align_jax/compare/readings.py',
   'align_jax/compare/frontier.py',
@@ -32,9 +32,10 @@ RULES = (
   'experiments/pages.py',
   'experiments/registration.py',
 )
-ASKED = ('treatment', 'control', 'window', 'margin')  # by a look
+ASKED = ('treatment', 'control', 'window', 'margin')  # fields of a look
 CONFIRMATORY = (*ASKED, 'schedule')
-# How and where runs are computed, and what is told apart from the rest.
+# Fields outside the config's digest: they say how and where runs are computed,
+# or have an entry of their own.
 FREE = ('workers', 'together', 'mesh', 'seeds')
 NAME = 'registration.json'
 
@@ -49,7 +50,7 @@ def rules():
 
 
 def commit():
-  """The commit that this code is of, '+' behind it where files differ."""
+  """The commit of this code, with '+' appended if files differ."""
 
   def git(*args):
     done = subprocess.run(
@@ -60,13 +61,13 @@ def commit():
   try:
     name = git('rev-parse', '--short', 'HEAD')
     changed = git('status', '--porcelain', '--untracked-files=no')
-  except OSError:  # there is no git
+  except OSError:  # git is not installed
     return 'unknown'
   return 'unknown' if name is None else name + ('+' if changed else '')
 
 
 def entries(cfg):
-  """What a registration says of an experiment."""
+  """The entries of an experiment's registration."""
   kept = {k: v for k, v in cfg.items() if k not in FREE}
   report = cfg['report']
   kept['report'] = {k: v for k, v in report.items() if k not in CONFIRMATORY}
@@ -80,7 +81,7 @@ def entries(cfg):
 
 
 def register(cfg, workdir):
-  """Writes the registration of an experiment, unless something was run."""
+  """Writes the registration of an experiment, unless it has runs already."""
   path = workdir / NAME
   if not path.exists() and not any(workdir.glob('seed*')):
     when = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
@@ -89,13 +90,13 @@ def register(cfg, workdir):
 
 
 def read(workdir):
-  """The registration, or None where there is none."""
+  """The registration, or None."""
   path = workdir / NAME
   return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 
 def changes(cfg, workdir):
-  """What differs from the registration: a list of sentences."""
+  """Sentences on the differences from the registration."""
   old = read(workdir)
   if old is None:
     return ['nothing was registered before the first run']
@@ -113,15 +114,15 @@ def changes(cfg, workdir):
 
 
 def declared(schedule, seeds):
-  """Numbers of seeds at which a verdict is to be read."""
+  """Numbers of seeds at which a verdict was planned."""
   return set(schedule) or {seeds}
 
 
 def look(cfg, workdir, seeds):
-  """Notes that a verdict was read of so many seeds, and gives its level.
+  """Records that a verdict was read for a number of seeds.
 
   Returns:
-    the level of its interval; None where nothing was registered.
+    the level of the verdict's interval, or None if nothing was registered.
   """
   rows = read(workdir)
   if rows is None:
@@ -138,7 +139,7 @@ def look(cfg, workdir, seeds):
 
 
 def undeclared(rows):
-  """The looks that no registration spoke of, in order."""
+  """The looks that were not declared, in order."""
   planned = declared(rows['schedule'], rows['seeds'])
   asked = {name: rows[name] for name in ASKED}
   return [
@@ -149,6 +150,6 @@ def undeclared(rows):
 
 
 def spent(rows):
-  """The chance, at most, that one of all looks so far calls a zero a
+  """Upper bound on the probability that a look so far called a zero a
   difference."""
   return (1 - intervals.LEVEL) * (2 - 0.5 ** len(undeclared(rows)))

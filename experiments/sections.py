@@ -1,4 +1,4 @@
-"""Parts of a page beside the comparison: accuracies, samples, training."""
+"""Sections of a page beside the comparison: accuracies, samples, training."""
 
 import json
 import math
@@ -21,11 +21,11 @@ PANELS = {
 
 
 def accuracies(points, workdir, seeds, arm):
-  """How well the proxy and an arm's last policies rank pairs, by seed.
+  """Accuracy of the proxy and of an arm's last policies on pairs, by seed.
 
   Returns:
-    per seed the proxy's accuracy on held-out pairs and on its own, and those of
-    the policies of each configuration; {seed: (float, float, [float])}.
+    {seed: (float, float, [float])}: the proxy's accuracy on held-out pairs and
+    on its training pairs, and that of each configuration's policy.
   """
   last = last_points([p for p in trained(points) if p['arm'] == arm])
   result = {}
@@ -53,14 +53,15 @@ def accuracy_table(by_seed, arm):
 
 
 def accuracy_sentence(by_seed, gaps, names):
-  """In how many seeds the proxy ranks better, and the gap is positive there.
+  """A sentence on how often the proxy ranks better and the gap is positive.
 
-  Counts over seeds; nothing is said of why.
+  It counts seeds and claims no cause.
 
   Args:
     by_seed: see `accuracies`.
-    gaps: of each seed, in the same order; () where there is none.
-    names: of the treatment and of the control, whose policies they are.
+    gaps: the gap of each seed, in the same order. (): none.
+    names: names of the treatment and of the control. The control has the
+      policies.
   """
   treatment, control = names
   known = [i for i, (_, _, policies) in enumerate(by_seed.values()) if policies]
@@ -87,9 +88,9 @@ def accuracy_sentence(by_seed, gaps, names):
 
 
 def policy_at(points, budget):
-  """The point to stand for an arm at a KL: where a run held there has ended.
+  """The point that represents an arm at a KL.
 
-  Of an arm that was not held there the nearest.
+  It is the last point of a run held there. Without one it is the nearest point.
   """
   held = [p for p in points if math.isclose(p['kl_budget'], budget)]
   ends = list(last_points(held).values())
@@ -97,10 +98,10 @@ def policy_at(points, budget):
 
 
 def samples(points, seed, arms, budget):
-  """The same prompts, answered by the reference and by arms at one KL.
+  """Completions of the same prompts by the reference and by arms at one KL.
 
   Returns:
-    who answers: [text]; and per prompt (prompt, [(completion, gold)]).
+    [who answers], and per prompt (prompt, [(completion, gold)]).
   """
   mine = [p for p in trained(points) if p['seed'] == seed]
   answering, who = references(mine)[:1], ['reference']
@@ -117,12 +118,12 @@ def samples(points, seed, arms, budget):
 
 
 def trajectory(runs, field):
-  """The mean of runs over updates, as far as all of them go.
+  """The mean over runs as a function of updates, as far as all runs go.
 
   Args:
     runs: points of each run, in order of step.
   Returns:
-    steps, means; between its points a run is taken as straight.
+    steps, means. Runs are linear between points.
   """
   last = min(run[-1]['step'] for run in runs)
   steps = sorted({p['step'] for run in runs for p in run if p['step'] <= last})
@@ -134,7 +135,7 @@ def trajectory(runs, field):
 
 
 def training_lines(points, strong=()):
-  """{label: a Line per arm}, the mean over its configurations and seeds."""
+  """{label: a Line per arm}, means over its configurations and seeds."""
   by_arm = {}
   for p in trained(points):
     runs = by_arm.setdefault(p['arm'], {})
@@ -151,4 +152,5 @@ def training_lines(points, strong=()):
       for arm, runs in by_arm.items()
     ]
     for field, label in PANELS.items()
+    if all(field in p for p in trained(points))
   }

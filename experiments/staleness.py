@@ -11,6 +11,7 @@ report.html, figures/, table.csv, points.jsonl.
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
 from align_jax.compare.report import Page
+from align_jax.lab import sweep
 from experiments import common, matched, pages, provenance
 
 FRESH = 'fresh'
@@ -30,11 +31,11 @@ def runs(cfg):
       'refresh_every': {'sampler': age},
     }
   arms['reference'] = {**online, 'source': 'reference'}
-  return common.sweep({**cfg, 'arms': arms})
+  return sweep.sweep({**cfg, 'arms': arms})
 
 
 def differences(comparison):
-  """{'AGE - fresh': K Estimates}, of all ages but fresh."""
+  """{'AGE - fresh': K Estimates} for all other ages."""
   return {
     f'{name} - {FRESH}': comparison.difference(name, FRESH)
     for name in comparison.arms
@@ -43,7 +44,7 @@ def differences(comparison):
 
 
 def add_figures(page, comparison, against, folder):
-  """What each sampler gains, and gains over fresh ones."""
+  """Adds figures of each sampler's gain, and of its gain over fresh ones."""
   oldest = list(comparison.arms)[-1]
   lines = lines_of(comparison, (FRESH, oldest))
   page.figure(
@@ -70,7 +71,7 @@ def add_figures(page, comparison, against, folder):
 
 
 def note(comparison):
-  """What ages and intervals are."""
+  """A sentence that explains ages and intervals."""
   seeds = len(comparison.seeds)
   text = (
     "An arm's sampler is as old as its name says, at most; the reference never "
@@ -86,7 +87,7 @@ def note(comparison):
 
 
 def report(points, cfg, workdir):
-  """Writes the page and its tables; returns what the terminal shows."""
+  """Writes the page and its tables. Returns the text for the terminal."""
   comparison = pages.compare(points, cfg, pages.gain(points))
   if FRESH not in comparison.arms:
     raise ValueError(f'nothing to compare with: no points of {FRESH!r}')

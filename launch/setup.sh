@@ -18,9 +18,14 @@ find_python() {
   return 1
 }
 
+# All that .venv is made of: a change of any of these installs again.
+wanted() {
+  cat requirements.txt requirements/*.txt
+}
+
 install() {
   local python stamp=.venv/installed
-  if cmp -s requirements.txt "$stamp"; then
+  if wanted | cmp -s - "$stamp"; then
     return
   fi
   python=$(find_python) || return 1
@@ -36,7 +41,7 @@ install() {
       "above); is the network up?" >&2
     return 1
   }
-  cp requirements.txt "$stamp"
+  wanted >"$stamp"
 }
 
 install || exit 1

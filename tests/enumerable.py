@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-from align_jax.learn import step
+from align_jax.learn import optimizers, step
 from align_jax.losses import LOSSES, prepared
 from align_jax.types import Batch, Outputs
 
@@ -190,7 +190,7 @@ def train(
     batches: (params, step) -> Batch.
     static: hyper-parameters that are no numbers.
   """
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   prepare = None
   if isinstance(loss, str):
     name, loss = loss, functools.partial(LOSSES[loss], **static)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import train_arm
 
 from align_jax.files import read_jsonl
-from align_jax.lab import protocol
+from align_jax.lab import sweep
 from align_jax.learn import checkpoint
 from align_jax.models import interface
 from align_jax.models.adapter import Adapter
@@ -180,11 +181,11 @@ def smoke(adapter, **model):
 
 def run_of(cfg, arm):
   cfg = common.as_dict(cfg)
-  return cfg, next(r for r in common.sweep(cfg) if r['arm'] == arm)
+  return cfg, next(r for r in sweep.sweep(cfg) if r.arm == arm)
 
 
 def points(workdir, run):
-  return read_jsonl(workdir / 'seed0' / run['name'] / 'points.jsonl')
+  return read_jsonl(workdir / 'seed0' / run.name / 'points.jsonl')
 
 
 @pytest.mark.parametrize(
@@ -203,11 +204,11 @@ def test_the_whole_protocol_trains_it(
   c.proxy.verifier = verifier
   cfg, run = run_of(c, 'online')
   common.check(cfg, [run])
-  protocol.run_arm(cfg, {**run, 'learning_rate': 1e-2}, tmp_path)
+  train_arm(cfg, run.but(learning_rate=1e-2), tmp_path)
   rows = points(tmp_path, run)
   assert abs(rows[0]['kl_seq_nats']) < 1e-4 < rows[-1]['kl_seq_nats']
   sft = read_jsonl(tmp_path / 'seed0' / 'sft' / 'metrics.jsonl')
   losses = np.array([row['loss'] for row in sft])
   assert losses[-4:].mean() < losses[0] - 0.05
-  final = checkpoint.final_params(tmp_path / 'seed0' / run['name'])
+  final = checkpoint.final_params(tmp_path / 'seed0' / run.name)
   assert final.keys() == {'module'}

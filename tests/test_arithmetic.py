@@ -222,12 +222,6 @@ def test_prompts_held_out_are_not_trained_on(task):
   assert len(shown) > 2000 and not shown & asked
 
 
-def test_questions_that_read_the_same_count_once():
-  asked = ['a', 'b', 'a', 'c', 'b', 'd']
-  train, held_out = arithmetic.split(asked, prompts=9, eval_prompts=2)
-  assert sorted([*train, *held_out]) == [0, 1, 3, 5] and len(held_out) == 2
-
-
 def test_demonstrations_read_as_question_and_answer(task, batch, workdir):
   rows = {row['prompt']: row for row in read(workdir / 'sums.jsonl')}
   for prompt, completion in zip(*task.decode(batch), strict=True):

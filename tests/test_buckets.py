@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from align_jax.learn import batches, buckets, sources, step
+from align_jax.learn import batches, buckets, optimizers, sources, step
 from align_jax.losses import LOSSES
 
 BUCKETS = (2, 2), (4, 3), (5, 6)
@@ -64,7 +64,7 @@ def test_nothing_but_padding_is_cut(data):
 def test_one_program_for_each_bucket(data, params, token_logps, lowered):
   """And the same training as in one shape."""
   forward = lambda params, batch: token_logps(params, batch, 1.0)
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   order = sources.epochs(24, 1, seed=0)
 
   def run(source):
@@ -75,7 +75,7 @@ def test_one_program_for_each_bucket(data, params, token_logps, lowered):
       state, metrics = train_step(
         state, source(None, None, i), {'learning_rate': 1e-2}
       )
-      slots.add(float(metrics['slots']))
+      slots.add(float(metrics['computed_tokens']))
       losses.append(metrics['loss'])
     return sum('updated' in name for name in lowered), slots, losses
 
@@ -88,19 +88,21 @@ def test_one_program_for_each_bucket(data, params, token_logps, lowered):
 
 @pytest.mark.parametrize('bucket', [(6, 2), (2, 7), (0, 2), (2,), (2, 2.5)])
 def test_a_wrong_bucket_is_named(data, bucket):
-  with pytest.raises(ValueError, match='prompt slots, completion slots'):
+  with pytest.raises(
+    ValueError, match='prompt positions, completion positions'
+  ):
     buckets.offline(data, sources.epochs(24, 2, seed=0), [bucket])
 
 
 def test_as_few_microbatches_as_fit(data, params, token_logps):
-  """24 prompts of 5 + 3 * 6 = 23 slots."""
-  assert step.slots(data) == 24 * 23
+  """24 prompts of 5 + 3 * 6 = 23 positions."""
+  assert step.computed_tokens(data) == 24 * 23
   for tokens, num in ((10**6, 1), (552, 1), (551, 2), (23 * 5, 6), (23, 24)):
     assert step.parts_within(data, tokens) == num
-  with pytest.raises(ValueError, match='microbatch_tokens=22: .*23 slots'):
+  with pytest.raises(ValueError, match='microbatch_tokens=22: .*23 tokens'):
     step.parts_within(data, 22)
   forward = lambda params, batch: token_logps(params, batch, 1.0)
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   moved = []
   for tokens in (0, 12 * 23):
     train_step = step.make_train_step(

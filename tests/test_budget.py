@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import interrupted_at
+from runs import train_arm
 from test_train import assert_same_run, settings
 
 from align_jax.files import read_jsonl
-from align_jax.lab import protocol
 from align_jax.learn import budget as budgets
-from align_jax.learn import step
+from align_jax.learn import optimizers, step
 from align_jax.learn.budget import Budget, adapted, back_inside, keep
-from experiments.common import directory
 
 NATS = 2.0
 
@@ -28,7 +27,7 @@ def fake(stop=False, **fields):
 
 def state_at(inside, outside, **stats):
   point = lambda x: {'w': jnp.full(3, x)}
-  state = step.init_state(point(inside), step.make_optimizer(), (), stats)
+  state = step.init_state(point(inside), optimizers.make_optimizer(), (), stats)
   return state.replace(
     params=point(outside),
     anchors={budgets.INSIDE: point(inside), budgets.HELD: point(0.0)},
@@ -111,20 +110,19 @@ BUDGET = 0.06  # nats, which the tiny run leaves behind within its steps
 def budgeted(**fields):
   cfg, run = settings('online')
   cfg = {**cfg, 'eval': {**cfg['eval'], 'samples': 16}}
-  return cfg, {
-    **run,
-    'steps': 12,
-    'learning_rate': 4e-3,
-    'kl_budget': BUDGET,
-    'kl_every': 2,
-    'kl_samples': 4,
-    'name': f'budget/{fields["kl_mode"]}',
-    **fields,
-  }
+  held = dict(
+    steps=12,
+    learning_rate=4e-3,
+    kl_budget=BUDGET,
+    kl_every=2,
+    kl_samples=4,
+    name=f'budget/{fields["kl_mode"]}',
+  )
+  return cfg, run.but(**{**held, **fields})
 
 
 def points(workdir, run):
-  return read_jsonl(directory(workdir, run) / 'points.jsonl')
+  return read_jsonl(run.directory(workdir) / 'points.jsonl')
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +130,7 @@ def free(tmp_path_factory):
   """The same run without a budget: beyond it."""
   workdir = tmp_path_factory.mktemp('budget')
   cfg, run = budgeted(kl_mode='hold', name='budget/free', kl_budget=0.0)
-  protocol.run_arm(cfg, run, workdir)
+  train_arm(cfg, run, workdir)
   assert points(workdir, run)[-1]['kl_seq_nats'] > 2 * BUDGET
   return workdir
 
@@ -142,22 +140,22 @@ def test_a_run_ends_at_its_budget_and_resumes_to_the_same_bits(
   mode, free, tmp_path
 ):
   cfg, run = budgeted(kl_mode=mode)
-  protocol.run_arm(cfg, run, free)
+  train_arm(cfg, run, free)
   last = points(free, run)[-1]
   # Of few samples of few prompts: the law of 5% is held at real sizes.
   assert abs(last['kl_seq_nats'] / BUDGET - 1) < 0.25
-  assert (last['step'] == run['steps']) == (mode == 'hold')
+  assert (last['step'] == run.schedule.steps) == (mode == 'hold')
   with interrupted_at(3) as report:
-    protocol.run_arm(cfg, run, tmp_path, report)
-  protocol.run_arm(cfg, run, tmp_path)
-  assert_same_run(directory(free, run), directory(tmp_path, run))
-  protocol.run_arm(cfg, run, tmp_path)  # a finished run is not trained again
-  assert_same_run(directory(free, run), directory(tmp_path, run))
+    train_arm(cfg, run, tmp_path, report)
+  train_arm(cfg, run, tmp_path)
+  assert_same_run(run.directory(free), run.directory(tmp_path))
+  train_arm(cfg, run, tmp_path)  # a finished run is not trained again
+  assert_same_run(run.directory(free), run.directory(tmp_path))
 
 
 def test_metrics_show_beta_as_it_adapts(free):
   _, run = budgeted(kl_mode='hold')
-  rows = read_jsonl(directory(free, run) / 'metrics.jsonl')
+  rows = read_jsonl(run.directory(free) / 'metrics.jsonl')
   assert len({row['beta'] for row in rows}) > 1
 
 

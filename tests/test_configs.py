@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from align_jax.lab import sweep
 from configs import (
   base,
   hh,
@@ -74,4 +75,4 @@ def test_a_config_sets_no_field_that_base_lacks(module):
 def test_the_verifier_is_one_flag_away():
   cfg = common.as_dict(toy.get_config())
   cfg['proxy']['verifier'] = 'transformer'
-  common.check(cfg, common.sweep(cfg))
+  common.check(cfg, sweep.sweep(cfg))

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from runs import setup_of, train_arm
 
 from align_jax.files import read_jsonl
-from align_jax.lab import protocol, steps
+from align_jax.lab import overrides, protocol, schedule, steps, sweep
 from configs import base, toy
-from experiments import common, online_vs_offline, pages
+from experiments import command, common, effects, online_vs_offline, pages
 
 
 @pytest.fixture(scope='session')
@@ -66,7 +67,7 @@ def test_figures_table_and_points_stand_beside_the_page(workdir, cfg):
 
 def test_every_run_has_its_points(workdir, cfg):
   runs = {(p['arm'], p['config'], p['seed']) for p in points(workdir)}
-  assert len(runs) == len(common.sweep(cfg))
+  assert len(runs) == len(sweep.sweep(cfg))
   assert {p['step'] for p in of_policies(workdir)} == {0, 2, 3, 6}
 
 
@@ -101,31 +102,31 @@ def test_finished_runs_are_not_trained_again(workdir, cfg, monkeypatch):
 
 def replayed(cfg):
   """Names of a run of `shuffled`, and of the run whose log it replays."""
-  name = next(r['name'] for r in common.sweep(cfg) if r['arm'] == 'shuffled')
+  name = next(r.name for r in sweep.sweep(cfg) if r.arm == 'shuffled')
   return name, cfg['arms']['shuffled']['log_of']
 
 
 def test_only_trains_an_arm_and_the_log_it_replays(cfg):
-  names = {r['name'] for r in common.select(common.sweep(cfg), ['shuffled'])}
+  names = {r.name for r in common.select(sweep.sweep(cfg), ['shuffled'])}
   assert names == set(replayed(cfg))
 
 
 def test_a_job_waits_for_the_log_it_replays(cfg, tmp_path):
-  todo = {
-    job.name: job for job in common.make_jobs(cfg, common.sweep(cfg), tmp_path)
-  }
+  jobs = common.jobs_of(cfg, sweep.sweep(cfg), tmp_path)
+  todo = {job.name: job for job in jobs}
   name, log = replayed(cfg)
   assert todo[f'seed1/{name}'].needs == ('seed1', f'seed1/{log}')
 
 
 def first_runs(cfg, workdir):
-  todo = common.make_jobs(cfg, common.sweep(cfg), workdir)
-  return [job.args[1] for job in common.rehearsals(todo)]
+  todo = common.jobs_of(cfg, sweep.sweep(cfg), workdir)
+  first = schedule.rehearsals(todo, common.train_runs)
+  return [job.args[1] for job in first]
 
 
 def test_what_others_wait_for_is_rehearsed(cfg, tmp_path):
   [[run]] = first_runs(cfg, tmp_path)
-  assert (run['name'], run['seed']) == (replayed(cfg)[1], 0)
+  assert (run.name, run.seed) == (replayed(cfg)[1], 0)
 
 
 def test_what_waits_for_others_is_not_rehearsed(cfg, tmp_path):
@@ -138,14 +139,14 @@ def test_a_rehearsal_compiles_for_the_run_and_leaves_no_trace(
 ):
   steps._train_steps.clear()
   [[run]] = first_runs(cfg, tmp_path)
-  protocol.rehearse(cfg, [run], tmp_path)
+  protocol.rehearse(setup_of(cfg, tmp_path), [run])
   assert not list(tmp_path.iterdir())
   programs = {key[1]: step for key, step in steps._train_steps.items()}
   assert programs.keys() == {'bradley_terry', 'ipo', 'sft'}
-  protocol.run_arm(cfg, run, tmp_path)
+  train_arm(cfg, run, tmp_path)
   assert programs['ipo'].program._cache_size() == 1
-  directory = common.directory(tmp_path, run)
-  plain = common.directory(workdir, run)
+  directory = run.directory(tmp_path)
+  plain = run.directory(workdir)
   names = ('points.jsonl', 'metrics.jsonl')
   for name in names:
     assert (directory / name).read_text() == (plain / name).read_text()
@@ -155,35 +156,65 @@ def test_a_rehearsal_that_fails_is_noted_and_stops_nothing(
   cfg, tmp_path, capsys
 ):
   [[run]] = first_runs(cfg, tmp_path)
-  common.rehearse(cfg, [{**run, 'labels': 'nobody'}], tmp_path, None)
-  note = f'note: {run["name"]} was not rehearsed: error: nobody'
-  assert note in capsys.readouterr().err
+  setup = setup_of(cfg, tmp_path)
+  schedule.rehearse(setup, [run.but(labels='nobody')], None)
+  note = f'note: {run.name} was not rehearsed: error:'
+  error = capsys.readouterr().err
+  assert note in error and 'nobody' in error
 
 
 def test_another_setting_in_the_same_workdir_is_refused(workdir, cfg):
   other = {**cfg, 'sft': {**cfg['sft'], 'learning_rate': 0.5}}
   rate = cfg['sft']['learning_rate']
   with pytest.raises(ValueError, match=f'sft.learning_rate={rate}.*has 0.5'):
-    common.execute(other, common.sweep(other), workdir)
+    common.execute(other, sweep.sweep(other), workdir)
 
 
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (dict(loss='dop'), "online.*: loss='dop' is none of"),
-    (dict(labels='critic'), "online.*: labels='critic' is none of"),
-    (dict(source='internet'), "online.*: source='internet' is none of"),
+    (dict(loss='dop'), "arms.online.loss='dop', expected one of .*'dpo'"),
+    (dict(labels='critic'), "arms.online.labels='critic' is none of"),
+    (dict(source='internet'), "arms.online.source='internet' is none of"),
     (dict(group_size=1), 'group_size=1.* needs at least 2'),
     (dict(loss_kwargs=dict(gamma=1)), 'loss_kwargs.gamma is none of'),
     (dict(source='log', log_of='x/y'), "log_of='x/y' is none of the runs"),
-    (dict(stepz=1), 'arms.online: no such field: stepz'),
+    (dict(stepz=1), "arms.online.stepz: no such field, .* mean 'steps'"),
   ],
 )
 def test_a_wrong_arm_is_refused_at_start(cfg, change, message):
   fields = {**cfg['arms']['online'], 'sweep': ({},), **change}
   wrong = {**cfg, 'arms': {**cfg['arms'], 'online': fields}}
   with pytest.raises(ValueError, match=message):
-    common.check(wrong, common.sweep(wrong))
+    common.check(wrong, sweep.sweep(wrong))
+
+
+def check_overrides(cfg, *given):
+  """As the command line does."""
+  changed = overrides.apply(cfg, given)
+  told = [command.Override(*one, cfg, list(given)) for one in given]
+  effects.check(online_vs_offline.runs, changed, told)
+
+
+def test_an_override_that_reaches_no_run_is_refused(cfg):
+  for path, text, message in (
+    ('arm.source', 'mixed', 'shadowed: arms.offline, .* more set source'),
+    ('arm.loss_kwargs.gamma', '2', 'shadowed: .*arms.online'),
+    ('arm.mixture', '0.5', 'no effect: no run reads mixture'),
+    ('proxy.variance_weight', '2', 'no effect: .* members=1'),
+    ('ages', '(3,)', 'no run .* is made from config.ages'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      check_overrides(cfg, (path, text))
+
+
+def test_part_of_a_group_may_be_overridden(cfg):
+  for path, text in (
+    ('arm.sampling', "{'temperature': 0.7}"),
+    ('arm.lora', "{'rank': 2}"),
+    ('arm.keep.steps', '(3,)'),
+  ):
+    check_overrides(cfg, (path, text))
 
 
 @pytest.mark.parametrize(
@@ -198,10 +229,10 @@ def test_a_wrong_arm_is_refused_at_start(cfg, change, message):
 def test_the_command_line_answers_a_mistake_in_one_line(
   args, message, tmp_path
 ):
-  command = [sys.executable, '-m', 'experiments.online_vs_offline']
+  program = [sys.executable, '-m', 'experiments.online_vs_offline']
   fixed = ['--config=configs/toy.py', f'--workdir={tmp_path}']
   done = subprocess.run(
-    [*command, *fixed, *args], capture_output=True, text=True, timeout=120
+    [*program, *fixed, *args], capture_output=True, text=True, timeout=120
   )
   assert done.returncode == 1
   error = done.stderr.strip().splitlines()

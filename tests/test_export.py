@@ -9,13 +9,17 @@ import pytest
 import tiny_checkpoints
 from conftest import TORCH, needs_torch
 from preference_files import hh, tldr_comparisons, ultrafeedback, write
+from runs import setup_of, stage_of, train_arm
 
 from align_jax import tasks
-from align_jax.lab import protocol, stages
+from align_jax.lab import setups
+from align_jax.learn import kept
+from align_jax.learn.checkpoint import params_of
 from align_jax.models import hf
+from align_jax.policy.programs import policy_of
 from align_jax.tools import check_model, export
 from configs import base
-from experiments import common, online_vs_offline
+from experiments import common, online_vs_offline, resume
 
 JUDGE = dict(
   dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16
@@ -105,10 +109,10 @@ def exported(pipeline, tmp_path_factory):
 def test_a_policy_comes_back_as_it_was(pipeline, exported):
   """The weights, the tokenizer, the template, and how it was sampled."""
   workdir, cfg = pipeline
-  policy = protocol.policy_of(export.final_params(run_of(pipeline, 'online')))
+  policy = policy_of(export.final_params(run_of(pipeline, 'online')))
   loaded = hf.load(exported)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, policy)
-  task = tasks.make_task(seed=0, **stages.task_knobs(cfg, workdir))
+  task = tasks.make_task(seed=0, **setups.task_knobs(setup_of(cfg, workdir)))
   assert loaded.config == task.model
   how = json.loads((exported / 'generation_config.json').read_text())
   assert how['eos_token_id'] == task.eos_id and how['top_k'] == 0
@@ -138,7 +142,7 @@ def test_transformers_finds_every_weight_and_the_same_prompt(
   assert tokenizer.eos_token is not None
   if not tokenizer.chat_template:
     return
-  task = tasks.make_task(seed=0, **stages.task_knobs(cfg, workdir))
+  task = tasks.make_task(seed=0, **setups.task_knobs(setup_of(cfg, workdir)))
   known = {
     tuple(t[v].tolist())
     for t, v in zip(task.train_prompts.tokens, task.train_prompts.valid)
@@ -202,15 +206,52 @@ def test_what_is_no_run_is_refused(tmp_path):
 @pytest.mark.parametrize('pipeline', ['llama3_8b_ultrafeedback'], indirect=True)
 def test_adapters_are_merged(pipeline, tmp_path):
   workdir, cfg = pipeline
-  run = next(r for r in online_vs_offline.runs(cfg) if r['arm'] == 'online')
-  run = {**run, 'lora': {'rank': 2, 'alpha': 6.0}, 'name': 'online/adapters'}
-  directory = common.directory(workdir, run)
-  common.guard(directory, run)
-  protocol.run_arm(cfg, run, workdir)
+  run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
+  run = run.but(lora=dict(rank=2, alpha=6.0), name='online/adapters')
+  directory = run.directory(workdir)
+  resume.guard(directory, resume.settings_of(run))
+  train_arm(cfg, run, workdir)
   export.export(directory, tmp_path)
   got = hf.load(tmp_path).params['layers']['down']
   pair = export.final_params(directory)['lora']['pairs']['layers']['down']
   low_rank = np.einsum('...fr,...rd->...fd', pair['a'], pair['b'])
   assert np.abs(low_rank).max() > 0
-  base = stages.prepare_seed(cfg, 0, workdir).reference['layers']['down']
+  base = stage_of(cfg, 0, workdir).reference['layers']['down']
   np.testing.assert_allclose(got, base + 3.0 * low_rank, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('pipeline', ['hh'], indirect=True)
+def test_an_earlier_policy_is_exported(pipeline, tmp_path, capsys):
+  workdir, cfg = pipeline
+  run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
+  run = run.but(steps=3, keep=dict(steps=(1, 2)), name='online/keeps')
+  directory = run.directory(workdir)
+  resume.guard(directory, resume.settings_of(run))
+  train_arm(cfg, run, workdir)
+  kls = kept.measured(directory)
+  assert kls.keys() == {0, 2, 3}  # the first is kept and not measured
+  near = [export.choose(directory, kl=kl) for kl in (0.0, kls[2], 1e6)]
+  assert near == [min((2, 3), key=kls.get), 2, max((2, 3), key=kls.get)]
+  export.main([str(directory), str(tmp_path), '--step=1'])
+  told = capsys.readouterr().out
+  assert 'written, of step 1, KL not measured' in told
+  policies = [params_of(directory, step) for step in (1, 3)]
+  got = hf.load(tmp_path).params['embed']
+  np.testing.assert_array_equal(got, policies[0]['embed'])
+  assert not np.array_equal(got, policies[1]['embed'])
+  export.main([str(directory), str(tmp_path), f'--kl={kls[2]}'])
+  assert f'of step 2, KL {kls[2]:.4g} nats' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('pipeline', ['hh'], indirect=True)
+def test_a_checkpoint_that_is_not_there_is_refused(pipeline):
+  run = run_of(pipeline, 'online')
+  with pytest.raises(ValueError, match='=1, there are: step 2, KL .* nats'):
+    export.choose(run, step=1)
+  with pytest.raises(ValueError, match='expected one of them'):
+    export.choose(run, step=2, kl=1.0)
+  sft = pipeline[0] / 'seed0' / 'sft'
+  with pytest.raises(ValueError, match=r'kl=1, there are: .* KL not measured'):
+    export.choose(sft, kl=1.0)
+  with pytest.raises(ValueError, match='step=2, there are: none'):
+    export.choose(pipeline[0] / 'task', step=2)

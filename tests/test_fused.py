@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import python
 
+from align_jax.lab import sweep
 from align_jax.models import fused, hf, initial, transformer
 from configs import toy
 from experiments import common
@@ -222,9 +223,9 @@ def test_runs_that_cannot_be_stacked_are_named(monkeypatch):
   with pytest.raises(ValueError, match="attention='plain', got 'auto'"):
     fused.check_vmap(CONFIG)
   cfg = common.as_dict(toy.get_config())
-  common.check(cfg, common.sweep(cfg))
+  common.check(cfg, sweep.sweep(cfg))
   with pytest.raises(ValueError, match="model.attention='plain', got 'auto'"):
-    common.check({**cfg, 'together': True}, common.sweep(cfg))
+    common.check({**cfg, 'together': True}, sweep.sweep(cfg))
 
 
 def test_auto_on_a_cpu_is_plain():

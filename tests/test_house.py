@@ -13,7 +13,8 @@ ROOMS = 'types files ops sharding models losses data compare policy learn'
 ROOMS = f'{ROOMS} judges tasks lab tools'.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
-NOTHING = f'{NOTHING} compare.readings compare.reweigh learn.budget'.split()
+NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
+NOTHING = f'{NOTHING} learn.budget learn.metrics'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
@@ -26,7 +27,7 @@ MAY |= {
   'compare.verdict': ['intervals'],
 }
 # What reads points needs no JAX.
-NUMBERS = 'frontier intervals readings reweigh verdict'.split()
+NUMBERS = 'frontier intervals points readings reweigh verdict'.split()
 NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
 ALONE = {
   'orbax': 'learn.checkpoint',
@@ -54,10 +55,37 @@ def test_imports(path):
   for first, second, third, *_ in (x + ['', ''] for x in imports(tree)):
     assert first not in {'experiments', 'configs', 'align_jax'} - {package}
     assert ALONE.get(first, name) == name, f'{name} imports {first}'
-    if first == 'align_jax' and room != '__init__':
+    if first == 'align_jax' and not room.startswith('__'):
       assert ROOMS.index(second) <= ROOMS.index(room), f'{name}: {second}'
     if first == 'align_jax' and second == room and name in MAY:
       assert third in MAY[name], f'{name} imports {third}'
     if room == 'compare' and rest[-1] in NUMBERS:
       assert first in NUMERIC, f'{name} imports {first}'
   assert not LAZY & {x[0] for x in imports(tree, deep=False)}
+
+
+BELOW_THE_LAB = ROOMS[: ROOMS.index('lab')]
+WHOLE = {'run', 'runs', 'cfg', 'experiment', 'setup'}
+
+
+def takes_all(path):
+  """Functions of a file that are given a whole run or config, by a name."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.FunctionDef):
+      names = [x.arg for x in (*node.args.args, *node.args.kwonlyargs)]
+      if WHOLE & set(names):
+        yield node.name
+
+
+def test_below_the_lab_no_function_takes_a_whole_run_or_config():
+  """Runs in `compare` are curves of points, which know no config."""
+  found = [
+    f'{path.relative_to(ROOT)}: {name}'
+    for path in ROOT.glob('align_jax/**/*.py')
+    if path.relative_to(ROOT / 'align_jax').parts[0] in BELOW_THE_LAB
+    and 'compare' not in path.parts
+    for name in takes_all(path)
+  ]
+  assert not found
+  lab = ROOT / 'align_jax' / 'lab' / 'protocol.py'
+  assert 'run_arm' in takes_all(lab)  # or nothing would be found at all

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import needs_torch
+from runs import setup_of, stage_of, train_arm
 from tiny_judges import (
   CONFIG,
   OTHERS,
@@ -28,7 +29,8 @@ from tiny_judges import (
 from align_jax import data, judges
 from align_jax.judges import pairwise
 from align_jax.judges.reader import open_reader
-from align_jax.lab import arms, checks, protocol
+from align_jax.lab import checks, sweep
+from align_jax.lab.labels import reward_of
 from align_jax.learn import rewards, train
 from align_jax.models import hf, transformer
 from align_jax.types import Batch
@@ -384,23 +386,22 @@ def test_arms_that_judges_label(causal, scalar, tmp_path):
     'feedback': judged('llm_judge', causal),
     'scored': judged('reward_model', scalar),
   }
-  runs = common.sweep(cfg)
+  runs = sweep.sweep(cfg)
   common.check(cfg, runs)
   labels = {}
   for run in runs:
-    protocol.run_arm(cfg, {**run, 'keep_log': True}, tmp_path)
-    log = train.read_log(tmp_path / 'seed0' / run['name'])
-    size = run['group_size']
-    labels[run['arm']] = np.asarray(log.rewards).reshape(-1, size)
+    train_arm(cfg, run.but(keep_log=True), tmp_path)
+    log = train.read_log(tmp_path / 'seed0' / run.name)
+    size = run.sampling.group_size
+    labels[run.arm] = np.asarray(log.rewards).reshape(-1, size)
   assert np.ptp(labels['feedback']) > 1e-4
   np.testing.assert_allclose(labels['feedback'].mean(1), 0.5, atol=1e-5)
   assert np.abs(labels['scored'].mean(1) - 0.5).max() > 1e-3
-  seed = protocol.prepare_seed(cfg, 0, tmp_path)
+  stage = stage_of(cfg, 0, tmp_path)
   score = judges.reward_model(scalar)
-  want = score(*seed.task.decode(seed.pairs))
-  np.testing.assert_allclose(
-    arms.reward_of(seed, runs[1])(seed.pairs), want, rtol=1e-4, atol=1e-5
-  )
+  want = score(*stage.task.decode(stage.pairs))
+  got = reward_of(stage, runs[1].labels)(stage.pairs)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_arms_of_the_page_are_sound(causal, scalar):
@@ -411,10 +412,11 @@ def test_the_arms_of_the_page_are_sound(causal, scalar):
   block = block.replace('models/reward', str(scalar))
   c = base.smoke(arithmetic.get_config())
   exec(block, {'c': c})
-  runs = common.sweep(common.as_dict(c))
-  assert {run['judge']['kind'] for run in runs} == set(judges.JUDGES)
+  cfg = common.as_dict(c)
+  runs = sweep.sweep(cfg)
+  assert {run.labels.judge['kind'] for run in runs} == set(judges.JUDGES)
   for run in runs:
-    checks.check_run(run)
+    checks.check_run(run, setup_of(cfg, '').shared)
 
 
 @pytest.mark.parametrize(
@@ -433,6 +435,6 @@ def test_wrong_settings_are_told_before_anything_runs(causal, judge, arm, said):
   cfg = small()
   cfg['arms'] = {'feedback': {**judged('llm_judge', causal), **arm}}
   cfg['arms']['feedback']['judge'].update(judge)
-  (run,) = common.sweep(cfg)
+  (run,) = sweep.sweep(cfg)
   with pytest.raises(ValueError, match=f'^feedback/default: .*{said}'):
-    checks.check_run(run)
+    checks.check_run(run, setup_of(cfg, '').shared)

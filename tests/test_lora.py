@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import test_train
 from conftest import init, interrupted_at
+from runs import run_of, setup_of, stage_of, train_arm
 
 from align_jax.files import read_jsonl
-from align_jax.lab import arms, checks, forwards, protocol
+from align_jax.lab import checks, forwards, starts, sweep
 from align_jax.learn.checkpoint import Checkpoints
 from align_jax.models import hf, interface, lora
 from align_jax.models.adapter import Adapter
@@ -62,10 +63,14 @@ def test_a_merged_matrix_is_w_plus_alpha_over_rank_a_b(params, adapters):
       assert np.abs(want - w).max() > 0.1
 
 
-def run_fields(**fields):
-  arm = common.as_dict(base.get_config())['arm']
-  settings = dict(rank=2, alpha=6.0)
-  return {**arm, 'name': 'arm', 'lora': settings, **fields}
+def adapted(**fields):
+  cfg = common.as_dict(base.get_config())
+  return run_of(cfg, **{'lora': dict(rank=2, alpha=6.0), **fields})
+
+
+def forward_of(config, run):
+  needs = starts.needs_of(run.loss)
+  return forwards.forward_of(config, needs, run.teacher, run.lora)
 
 
 def test_the_adapters_forward_is_the_merged_policys(
@@ -74,14 +79,14 @@ def test_the_adapters_forward_is_the_merged_policys(
   """Log-probs and exact KLs, of a reference that has moved or not."""
   tree = {lora.KEY: adapters}
   merged = lora.merge(params, adapters)
-  forward, reads = forwards.forward_of(config, run_fields())
+  forward, reads = forward_of(config, adapted())
   assert reads
   out = jax.jit(forward)(tree, batch, {'ref': params})
   want = jax.jit(functools.partial(scoring.token_logps, config=config))
   np.testing.assert_allclose(out, want(merged, batch), atol=1e-5)
   assert np.abs(out - want(params, batch)).max() > 0.1
-  exact = run_fields(loss='rloo', loss_kwargs=dict(beta=0.1, kl='exact'))
-  forward, _ = forwards.forward_of(config, exact)
+  exact = adapted(loss='rloo', loss_kwargs=dict(beta=0.1, kl='exact'))
+  forward, _ = forward_of(config, exact)
   anchors = {'ref': ref_params, 'base': params}
   out = jax.jit(forward)(tree, batch, anchors)
   compare = jax.jit(functools.partial(scoring.compare, config=config))
@@ -198,11 +203,10 @@ def test_experts_and_an_untied_head(config):
   ],
 )
 def test_wrong_settings_are_named_at_start(settings, message):
-  run = run_fields(lora=settings)
-  cfg = common.as_dict(toy.get_config())
-  checks.check_run(run_fields(), cfg['proxy'], cfg['model'])
-  with pytest.raises(ValueError, match=f'arm: .*{message}'):
-    checks.check_run(run, cfg['proxy'], cfg['model'])
+  shared = setup_of(common.as_dict(toy.get_config()), '').shared
+  checks.check_run(adapted(), shared)
+  with pytest.raises(ValueError, match=f'^arm.*lora.*{message}'):
+    checks.check_run(adapted(lora=settings), shared)
 
 
 def test_what_is_no_matrix_is_named():
@@ -243,7 +247,7 @@ def settings(name):
   arm = {'learning_rate': 1e-2, **ARMS[name], 'lora': LORA}
   cfg = common.as_dict(c)
   cfg['arms'] = {name: arm}
-  run = common.sweep(cfg)[0]
+  run = sweep.sweep(cfg)[0]
   common.check(cfg, [run])
   return cfg, run
 
@@ -256,8 +260,8 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope='module', params=list(ARMS))
 def trained(request, workdir):
   cfg, run = settings(request.param)
-  protocol.run_arm(cfg, run, workdir)
-  return run, workdir / 'seed0' / run['name']
+  train_arm(cfg, run, workdir)
+  return run, workdir / 'seed0' / run.name
 
 
 def test_a_run_of_adapters_keeps_adapters(trained):
@@ -265,24 +269,24 @@ def test_a_run_of_adapters_keeps_adapters(trained):
   run, directory = trained
   with Checkpoints(directory / 'checkpoints') as checkpoints:
     state = checkpoints.restore_raw()
-  critics = {'ppo': {'critic'}, 'shared': {'value_head'}}.get(run['arm'], set())
+  critics = {'ppo': {'critic'}, 'shared': {'value_head'}}.get(run.arm, set())
   assert state['params'].keys() == {'lora'} | critics
   sizes = [x.shape for x in jax.tree.leaves(state['params']['lora'])]
   assert len(sizes) == 8 and all(2 in shape for shape in sizes)
-  assert ('base' in state['anchors']) == ('ref' in run['refresh_every'])
+  assert ('base' in state['anchors']) == ('ref' in run.schedule.refresh_every)
   assert state['anchors']['ref'].keys() >= {'embed', 'layers'}
   rows = read_jsonl(directory / 'points.jsonl')
   assert rows[0]['kl_seq_nats'] == 0
   assert rows[-1]['kl_seq_nats'] > 1e-6
-  if run['kl_budget']:
-    assert max(r['kl_seq_nats'] for r in rows) < 2 * run['kl_budget']
+  if run.kl.nats:
+    assert max(r['kl_seq_nats'] for r in rows) < 2 * run.kl.nats
 
 
 def test_anchors_that_move_are_merged(workdir):
   cfg, run = settings('moving')
-  protocol.run_arm(cfg, run, workdir)
-  seed = protocol.prepare_seed(cfg, 0, workdir)
-  with Checkpoints(workdir / 'seed0' / run['name'] / 'checkpoints') as saved:
+  train_arm(cfg, run, workdir)
+  seed = stage_of(cfg, 0, workdir)
+  with Checkpoints(workdir / 'seed0' / run.name / 'checkpoints') as saved:
     anchors = saved.restore_raw()['anchors']
   assert same_bits(anchors['base'], seed.reference)
   for name in ('ref', 'sampler'):
@@ -295,20 +299,20 @@ def test_anchors_that_move_are_merged(workdir):
 
 def test_it_resumes_to_the_same_bits(workdir, tmp_path):
   cfg, run = settings('online')
-  protocol.run_arm(cfg, run, workdir)
+  train_arm(cfg, run, workdir)
   with interrupted_at(5) as report:
-    protocol.run_arm(cfg, run, tmp_path, report)
-  protocol.run_arm(cfg, run, tmp_path)
-  first, second = (p / 'seed0' / run['name'] for p in (workdir, tmp_path))
+    train_arm(cfg, run, tmp_path, report)
+  train_arm(cfg, run, tmp_path)
+  first, second = (p / 'seed0' / run.name for p in (workdir, tmp_path))
   test_train.assert_same_run(first, second)
 
 
 def test_another_runs_adapters_are_no_teacher(workdir):
   cfg, run = settings('online')
-  protocol.run_arm(cfg, run, workdir)
-  seed = protocol.prepare_seed(cfg, 0, workdir)
+  train_arm(cfg, run, workdir)
+  seed = stage_of(cfg, 0, workdir)
   with pytest.raises(ValueError, match='trained adapters .lora.rank > 0'):
-    arms.teacher_params(seed, run['name'])
-  student = {**run, 'name': 'student', 'teacher_of': run['name']}
-  with pytest.raises(ValueError, match='student: teacher_of='):
+    starts.teacher_params(seed, run.name)
+  student = run.but(name='student/default', teacher_of=run.name)
+  with pytest.raises(ValueError, match='student/default: teacher_of='):
     common.check(cfg, [run, student])

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from align_jax.lab import checks
+from align_jax.lab import proxies, sweep
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.kl import BIASED, KL_TERMS
 from configs import methods, toy
@@ -58,6 +58,12 @@ def test_every_method_has_a_page(name):
   assert shown == {name: methods.zoo()[name]}
 
 
+@pytest.mark.parametrize('name', LOSSES)
+def test_a_page_cites_the_paper_of_its_loss(name):
+  text, paper = PAGES[name], LOSSES[name].paper
+  assert f'\nSource: {paper}' in text if paper else '\nSource' not in text
+
+
 def test_every_page_with_a_place_is_of_the_zoo():
   placed = {name for name, text in PAGES.items() if 'toy frontier' in text}
   assert placed == set(methods.zoo())
@@ -82,7 +88,7 @@ def test_snippets_are_valid(snippet):
   cfg = after(snippet)
   read = {name: methods.zoo()[name] for name in ('dpo', 'rloo')}  # by others
   arms = {**read, **cfg['methods']}
-  runs = common.sweep({**cfg, 'arms': arms, 'seeds': 1})
+  runs = sweep.sweep({**cfg, 'arms': arms, 'seeds': 1})
   common.check(cfg, runs)
   proxy = cfg['proxy']
   assert set(proxy['loss_kwargs']) <= set(hparams_of(LOSSES[proxy['loss']]))
@@ -94,7 +100,7 @@ def test_a_page_of_a_loss_shows_that_loss():
     cfg = after(snippet)
     if name == 'sft':
       assert 'c.sft' in snippet
-    elif name in checks.SCORE_LOSSES:
+    elif name in proxies.PROXIES:
       assert cfg['proxy']['loss'] == name
     else:
       assert cfg['methods'][name]['loss'] == name

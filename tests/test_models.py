@@ -11,7 +11,7 @@ from conftest import EOS_ID
 from scipy import stats
 
 from align_jax import ops
-from align_jax.models import bow, parts, transformer
+from align_jax.models import bow, cpu, transformer
 from align_jax.policy import draw_tokens, sampling, scoring
 from align_jax.types import Batch
 
@@ -174,7 +174,7 @@ def test_the_last_states_of_a_prompt_are_those_of_all(
   config, params, batch, monkeypatch, windows, unrolled
 ):
   """Values and gradients, whether or not the last layer leaves others out."""
-  monkeypatch.setattr(transformer, 'UNROLLED', unrolled)
+  monkeypatch.setattr(cpu, 'MAX_UNROLLED', unrolled)
   c = dataclasses.replace(config, windows=windows)
   rows = [
     ops.by_group(x, batch.group_size) for x in (batch.completions, batch.valid)
@@ -199,7 +199,9 @@ def test_the_last_states_of_a_prompt_are_those_of_all(
 @pytest.mark.parametrize(
   'change', [{}, {'tie_embeddings': False}, {'num_experts': 3}]
 )
-def test_turned_matrices_decode_the_same(config, prompts, change, monkeypatch):
+def test_transposed_matrices_decode_the_same(
+  config, prompts, change, monkeypatch
+):
   c = dataclasses.replace(config, **change)
   params = transformer.init(jax.random.key(5), c)
 
@@ -210,9 +212,9 @@ def test_turned_matrices_decode_the_same(config, prompts, change, monkeypatch):
     return jax.jit(draw)(params, *prompts, jax.random.key(6))
 
   plain = decoded()
-  monkeypatch.setattr(transformer, 'TURNED', 0)
-  turned = transformer.split_layers(params, c)['layers'][0]
-  kinds = {name for name, x in turned.items() if isinstance(x, parts.Turned)}
+  monkeypatch.setattr(cpu, 'MIN_TRANSPOSED', 0)
+  layer = transformer.split_layers(params, c)['layers'][0]
+  kinds = {name for name, x in layer.items() if isinstance(x, cpu.Transposed)}
   experts = {'gate_up', 'down'} if c.num_experts else set()
   assert kinds - {'router'} == {'qkv', 'o', 'gate_up', 'down'} - experts
   got = decoded()

@@ -3,21 +3,23 @@
 A law first holds for the code as it is, so that it is the error it sees.
 """
 
-import contextlib
+import dataclasses
 import inspect
 import types
 from unittest import mock
 
+import batch_laws
 import jax
 import jax.numpy as jnp
+import loss_laws
 import numpy as np
 import pytest
-import test_losses as laws
+import test_kl_terms
 from conftest import EOS_ID
-from test_losses import Case
+from loss_cases import Case, close, make_batch
 
 from align_jax import ops
-from align_jax.losses import LOSSES, PREPARE, advantages, policy_gradient
+from align_jax.losses import LOSSES, advantages, policy_gradient
 from align_jax.losses.kl import KL_TERMS, Penalty
 from align_jax.types import Outputs
 
@@ -40,14 +42,10 @@ def but(module, **names):
   return types.SimpleNamespace(**{**vars(module), **names})
 
 
-@contextlib.contextmanager
-def planted(name, loss=None, prepare=None):
-  with contextlib.ExitStack() as stack:
-    if loss:
-      stack.enter_context(mock.patch.dict(LOSSES, {name: loss}))
-    if prepare:
-      stack.enter_context(mock.patch.dict(PREPARE, {name: prepare}))
-    yield
+def planted(name, **fields):
+  """LOSSES with other fields in the row of that name."""
+  row = dataclasses.replace(LOSSES[name], **fields)
+  return mock.patch.dict(LOSSES, {name: row})
 
 
 def seen_by(check, case, **error):
@@ -89,9 +87,9 @@ def before_the_last(rewards, mask):
 @pytest.mark.parametrize('name', ['ppo', 'reinforce_pp'])
 def test_rewards_as_integers(name):
   prepare = copy(
-    PREPARE[name], adv=but(advantages, at_last_token=into_tokens_dtype)
+    LOSSES[name].prepare, adv=but(advantages, at_last_token=into_tokens_dtype)
   )
-  for check in (laws.check_fractional_rewards, laws.check_formula):
+  for check in (batch_laws.check_fractional_rewards, loss_laws.check_formula):
     seen_by(check, Case(name), prepare=prepare)
 
 
@@ -102,15 +100,15 @@ def test_integer_rewards_of_a_row(name):
   def truncated(out, batch, *args):
     return rewards(out, batch.replace(rewards=batch.rewards // 1), *args)
 
-  loss = copy(LOSSES[name], _rewards=truncated)
-  seen_by(laws.check_fractional_rewards, Case(name), loss=loss)
+  loss = copy(LOSSES[name].function, _rewards=truncated)
+  seen_by(batch_laws.check_fractional_rewards, Case(name), function=loss)
 
 
 @pytest.mark.parametrize('name', ['ppo', 'reinforce_pp'])
 @pytest.mark.parametrize('place', [into_last_column, before_the_last])
 def test_reward_at_another_token(name, place):
-  prepare = copy(PREPARE[name], adv=but(advantages, at_last_token=place))
-  seen_by(laws.check_formula, Case(name), prepare=prepare)
+  prepare = copy(LOSSES[name].prepare, adv=but(advantages, at_last_token=place))
+  seen_by(loss_laws.check_formula, Case(name), prepare=prepare)
 
 
 # --- KL -----------------------------------------------------------------------
@@ -123,7 +121,7 @@ def categorical_gradients(term):
   """
   logits = jnp.array([0.3, -1.2, 0.9, 0.1])
   ref_logps = jax.nn.log_softmax(jnp.array([1.0, 0.2, -0.7, 0.4]))
-  probs, batch = jax.nn.softmax(logits), laws.make_batch(1)
+  probs, batch = jax.nn.softmax(logits), make_batch(1)
   batch = batch.replace(
     mask=jnp.ones((4, 1), bool),
     ref_logps=ref_logps[:, None],
@@ -144,7 +142,7 @@ def categorical_gradients(term):
 def check_reverse_kl(term):
   got, want = categorical_gradients(term)
   assert jnp.abs(want).max() > 0.1
-  laws.close(got, want, atol=1e-6)
+  close(got, want, atol=1e-6)
 
 
 @pytest.mark.parametrize('kl', ['reward_k1', 'loss_k2', 'loss_exact', 'exact'])
@@ -156,7 +154,7 @@ def test_log_ratio_as_a_loss():
   """Its expected gradient is nothing at all."""
   with pytest.raises(AssertionError):
     check_reverse_kl(KL_TERMS['loss_k1'])
-  laws.close(categorical_gradients(KL_TERMS['loss_k1'])[0], 0, atol=1e-7)
+  close(categorical_gradients(KL_TERMS['loss_k1'])[0], 0, atol=1e-7)
 
 
 def test_k3_as_a_loss_for_the_reverse_kl():
@@ -166,7 +164,7 @@ def test_k3_as_a_loss_for_the_reverse_kl():
   probs = jax.nn.softmax(jnp.array([0.3, -1.2, 0.9, 0.1]))
   ref_probs = jax.nn.softmax(jnp.array([1.0, 0.2, -0.7, 0.4]))
   got, _ = categorical_gradients(KL_TERMS['loss_k3'])
-  laws.close(got, probs - ref_probs, atol=1e-6)
+  close(got, probs - ref_probs, atol=1e-6)
 
 
 @pytest.mark.parametrize('kl', ['loss_k2', 'loss_k3'])
@@ -179,10 +177,10 @@ def test_mask_behind_the_estimate(kl):
     values = jnp.where(batch.mask, values, 0)
     return Penalty(jnp.zeros_like(values), values)
 
-  laws.check_kl_formula(kl, term)
-  laws.check_kl_mask(kl, KL_TERMS[kl])
+  test_kl_terms.check_formula(kl, term)
+  test_kl_terms.check_mask(kl, KL_TERMS[kl])
   with pytest.raises(AssertionError):
-    laws.check_kl_mask(kl, term)
+    test_kl_terms.check_mask(kl, term)
 
 
 def test_kl_over_padding():
@@ -192,9 +190,13 @@ def test_kl_over_padding():
     ratios = (out.logps - batch.ref_logps).sum(1)
     return batch.rewards - beta * ratios, jnp.zeros(batch.mask.shape)
 
-  loss = copy(LOSSES['rloo'], _rewards=rewards)
-  for check in (laws.check_mask, laws.check_padding, laws.check_formula):
-    seen_by(check, Case('rloo'), loss=loss)
+  loss = copy(LOSSES['rloo'].function, _rewards=rewards)
+  for check in (
+    batch_laws.check_mask,
+    batch_laws.check_padding,
+    loss_laws.check_formula,
+  ):
+    seen_by(check, Case('rloo'), function=loss)
 
 
 def test_gradient_through_the_advantages():
@@ -207,9 +209,9 @@ def test_gradient_through_the_advantages():
     price = beta * ratios.sum(1)
     return batch.rewards - price, jnp.zeros_like(ratios)
 
-  loss = copy(LOSSES['rloo'], _reinforce=reinforce, _rewards=rewards)
-  missed_by(laws.check_formula, Case('rloo'), loss=loss)
-  seen_by(laws.check_gradient, Case('rloo'), loss=loss)
+  loss = copy(LOSSES['rloo'].function, _reinforce=reinforce, _rewards=rewards)
+  missed_by(loss_laws.check_formula, Case('rloo'), function=loss)
+  seen_by(loss_laws.check_gradient, Case('rloo'), function=loss)
 
 
 # --- Reductions ---------------------------------------------------------------
@@ -218,9 +220,9 @@ def test_gradient_through_the_advantages():
 @pytest.mark.parametrize('how', ['sum', 'mean'])
 def test_ipo_with_the_other_reduction(how):
   swapped = {'sum': ops.masked_mean, 'mean': ops.masked_sum}
-  loss = copy(LOSSES['ipo'], LOGP_REDUCTIONS=swapped)
+  loss = copy(LOSSES['ipo'].function, LOGP_REDUCTIONS=swapped)
   case = Case('ipo', {'logp_reduction': how})
-  seen_by(laws.check_formula, case, loss=loss)
+  seen_by(loss_laws.check_formula, case, function=loss)
 
 
 @pytest.mark.parametrize('name', ['dapo', 'reinforce_pp'])
@@ -231,29 +233,29 @@ def test_token_mean_weighed_by_rows(name):
     loss, _ = policy_gradient.per_token(x, batch)
     return loss, jnp.float32(len(x))
 
-  loss = copy(LOSSES[name], per_token=per_token)
-  missed_by(laws.check_formula, Case(name), loss=loss)
-  missed_by(laws.check_gradient, Case(name), loss=loss)
-  seen_by(laws.check_microbatches, Case(name), loss=loss)
+  loss = copy(LOSSES[name].function, per_token=per_token)
+  missed_by(loss_laws.check_formula, Case(name), function=loss)
+  missed_by(loss_laws.check_gradient, Case(name), function=loss)
+  seen_by(batch_laws.check_microbatches, Case(name), function=loss)
 
 
 def test_row_mean_for_token_mean():
   per_row = policy_gradient.per_sequence_mean
-  loss = copy(LOSSES['dapo'], per_token=per_row)
-  seen_by(laws.check_formula, Case('dapo'), loss=loss)
+  loss = copy(LOSSES['dapo'].function, per_token=per_row)
+  seen_by(loss_laws.check_formula, Case('dapo'), function=loss)
 
 
 @pytest.mark.parametrize('name', ['reinforce_mean', 'reinforce_pp', 'kto'])
 def test_statistics_of_a_part_of_the_batch(name):
   """Prepared for every microbatch alone."""
-  plain, prepare = LOSSES[name], PREPARE[name]
+  plain, prepare = LOSSES[name].function, LOSSES[name].prepare
 
   def loss(outputs, batch, **hparams):
     batch = batch.replace(prepared=prepare(outputs, batch))
     return plain(outputs, batch, **hparams)
 
   loss.__signature__ = inspect.signature(plain)
-  seen_by(laws.check_microbatches, Case(name), loss=loss)
+  seen_by(batch_laws.check_microbatches, Case(name), function=loss)
 
 
 # --- Group statistics ---------------------------------------------------------
@@ -291,16 +293,18 @@ def population(rewards, group_size, ddof=1):
 @pytest.mark.parametrize(
   'error, check',
   [
-    (unguarded, laws.check_equal_rewards),
-    (unguarded, laws.check_scalar_and_finite),
-    (with_epsilon, laws.check_equal_rewards),
-    (of_one, laws.check_group_of_one),
-    (population, laws.check_formula),
+    (unguarded, batch_laws.check_equal_rewards),
+    (unguarded, batch_laws.check_scalar_and_finite),
+    (with_epsilon, batch_laws.check_equal_rewards),
+    (of_one, batch_laws.check_group_size),
+    (population, loss_laws.check_formula),
   ],
 )
 def test_group_deviation(name, error, check):
-  loss = copy(LOSSES[name], adv=but(advantages, group_normalised=error))
-  seen_by(check, Case(name), loss=loss)
+  loss = copy(
+    LOSSES[name].function, adv=but(advantages, group_normalised=error)
+  )
+  seen_by(check, Case(name), function=loss)
 
 
 # --- Between sampler and trainer ----------------------------------------------
@@ -328,15 +332,21 @@ def test_mask_from_token_ids(batch):
 def check_fresh_rows_are_on_policy(logps, batch):
   """No step lies between sampler and trainer: every weight is one."""
   weights = jnp.exp(policy_gradient.log_weights(logps, batch))
-  laws.close(weights, 1, rtol=1e-4)
+  close(weights, 1, rtol=1e-4)
   batch = batch.replace(
     ref_logps=logps, rewards=jnp.arange(len(logps)).astype(jnp.float32)
   )
-  assert LOSSES['grpo'](logps, batch, clip=0.01)[1]['clipped'] == 0
+  _, metrics = LOSSES['grpo'](logps, batch, clip=0.01, kl='none')
+  assert metrics['clipped'] == 0
 
 
 def test_trainer_at_another_temperature(params, prompts, sample, token_logps):
+  """However rows were drawn, the trainer scores at temperature 1."""
   batch = sample(params, *prompts, jax.random.key(5), 0.7)
-  check_fresh_rows_are_on_policy(token_logps(params, batch, 0.7), batch)
+  check = check_fresh_rows_are_on_policy
+  check(token_logps(params, batch, 1.0), batch)
   with pytest.raises(AssertionError):
-    check_fresh_rows_are_on_policy(token_logps(params, batch, 1.0), batch)
+    check(token_logps(params, batch, 0.7), batch)
+  unaware = batch.replace(policy_logps=None)  # takes the sampler's for them
+  with pytest.raises(AssertionError):
+    check(token_logps(params, batch, 1.0), unaware)

@@ -10,9 +10,10 @@ import pytest
 import tiny_checkpoints
 from conftest import SHARED, SIZES, needs_shared
 from preference_files import hh, ultrafeedback, write
+from runs import run_of, setup_of, stage_of
 
 from align_jax import data, judges
-from align_jax.lab import arms, stages
+from align_jax.lab import arms, setups
 from align_jax.learn import batches
 from align_jax.models import initial
 from align_jax.policy.programs import policy_programs
@@ -280,29 +281,28 @@ def test_no_sft_leaves_the_checkpoint_as_the_reference(
 ):
   path = write(folder / 'uf.jsonl', ultrafeedback)
   cfg = started(checkpoint, path, 0)
-  seed = stages.prepare_seed(cfg, 0, tmp_path)
+  stage = stage_of(cfg, 0, tmp_path)
   stored = initial.hf.load(checkpoint)
-  jax.tree.map(np.testing.assert_array_equal, seed.reference, stored.params)
-  assert seed.task.model == stored.config
-  name = seed.task.tokenizer / 'tokenizer.json'
+  jax.tree.map(np.testing.assert_array_equal, stage.reference, stored.params)
+  assert stage.task.model == stored.config
+  name = stage.task.tokenizer / 'tokenizer.json'
   assert name.read_bytes() == (checkpoint / 'tokenizer.json').read_bytes()
-  run = dict(name='x', source='file_pairs', batch_size=4)
-  run |= dict(refresh_every={}, length_buckets=())
-  batch = arms.SOURCES['file_pairs'](seed, run)(None, None, 0)
+  run = run_of(cfg, source='file_pairs', batch_size=4)
+  make = arms.SOURCES['file_pairs'].make
+  batch = make(stage, run)(None, None, 0)
   assert batch.ref_logps.shape == batch.completions.shape
   assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
   assert batch.rewards.tolist() == [1, 0] * 4
   # A reference that moves is asked anew.
-  moved = jax.tree.map(lambda x: 1.1 * x, seed.reference)
+  moved = jax.tree.map(lambda x: 1.1 * x, stage.reference)
   state = types.SimpleNamespace(anchors={'ref': moved})
-  moving = {**run, 'refresh_every': {'ref': 1}}
-  again = arms.SOURCES['file_pairs'](seed, moving)(state, None, 0)
-  logps, _, _ = policy_programs(seed.task.model)
+  again = make(stage, run.but(refresh_every={'ref': 1}))(state, None, 0)
+  logps, _, _ = policy_programs(stage.task.model)
   np.testing.assert_array_equal(again.ref_logps, logps(moved, batch))
   assert np.abs(again.ref_logps - batch.ref_logps).max() > 1e-3
   shapes = batch.prompts.shape[1], batch.completions.shape[1]
-  run |= dict(batch_size=1, length_buckets=((shapes[0], shapes[1] - 1),))
-  draw = arms.SOURCES['file_pairs'](seed, run)
+  buckets = ((shapes[0], shapes[1] - 1),)
+  draw = make(stage, run.but(batch_size=1, length_buckets=buckets))
   sizes = {draw(None, None, i).completions.shape[1] for i in range(20)}
   assert shapes[1] - 1 in sizes
 
@@ -322,17 +322,16 @@ def test_a_checkpoint_says_what_the_model_is(model, said):
 
 def test_rope_is_scaled_for_the_lengths_of_the_task():
   folder = pathlib.Path(__file__).parent / 'golden' / 'hf' / 'llama_dynamic'
-  cfg = dict(
-    model=dict(checkpoint=str(folder)),
-    task=dict(tokenizer='x', prompt_len=900, completion_len=100),
-    sft=dict(batch_size=1),
-  )
-  model = stages.task_knobs(cfg, 'runs')['model']
+  cfg = common.as_dict(base.get_config())
+  cfg['model'] = dict(checkpoint=str(folder))
+  cfg['task'] = dict(tokenizer='x', prompt_len=900, completion_len=100)
+  model = setups.task_knobs(setup_of(cfg, 'runs'))['model']
   kind, settings = model['rope_scaling']
   assert kind == 'dynamic' and dict(settings)['length'] == 1000
 
 
 def test_file_pairs_need_a_file():
-  seed = types.SimpleNamespace(task=types.SimpleNamespace(pairs=None))
-  with pytest.raises(ValueError, match="x/y: source 'file_pairs': the task"):
-    arms.SOURCES['file_pairs'](seed, dict(name='x/y'))
+  stage = types.SimpleNamespace(task=types.SimpleNamespace(pairs=None))
+  run = run_of(common.as_dict(base.get_config()), source='file_pairs')
+  with pytest.raises(ValueError, match="arm/default: source 'file_pairs': the"):
+    arms.SOURCES['file_pairs'].make(stage, run)

@@ -11,6 +11,7 @@ import pytest
 from align_jax.compare.intervals import MISSING as NONE
 from align_jax.compare.intervals import estimate
 from align_jax.compare.report import MISSING, Page, show, typeset
+from align_jax.lab import sweep
 from configs import toy
 from experiments import (
   common,
@@ -367,7 +368,7 @@ def test_the_page_says_how_it_was_made(tmp_path):
 def test_the_config_on_a_page_is_what_its_runs_read():
   cfg = config({**BETTER, 'idle': None})
   points = made_points.arms(2, **BETTER)
-  kept = provenance.used(cfg, common.sweep, points)
+  kept = provenance.used(cfg, sweep.sweep, points)
   assert not {'methods', 'families', 'ages'} & kept.keys()
   assert {'task', 'model', 'report', 'seeds'} <= kept.keys()
   assert set(kept['arms']) == {'offline', 'online'}
@@ -375,14 +376,14 @@ def test_the_config_on_a_page_is_what_its_runs_read():
   assert not unread & kept['arm'].keys()
   assert kept['arm']['weight_decay'] == 0.0
   cfg['arms']['online'].update(labels='judge', kl_budget=1.0)
-  kept = provenance.used(cfg, common.sweep, points)
+  kept = provenance.used(cfg, sweep.sweep, points)
   assert {'judge', 'kl_every'} <= kept['arm'].keys()
 
 
 def test_an_experiment_that_makes_arms_of_one_keeps_that_one():
   cfg = config(BETTER)
   cfg['arms']['online']['steps'] = 64
-  arms = {run['arm'] for run in staleness.runs(cfg)}
+  arms = {run.arm for run in staleness.runs(cfg)}
   points = made_points.arms(2, **{arm: dict(quality=1.0) for arm in arms})
   kept = provenance.used(cfg, staleness.runs, points)
   assert set(kept['arms']) == {'online'} and kept['ages'] == cfg['ages']

@@ -10,8 +10,8 @@ from scipy import special
 
 from align_jax import tasks
 from align_jax.compare import reweigh
-from align_jax.lab import protocol, stages
-from align_jax.learn import rewards
+from align_jax.lab import pairs, pools
+from align_jax.learn import pair_model, rewards
 from align_jax.types import Batch
 
 P, G, T = 2, 3, 2
@@ -37,7 +37,7 @@ def batch():
 
 def test_ordered_pairs(batch):
   """All ordered pairs of each group, the first index major; ties at a half."""
-  got = rewards.ordered_pairs(batch)
+  got = pair_model.ordered_pairs(batch)
   assert got.group_size == G * (G - 1) and got.num_prompts == P
   row = 0
   for p in range(P):
@@ -58,7 +58,7 @@ def test_ordered_pairs(batch):
 
 def test_pairs_need_two(batch):
   with pytest.raises(ValueError, match='group_size'):
-    rewards.ordered_pairs(batch.replace(group_size=1))
+    pair_model.ordered_pairs(batch.replace(group_size=1))
 
 
 def pairwise(hidden, bias):
@@ -78,7 +78,7 @@ BIASED = pytest.mark.parametrize('bias', [-100.0, 0.0, 100.0])
 @BIASED
 def test_positional_bias_cancels(batch, bias):
   indifferent = pairwise(lambda params, tokens: 0.0 * tokens, bias)
-  got = rewards.group_preferences(indifferent, None)(batch)
+  got = pair_model.group_preferences(indifferent, None)(batch)
   assert (got == 0.5).all()
 
 
@@ -87,7 +87,7 @@ def test_a_group_is_ordered_by_the_hidden_reward(batch, bias):
   """The share of the others that a row beats; ties count one half."""
   table = jnp.zeros(60).at[10 * np.arange(6)].set(batch.rewards)
   prefer = pairwise(lambda table, tokens: table[tokens], bias)
-  got = rewards.group_preferences(prefer, table)(batch)
+  got = pair_model.group_preferences(prefer, table)(batch)
   np.testing.assert_allclose(got, [1, 0.25, 0.25, 0, 1, 0.5], atol=1e-6)
 
 
@@ -125,7 +125,7 @@ OPPONENTS = np.array([[0, 1, 2], [3, 3, 3], [0, 1, 2], [5, 0, 5], [1, 4, 4]])
 def perfect(bias=0.0, **kwargs):
   opponents = of_tokens(PROMPTS, OPPONENTS)
   model = pairwise(worth, bias)
-  return rewards.from_preference_model(model, WORTH, opponents, **kwargs)
+  return pair_model.from_preference_model(model, WORTH, opponents, **kwargs)
 
 
 def share(tokens, opponents):
@@ -145,7 +145,7 @@ def test_the_share_of_a_prompts_own_opponents_that_is_beaten(bias):
 
 def test_the_mean_chance_where_chances_are_asked():
   tokens = np.arange(5)[:, None]
-  decide = rewards.mean_of_orders
+  decide = pair_model.mean_of_orders
   got = perfect(decide=decide)(of_tokens(PROMPTS, tokens))
   difference = WORTH[tokens] - WORTH[OPPONENTS]
   want = (1 / (1 + np.exp(-difference))).mean(1)
@@ -187,7 +187,7 @@ def test_many_prompts_are_each_found():
   for number in (1, 2, 5, 257):
     prompts = rng.permutation(np.argwhere(np.ones((17, 17))))[:number]
     own = rng.integers(0, 6, (number, 1))
-    reward = rewards.from_preference_model(
+    reward = pair_model.from_preference_model(
       pairwise(worth, 0.0), WORTH, of_tokens(prompts, own)
     )
     got = reward(of_tokens(prompts, np.full((number, 1), 3)))
@@ -218,7 +218,7 @@ def normal(num_prompts, num):
   prompts = np.arange(num_prompts)[:, None]
   opponents = of_tokens(prompts, uniform(0, num_prompts, num))
   model = pairwise(worth, 0.0)
-  reward = rewards.from_preference_model(model, QUANTILES, opponents)
+  reward = pair_model.from_preference_model(model, QUANTILES, opponents)
   return prompts, reward
 
 
@@ -244,19 +244,19 @@ def test_parts_of_a_pool_are_on_one_scale(monkeypatch):
   def best_of_64(reward):
     draw.calls = 0
     task = types.SimpleNamespace(eval_prompts=(0, 0), gold=gold)
-    seed = types.SimpleNamespace(task=task, number=0, reference=0, proxy=gold)
-    pool = protocol.draw_pool(seed, reward, size, part)
+    stage = types.SimpleNamespace(task=task, seed=0, reference=0, proxy=gold)
+    pool = pools.draw_pool(stage, reward, size, part)
     weights = [reweigh.best_of_n_weights(r, 64) for r in pool.rewards]
     return (np.stack(weights) * pool.gold).sum(1).mean()
 
   gold = lambda batch: QUANTILES[np.asarray(batch.completions[:, 0])]
-  monkeypatch.setattr(protocol, 'sampler', lambda *_: draw)
+  monkeypatch.setattr(pools, 'sampler', lambda *_: draw)
   true, got = best_of_64(gold), best_of_64(reward)
   assert abs(true - 2.35) < 0.08
   assert abs(got - true) < 0.03
   # Each part against itself alone: the best of every part are all the same.
   model = pairwise(worth, 0.0)
-  alone = best_of_64(rewards.group_preferences(model, QUANTILES))
+  alone = best_of_64(pair_model.group_preferences(model, QUANTILES))
   assert alone < true - 0.2
 
 
@@ -271,16 +271,16 @@ def test_opponents_are_the_references_once_for_every_prompt(config, params):
     train_prompts=train,
     eval_prompts=held_out,
   )
-  got = stages.sample_opponents(task, params, 0, 2, 5)
+  got = pairs.sample_opponents(task, params, 0, 2, 5)
   assert np.asarray(got.prompts).tolist() == [[1, 2], [3, 3], [4, 2]]
   assert got.completions.shape == (15, 3)
   assert len(np.unique(np.where(got.valid, got.completions, -1), axis=0)) > 5
-  again = stages.sample_opponents(task, params, 0, 2, 5)
-  other = stages.sample_opponents(task, params, 1, 2, 5)
+  again = pairs.sample_opponents(task, params, 0, 2, 5)
+  other = pairs.sample_opponents(task, params, 1, 2, 5)
   np.testing.assert_array_equal(got.completions, again.completions)
   assert (got.completions != other.completions).any()
   task.eval_prompts = train  # the same set
-  assert stages.sample_opponents(task, params, 0, 2, 5).num_prompts == 2
+  assert pairs.sample_opponents(task, params, 0, 2, 5).num_prompts == 2
 
 
 # --- Scores and rules ---------------------------------------------------------

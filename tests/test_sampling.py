@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from conftest import EOS_ID, init
 from enumerable import Language, total_variation
+from runs import run_of
 from scipy import stats
 
-from align_jax.lab import protocol
-from align_jax.learn import batches, rewards
-from align_jax.learn.probe import evaluate
+from align_jax.lab import pools, protocol
+from align_jax.learn import batches, truncated
+from align_jax.learn.probe import measure
 from align_jax.policy import draw_tokens, sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
+from configs import base
+from experiments import common
 
 V = T = 4
 N = 50_000  # completions of each of the two prompts
@@ -181,17 +184,17 @@ def test_stop_tokens_end_a_completion(samplers, policy):
   ends = (tokens == 2) | ((tokens == EOS_ID) & valid)
   assert ends.any() and not ends[:, :-1][valid[:, 1:]].any()
   last = tokens[np.arange(len(tokens)), valid.sum(1) - 1]
-  cut = np.asarray(rewards.unfinished(batch, [EOS_ID, 2]))
+  cut = np.asarray(truncated.unfinished(batch, [EOS_ID, 2]))
   assert cut.any() and (cut == ~np.isin(last, (EOS_ID, 2))).all()
   assert (valid[cut].sum(1) == T).all()
-  assert (np.asarray(rewards.unfinished(batch, EOS_ID)) > cut).any()
+  assert (np.asarray(truncated.unfinished(batch, EOS_ID)) > cut).any()
 
 
 def test_limits_are_kept_and_count_as_cut_off(samplers, policy):
   batch = draw(samplers['whole'], policy, MODES['limits'])
   lengths = np.asarray(batch.valid).sum(1).reshape(2, -1)
   assert (lengths[0] == 1).all() and lengths[1].max() == 3
-  cut = np.asarray(rewards.unfinished(batch, EOS_ID)).reshape(2, -1)
+  cut = np.asarray(truncated.unfinished(batch, EOS_ID)).reshape(2, -1)
   assert cut[0].any() and not cut[0].all()
   assert (lengths[1][cut[1]] == 3).all()
 
@@ -232,11 +235,11 @@ REFUSED = pytest.raises(ValueError, match='temperature 1 and untruncated')
 
 
 def test_no_kl_of_tempered_samples(config, params, ref_params, tempered):
-  judge = types.SimpleNamespace(
+  probe = types.SimpleNamespace(
     sample=lambda *args: tempered, prompts=(), key=None
   )
   with REFUSED:
-    evaluate(judge, params, ref_params)
+    measure(probe, params, ref_params)
   with REFUSED:
     scoring.token_kls(params, ref_params, tempered, config=config)
 
@@ -245,17 +248,17 @@ def test_no_budget_and_no_pool_of_tempered_samples(
   config, params, tempered, monkeypatch
 ):
   drawn = lambda *args: lambda *args: tempered
-  monkeypatch.setattr(protocol, 'sampler', drawn)
-  monkeypatch.setattr(protocol, 'sampler_of', drawn)
+  for module in (protocol, pools):
+    monkeypatch.setattr(module, 'sampler', drawn)
   task = types.SimpleNamespace(
     model=config, max_new_tokens=6, eos_id=0, eval_prompts=[0]
   )
-  seed = types.SimpleNamespace(task=task, number=0, reference=params)
-  run = dict(kl_budget=1.0, kl_samples=3, kl_mode='stop', kl_every=1)
+  stage = types.SimpleNamespace(task=task, seed=0, reference=params)
+  run = run_of(common.as_dict(base.get_config()), kl_budget=1.0, kl_samples=3)
   with REFUSED:
-    protocol.budget_of(seed, run).measure(params)
+    protocol.budget_of(stage, run).measure(params)
   with REFUSED:
-    protocol.draw_pool(seed, None, 3, 3)
+    pools.draw_pool(stage, None, 3, 3)
 
 
 def test_tempered_samples_stay_known_as_such(config, params, batch, tempered):

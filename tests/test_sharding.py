@@ -16,7 +16,7 @@ import jax, jax.numpy as jnp, numpy as np
 from conftest import init
 from align_jax.policy import scoring
 from align_jax import sharding
-from align_jax.learn import step
+from align_jax.learn import optimizers, step
 from align_jax.losses import LOSSES
 from align_jax.models import hf, transformer
 from align_jax.types import Batch
@@ -39,7 +39,7 @@ batch = Batch(
   group_size=G,
 )
 forward = functools.partial(scoring.token_logps, config=config)
-tx = step.make_optimizer()
+tx = optimizers.make_optimizer()
 hparams = {'beta': 0.1, 'learning_rate': 1e-2}
 params = jax.tree.map(np.asarray, init(0, config))  # on no device
 

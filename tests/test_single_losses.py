@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from test_losses import NAMES, Case, P, close, example, gradient, value
+from loss_cases import NAMES, Case, P, close, example, gradient, value
 
 from align_jax.losses import LOSSES, advantages
 

@@ -9,7 +9,15 @@ import pytest
 
 from align_jax import ops
 from align_jax.lab import forwards
-from align_jax.learn import batches, rewards, sources, step
+from align_jax.learn import (
+  batches,
+  optimizers,
+  pair_model,
+  rewards,
+  sources,
+  step,
+  truncated,
+)
 from align_jax.losses import LOSSES
 from align_jax.policy import sampling, scoring
 
@@ -35,7 +43,7 @@ def annotate(token_logps):
 @pytest.fixture(scope='module')
 def state(params, ref_params):
   anchors = {'ref': ref_params}
-  return step.init_state(params, step.make_optimizer(), anchors)
+  return step.init_state(params, optimizers.make_optimizer(), anchors)
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +54,11 @@ def draw(sample):
 @pytest.fixture(scope='module')
 def online(prompts, draw, annotate):
   return sources.online(
-    lambda step: prompts, draw, count, annotate, sources.current
+    lambda step: prompts,
+    draw,
+    rewards.stateless(count),
+    annotate,
+    sources.current,
   )
 
 
@@ -140,21 +152,21 @@ def test_mismatched_rows_are_of_another_prompt(state, online, annotate):
 
 
 def test_what_was_cut_off(batch):
-  cut = np.asarray(rewards.unfinished(batch, 0))
+  cut = np.asarray(truncated.unfinished(batch, 0))
   ends = [
     row[valid][-1] == 0
     for row, valid in zip(*map(np.asarray, (batch.completions, batch.valid)))
   ]
   assert cut.any() and not cut.all()
   np.testing.assert_array_equal(cut, ~np.array(ends))
-  assert not rewards.unfinished(batch, None).any()
+  assert not truncated.unfinished(batch, None).any()
 
 
 def test_policies_for_what_was_cut_off(batch):
-  cut = np.asarray(rewards.unfinished(batch, 0))
+  cut = np.asarray(truncated.unfinished(batch, 0))
   apply = {
     name: f(batch, eos_id=0, penalty=0.25)
-    for name, f in rewards.TRUNCATED.items()
+    for name, f in truncated.TRUNCATED.items()
   }
   assert apply['keep'] is batch
   masked = apply['mask']
@@ -167,12 +179,17 @@ def test_policies_for_what_was_cut_off(batch):
 
 
 def test_an_online_source_applies_it(state, prompts, draw, annotate):
-  finish = functools.partial(rewards.penalise, eos_id=0, penalty=5.0)
+  finish = functools.partial(truncated.penalise, eos_id=0, penalty=5.0)
   source = sources.online(
-    lambda step: prompts, draw, count, annotate, sources.current, finish
+    lambda step: prompts,
+    draw,
+    rewards.stateless(count),
+    annotate,
+    sources.current,
+    finish,
   )
   batch = source(state, jax.random.key(0), 0)
-  cut = rewards.unfinished(batch, 0)
+  cut = truncated.unfinished(batch, 0)
   assert cut.any()
   np.testing.assert_allclose(batch.rewards, count(batch) - 5.0 * cut)
 
@@ -215,14 +232,19 @@ def test_orders_of_a_preference_model():
   logits = np.random.default_rng(0).normal(size=(1, 3, 3))
   fair = logits - logits.swapaxes(1, 2)
   both = lambda x: (jnp.asarray(x), jnp.asarray(x.swapaxes(1, 2)))
-  for decide in (rewards.sign_of_difference, rewards.mean_of_orders):
+  for decide in (
+    pair_model.sign_of_difference,
+    pair_model.mean_of_orders,
+  ):
     table = np.asarray(decide(*both(fair)))
     np.testing.assert_allclose(table + table.swapaxes(1, 2), 1, atol=1e-6)
-  biased = rewards.sign_of_difference(*both(fair + 9.0))
-  np.testing.assert_array_equal(biased, rewards.sign_of_difference(*both(fair)))
+  biased = pair_model.sign_of_difference(*both(fair + 9.0))
+  np.testing.assert_array_equal(
+    biased, pair_model.sign_of_difference(*both(fair))
+  )
   chances = 1 / (1 + np.exp(-fair))
   np.testing.assert_allclose(
-    rewards.mean_of_orders(*both(fair)), chances, atol=1e-6
+    pair_model.mean_of_orders(*both(fair)), chances, atol=1e-6
   )
 
 
@@ -316,7 +338,7 @@ def test_only_the_teacher_sees_the_context(
 def test_context_distillation_internalises_the_context(config, params, batch):
   """The student nears itself-with-context, which it does not see."""
   forward = forwards.divergence(config, True, (7, 8), 1)
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   train_step = step.make_train_step(
     forward, LOSSES['forward_kl'], tx, reads_anchors=True
   )

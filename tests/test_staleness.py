@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 from conftest import interrupted_at
+from runs import train_arm
 from test_train import assert_same_run, settings
 
-from align_jax.lab import protocol
-from align_jax.learn import step
-from align_jax.learn.train import train
+from align_jax.learn import optimizers, step
+from align_jax.learn.train import Schedule, train
 from configs import base, toy
 from experiments import common, staleness
-from experiments.common import directory
 
 
 def test_the_sampler_is_one_update_behind(tmp_path):
@@ -26,33 +25,32 @@ def test_the_sampler_is_one_update_behind(tmp_path):
     return state.replace(step=state.step + 1, params=params), {}
 
   start = {'w': jnp.float32(0)}
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   train(
     tmp_path,
     state=step.init_state(start, tx, anchors=[step.PREVIOUS]),
     source=source,
     train_step=train_step,
     hparams={},
-    num_steps=4,
     key=jax.random.key(0),
-    save_every=4,
+    schedule=Schedule(num_steps=4, save_every=4),
   )
   assert seen == [(0, 0), (1, 0), (2, 1), (3, 2)]
 
 
 def test_goes_on_in_the_same_bits(tmp_path):
   cfg, run = settings('online')
-  run = {**run, 'source': 'one_step_stale', 'keep_log': False}
+  run = run.but(source='one_step_stale', keep_log=False)
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  protocol.run_arm(cfg, run, whole)
+  train_arm(cfg, run, whole)
   with interrupted_at(3) as report:
-    protocol.run_arm(cfg, run, parts, report)
-  protocol.run_arm(cfg, run, parts)
-  assert_same_run(directory(whole, run), directory(parts, run))
-  fresh = {**run, 'source': 'policy', 'name': 'fresh'}
-  protocol.run_arm(cfg, fresh, whole)
+    train_arm(cfg, run, parts, report)
+  train_arm(cfg, run, parts)
+  assert_same_run(run.directory(whole), run.directory(parts))
+  fresh = run.but(source='policy', name='online/fresh')
+  train_arm(cfg, fresh, whole)
   points = [
-    (directory(whole, r) / 'points.jsonl').read_text() for r in (run, fresh)
+    (r.directory(whole) / 'points.jsonl').read_text() for r in (run, fresh)
   ]
   assert points[0] != points[1]  # or nothing was stale
 

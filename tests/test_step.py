@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax.learn import batches, sources, step, train
+from align_jax.learn import batches, optimizers, rewards, sources, step, train
 from align_jax.losses import LOSSES
 from align_jax.policy import programs, scoring
 
@@ -26,7 +26,7 @@ def annotate(forward):
 
 @pytest.fixture(scope='module')
 def tx():
-  return step.make_optimizer(warmup_steps=2)
+  return optimizers.make_optimizer(warmup_steps=2)
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def online(prompts, sample, annotate):
   return sources.online(
     prompts=lambda i: prompts,
     sample=lambda *args: sample(*args, 1.0),
-    reward=count_of_threes,
+    reward=rewards.stateless(count_of_threes),
     annotate=annotate,
     read=sources.current,
   )
@@ -102,7 +102,7 @@ def test_training_leaves_the_anchor_alone(run, online, params):
 
 def test_learning_rate_scales_the_update(batch):
   """Zero moves nothing; the update is linear in it."""
-  tx = step.make_optimizer()
+  tx = optimizers.make_optimizer()
   train_step = step.make_train_step(
     lambda params, batch: params['x'][batch.completions], LOSSES['sft'], tx
   )
@@ -234,7 +234,7 @@ def test_only_an_online_source_reads_the_params(
   stale = sources.online(
     lambda i: prompts,
     lambda *args: sample(*args, 1.0),
-    count_of_threes,
+    rewards.stateless(count_of_threes),
     annotate,
     sources.anchor('sampler'),
   )

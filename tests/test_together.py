@@ -1,21 +1,24 @@
 """Runs trained as one program end where they end alone."""
 
-import copy
-
 import jax
 import numpy as np
 import pytest
 from conftest import interrupted_at
+from runs import train_arm, train_together
 from test_train import final_state
 
 from align_jax.files import read_jsonl
-from align_jax.lab import protocol
+from align_jax.lab import grouping, sweep
 from align_jax.learn import together
 from configs import base, toy
 from experiments import common
-from experiments.common import directory
 
 ADAPTED = {'lora': {'rank': 2}}
+MUON = {
+  'optimizer': {'name': 'muon'},
+  'schedule': {'name': 'cosine'},
+  'sampling': {'temperature': 0.7, 'stop_tokens': (1,)},
+}
 
 
 def several():
@@ -32,9 +35,9 @@ def several():
 
 def settings(arm, **fields):
   cfg = several()
-  runs = common.sweep(cfg)
-  runs = [r for r in runs if r['arm'] == arm and r['seed'] == 0]
-  return cfg, [{**r, 'keep_log': False, **fields} for r in runs]
+  runs = sweep.sweep(cfg)
+  runs = [r for r in runs if r.arm == arm and r.seed == 0]
+  return cfg, [r.but(keep_log=False, **fields) for r in runs]
 
 
 @pytest.fixture(scope='module')
@@ -54,19 +57,20 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(
-  'arm, fields', [('offline', {}), ('online', {}), ('online', ADAPTED)]
+  'arm, fields',
+  [('offline', {}), ('online', {}), ('online', ADAPTED), ('online', MUON)],
 )
 def test_together_as_alone(tmp_path, arm, fields):
   cfg, runs = settings(arm, **fields)
   workdir, alone = tmp_path, tmp_path / 'alone'
-  protocol.run_together(cfg, runs, workdir)
+  train_together(cfg, runs, workdir)
   points = []
   for run in runs:
-    protocol.run_arm(cfg, run, alone)
-    assert_same(directory(workdir, run), directory(alone, run))
-    points.append((directory(alone, run) / 'points.jsonl').read_text())
-    state = final_state(directory(workdir, run))
-    same = final_state(directory(alone, run))
+    train_arm(cfg, run, alone)
+    assert_same(run.directory(workdir), run.directory(alone))
+    points.append((run.directory(alone) / 'points.jsonl').read_text())
+    state = final_state(run.directory(workdir))
+    same = final_state(run.directory(alone))
     for x, y in zip(*(jax.tree.leaves(s['params']) for s in (state, same))):
       np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
   assert len(set(points)) == len(runs) == 3  # they do differ
@@ -74,47 +78,45 @@ def test_together_as_alone(tmp_path, arm, fields):
 
 def test_goes_on_where_it_was_interrupted(workdir, tmp_path):
   cfg, runs = settings('online')
-  protocol.run_together(cfg, runs, workdir)
+  train_together(cfg, runs, workdir)
   with interrupted_at(3) as report:
-    protocol.run_together(cfg, runs, tmp_path, report)
-  protocol.run_together(cfg, runs, tmp_path)
+    train_together(cfg, runs, tmp_path, report)
+  train_together(cfg, runs, tmp_path)
   for run in runs:
     for name in ('points.jsonl', 'metrics.jsonl'):
-      first, second = (directory(d, run) / name for d in (workdir, tmp_path))
+      first, second = (run.directory(d) / name for d in (workdir, tmp_path))
       assert first.read_text() == second.read_text()
 
 
 def test_only_numbers_may_differ():
   _, runs = settings('online')
   run = runs[0]
-  other = copy.deepcopy(run)
-  other.update(learning_rate=1.0, name='other')
+  given = lambda **hparams: run.but(loss_kwargs={**run.loss.kwargs, **hparams})
   kinds = [
     run,
-    other,
-    {**run, 'loss_kwargs': {**run['loss_kwargs'], 'beta': 9.0}},
-    {**run, 'seed': 1},
-    {**run, 'loss': 'dpo'},
-    {**run, 'loss_kwargs': {**run['loss_kwargs'], 'word': 'a'}},
-    {**run, 'loss_kwargs': {**run['loss_kwargs'], 'word': 'b'}},
-    {**run, 'keep_log': True},
-    {**run, 'keep_log': True},
-    {**run, 'labels': 'brevity'},
-    {**run, 'labels': 'judge'},
-    {**run, 'labels': 'judge'},
-    {**run, 'kl_budget': 2.0},
-    {**run, 'reweigh': 'optimum'},
+    run.but(learning_rate=1.0, name='online/other'),
+    given(beta=9.0),
+    run.but(seed=1),
+    run.but(loss='dpo'),
+    given(word='a'),
+    given(word='b'),
+    run.but(keep_log=True),
+    run.but(keep_log=True),
+    run.but(labels='brevity'),
+    run.but(labels='judge'),
+    run.but(labels='judge'),
+    run.but(kl_budget=2.0),
+    run.but(reweigh='optimum'),
   ]
-  sizes = [len(group) for group in together.groups(kinds)]
+  sizes = [len(group) for group in grouping.groups(kinds)]
   assert sizes == [3] + [1] * 11
 
 
 def test_a_job_for_each_group_awaits_what_it_reads(tmp_path):
   cfg = several()
   cfg.update(together=True, seeds=1)
-  jobs = {
-    job.name: job for job in common.make_jobs(cfg, common.sweep(cfg), tmp_path)
-  }
+  todo = common.jobs_of(cfg, sweep.sweep(cfg), tmp_path)
+  jobs = {job.name: job for job in todo}
   assert jobs['seed0/offline/lr0.0003-beta0.1+2'].steps == cfg['arm']['steps']
   shuffled = jobs['seed0/shuffled/lr0.0003-beta0.1+2']
   assert shuffled.needs == ('seed0', 'seed0/online/lr0.0003-beta0.1')
@@ -130,4 +132,4 @@ def test_a_mesh_is_refused():
   cfg = common.as_dict(base.smoke(toy.get_config()))
   cfg.update(together=True, mesh=dict(data=2, fsdp=1, tensor=1))
   with pytest.raises(ValueError, match='one device'):
-    common.check(cfg, common.sweep(cfg))
+    common.check(cfg, sweep.sweep(cfg))

@@ -139,3 +139,17 @@ def test_seeds_share_the_tokens_of_prompts_and_not_their_worth(task):
 def test_too_small_a_vocabulary_is_refused():
   with pytest.raises(ValueError, match='vocab_size'):
     make(prompt_len=1)
+
+
+def test_training_prompts_are_a_set_to_measure_on(task):
+  found = task.eval_sets['train']
+  assert len(found) == len(task.eval_prompts)
+  rows = lambda prompts: set(map(tuple, prompts.tokens.tolist()))
+  assert rows(found) < rows(task.train_prompts)
+  assert not make(eval_prompts=0).eval_sets  # they are measured anyhow
+
+
+def test_sets_that_the_task_does_not_have_are_refused(task):
+  tasks.check_sets(task, ['train'])
+  with pytest.raises(ValueError, match=r"'tests' is none .* \['train'\]"):
+    tasks.check_sets(task, ['train', 'tests'])

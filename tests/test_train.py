@@ -1,37 +1,22 @@
 """Interrupted runs end in the same bits as uninterrupted ones."""
 
-import json
-import signal
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
+from runs import train_arm, train_until_killed
 
 from align_jax.files import read_jsonl
-from align_jax.lab import protocol
+from align_jax.lab import sweep
 from align_jax.learn import checkpoint
 from align_jax.learn.logs import Writer
 from configs import base, toy
 from experiments import common
-from experiments.common import directory
-
-KILLED = """
-import json, os, signal, sys
-from align_jax.lab import protocol
-cfg, run, workdir, at = json.loads(sys.argv[1])
-def report(step, info):
-  if step == at:
-    os.kill(os.getpid(), signal.SIGKILL)
-protocol.run_arm(cfg, run, workdir, report)
-"""
 
 
 def settings(arm):
   cfg = common.as_dict(base.smoke(toy.get_config()))
-  runs = [r for r in common.sweep(cfg) if r['arm'] == arm]
-  return cfg, next((r for r in runs if r['keep_log']), runs[0])
+  runs = [r for r in sweep.sweep(cfg) if r.arm == arm]
+  return cfg, next((r for r in runs if r.keep_log), runs[0])
 
 
 def final_state(directory):
@@ -44,7 +29,7 @@ def final_state(directory):
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole')
   for arm in ('offline', 'online'):
-    protocol.run_arm(*settings(arm), workdir)
+    train_arm(*settings(arm), workdir)
   return workdir
 
 
@@ -58,41 +43,36 @@ def assert_same_run(first, second):
 @pytest.mark.parametrize('arm', ['offline', 'online'])
 def test_killed_and_resumed_equals_uninterrupted(arm, whole, tmp_path):
   cfg, run = settings(arm)
-  killed = subprocess.run(
-    [sys.executable, '-c', KILLED, json.dumps([cfg, run, str(tmp_path), 5])],
-    timeout=300,
-  )
-  assert killed.returncode == -signal.SIGKILL
-  written = read_jsonl(directory(tmp_path, run) / 'metrics.jsonl')
+  train_until_killed(cfg, run, tmp_path, 5)
+  written = read_jsonl(run.directory(tmp_path) / 'metrics.jsonl')
   steps = [row['step'] for row in written]
-  assert steps and max(steps) < run['steps']
-  protocol.run_arm(cfg, run, tmp_path)
-  assert_same_run(directory(whole, run), directory(tmp_path, run))
+  assert steps and max(steps) < run.schedule.steps
+  train_arm(cfg, run, tmp_path)
+  assert_same_run(run.directory(whole), run.directory(tmp_path))
 
 
 def test_two_runs_of_one_config_are_bitwise_equal(whole, tmp_path):
   cfg, run = settings('online')
-  protocol.run_arm(cfg, run, tmp_path)
-  assert_same_run(directory(whole, run), directory(tmp_path, run))
+  train_arm(cfg, run, tmp_path)
+  assert_same_run(run.directory(whole), run.directory(tmp_path))
 
 
 def test_the_online_log_in_its_order_is_the_online_run(whole, tmp_path):
   """Bit for bit on a CPU: the comparison with `shuffled` is only of order."""
   cfg, online = settings('online')
-  replay = {
-    **online,
-    'source': 'log',
-    'log_of': online['name'],
-    'shuffle': 1,
-    'name': 'replay/exact',
-    'keep_log': False,
-  }
-  protocol.run_arm(cfg, replay, whole)
-  assert_same_run(directory(whole, online), directory(whole, replay))
-  destroyed = {**replay, 'shuffle': 0, 'name': 'replay/shuffled'}
-  protocol.run_arm(cfg, destroyed, whole)
+  replay = online.but(
+    source='log',
+    log_of=online.name,
+    shuffle=1,
+    name='replay/exact',
+    keep_log=False,
+  )
+  train_arm(cfg, replay, whole)
+  assert_same_run(online.directory(whole), replay.directory(whole))
+  destroyed = replay.but(shuffle=0, name='replay/shuffled')
+  train_arm(cfg, destroyed, whole)
   rows = [
-    (directory(whole, run) / 'metrics.jsonl').read_text()
+    (run.directory(whole) / 'metrics.jsonl').read_text()
     for run in (replay, destroyed)
   ]
   assert rows[0] != rows[1]

@@ -8,11 +8,12 @@ import jax
 import made_points
 import numpy as np
 import pytest
+from runs import run_of, setup_of, stage_of, start_of, train_arm, train_together
 
 from align_jax import losses
 from align_jax.compare.report import MISSING
 from align_jax.files import read_jsonl
-from align_jax.lab import arms, checks, protocol, stages
+from align_jax.lab import arms, labels, proxies, stage_checks
 from align_jax.learn import checkpoint, train
 from align_jax.losses import LOSSES, preference
 from align_jax.losses.kl import BIASED
@@ -61,7 +62,7 @@ def cfg():
   teacher = method_zoo.runs(
     {**cfg, 'methods': {'rloo': cfg['methods']['rloo']}}
   )[0]
-  cfg['methods']['forward_kl']['teacher_of'] = teacher['name']
+  cfg['methods']['forward_kl']['teacher_of'] = teacher.name
   return cfg
 
 
@@ -184,11 +185,11 @@ def test_the_zoo_is_the_whole_family():
   """Every loss that trains a policy is in it, four strengths or more each."""
   cfg = common.as_dict(toy.get_config())
   runs = method_zoo.runs(cfg)
-  trained = {run['loss'] for run in runs if not run['reweigh']}
-  assert trained == set(LOSSES) - set(checks.SCORE_LOSSES) - {'sft'}
+  trained = {run.loss.name for run in runs if not run.pool.how}
+  assert trained == set(LOSSES) - set(proxies.PROXIES) - {'sft'}
   for name in cfg['methods']:
-    mine = [r for r in runs if r['arm'] == name and not r['reweigh']]
-    assert not mine or len({r['config'] for r in mine}) >= 4
+    mine = [r for r in runs if r.arm == name and not r.pool.how]
+    assert not mine or len({r.config for r in mine}) >= 4
   assert cfg['seeds'] >= 3
   families = method_zoo.families_of(cfg, list(cfg['methods']))
   assert 'methods' not in families  # each is in a family with a name
@@ -211,17 +212,24 @@ def test_an_empty_zoo_is_refused():
 @pytest.mark.parametrize(
   ('name', 'change', 'message'),
   [
-    ('rloo', dict(truncated='drop'), "truncated='drop' is none of"),
-    ('rloo', dict(slots=-1), 'slots=-1 is negative'),
+    ('rloo', dict(truncated='drop'), "truncated='drop', expected one of"),
+    ('rloo', dict(rows_at_once=-1), 'rows_at_once=-1, expected a whole'),
     ('rloo', dict(reward_scale='z'), "reward_scale='z' is none of"),
     ('rloo', dict(loss_kwargs=dict(kl='k1')), "kl='k1' is none of"),
     ('ipo_md', dict(loss_kwargs=dict(logp_reduction='max')), "reduction='max'"),
-    ('ppo', dict(critic='none'), "critic='none' is none of"),
+    ('ppo', dict(critic='none'), "critic='none', expected one of"),
     ('ppo', dict(critic_init='reward_model'), "needs proxy.verifier='transf"),
     ('ppo', dict(num_minibatches=3), 'does not split into num_minibatches=3'),
     ('nash_md', dict(source='policy'), "'nash_md' needs source"),
-    ('hypo', dict(source='policy'), "'hypo' and source 'hybrid' go together"),
-    ('dpo-mixed', dict(parts=('policy',)), 'needs two parts'),
+    ('rloo', dict(loss='hypo', loss_kwargs={}), "'hypo' needs source hybrid"),
+    ('hypo', dict(source='policy'), 'parts=.* expected it unset: source .pol'),
+    ('rloo', dict(critic='shared'), "loss 'rloo' do not read it"),
+    ('dpo', dict(source='hybrid'), "takes no rows of source 'hybrid'"),
+    (
+      'dpo-mixed',
+      dict(parts=('policy',)),
+      r"2 parts .* parts=\('policy',\)",
+    ),
     ('dpo-mixed', dict(parts=('policy', 'mixed')), "parts='mixed' is none of"),
     ('forward_kl', dict(teacher_of=''), 'teacher_of must name the run'),
     (
@@ -230,13 +238,17 @@ def test_an_empty_zoo_is_refused():
       "teacher_of='a/b' is none of",
     ),
     ('rloo', dict(loss='bradley_terry', loss_kwargs={}), 'trains reward model'),
-    ('rloo', dict(kl_budget=1.0, kl_mode='fix'), "kl_mode='fix' is none of"),
+    (
+      'rloo',
+      dict(kl_budget=1.0, kl_mode='fix'),
+      "kl_mode='fix', expected one",
+    ),
     (
       'rloo',
       dict(kl_budget=1.0, loss_kwargs=dict(beta=0.0)),
       'adapts loss_kwargs.beta, which must be > 0',
     ),
-    ('best_of_n', dict(reweigh='best'), "reweigh='best' is none of"),
+    ('best_of_n', dict(reweigh='best'), "reweigh='best', expected one of"),
     ('optimum', dict(reward_scale='preference'), 'scores each by itself'),
     (
       'best_of_n',
@@ -257,18 +269,21 @@ def test_a_wrong_method_is_refused_at_start(name, change, message):
   ('change', 'message'),
   [
     (dict(loss='dpo'), "proxy.loss='dpo' is none of"),
-    (dict(combine='max'), "proxy.combine='max' is none of"),
-    (dict(members=0), 'proxy.members=0 must be at least 1'),
-    (dict(opponents=0), 'proxy.opponents=0 must be at least 1'),
+    (dict(combine='max'), "proxy.combine='max', expected one of"),
+    (dict(members=0), 'proxy.members=0, expected .* at least 1'),
+    (dict(opponents=0), 'proxy.opponents=0, expected .* at least 1'),
+    (dict(num_microbatches=3), 'into proxy.num_microbatches=3'),
     (dict(loss='preference_model'), "needs proxy.verifier='transformer'"),
     (dict(loss='verifier'), "needs proxy.verifier='transformer'"),
     (dict(loss='binary_cross_entropy'), 'golden.label_noise=0.5 does not'),
   ],
 )
 def test_a_wrong_proxy_is_refused_at_start(change, message):
-  proxy = common.as_dict(toy.get_config())['proxy']
+  cfg = common.as_dict(toy.get_config())
+  cfg['golden']['label_noise'] = 0.5
+  cfg['proxy'].update(change)
   with pytest.raises(ValueError, match=message):
-    checks.check_proxy({**proxy, **change}, {'label_noise': 0.5})
+    stage_checks.check_shared(setup_of(cfg, '').shared)
 
 
 # --- Arms and proxies that the zoo does not use -------------------------------
@@ -278,10 +293,9 @@ def tiny(cfg, **proxy):
   return {**cfg, 'proxy': {**cfg['proxy'], 'steps': 2, **proxy}}
 
 
-def run_of(cfg, **fields):
-  sweep = {**cfg, 'arms': {'arm': {**fields, 'sweep': ({},)}}}
-  (run,) = common.sweep(sweep)
-  common.check(sweep, [run])
+def checked(cfg, **fields):
+  run = run_of(cfg, **fields)
+  common.check(cfg, [run])
   return run
 
 
@@ -290,7 +304,7 @@ def with_transformer(cfg, tmp_path_factory):
   """A seed whose proxy is a transformer, and its config and workdir."""
   workdir = tmp_path_factory.mktemp('transformer')
   cfg = tiny(cfg, verifier='transformer', members=2, combine='worst_case')
-  return cfg, workdir, stages.prepare_seed(cfg, 0, workdir)
+  return cfg, workdir, stage_of(cfg, 0, workdir)
 
 
 def test_an_ensemble_scores_as_its_worst_member(with_transformer):
@@ -308,7 +322,7 @@ def test_an_ensemble_scores_as_its_worst_member(with_transformer):
 def test_a_critic_may_start_as_the_reward_model(with_transformer):
   cfg, workdir, seed = with_transformer
   fields = dict(loss='ppo', loss_kwargs={}, critic_init='reward_model')
-  start = arms.start_of(seed, run_of(cfg, **fields))
+  start = start_of(seed, checked(cfg, **fields))
   want = checkpoint.final_params(workdir / 'seed0' / 'proxy0')
   same = jax.tree.map(np.array_equal, start.params['critic'], want)
   assert jax.tree.all(same)
@@ -317,7 +331,7 @@ def test_a_critic_may_start_as_the_reward_model(with_transformer):
 
 def test_the_reference_scores_zero_in_its_own_deviations(with_transformer):
   _, _, seed = with_transformer
-  scores = np.asarray(arms.of_reference(seed, seed.proxy)(seed.pairs))
+  scores = np.asarray(labels.of_reference(seed, seed.proxy)(seed.pairs))
   assert abs(scores.mean()) < 1e-3 and abs(scores.std() - 1) < 1e-3
 
 
@@ -327,12 +341,13 @@ def test_other_proxies_are_trained_and_scored(loss, cfg, tmp_path):
   c = tiny(cfg, verifier='transformer', loss=loss)
   if loss == 'verifier':  # labels within [0, 1]
     c = arithmetic_cfg(c)
-  seed = stages.prepare_seed(c, 0, tmp_path)
+  seed = stage_of(c, 0, tmp_path)
   scores = np.asarray(seed.proxy(seed.pairs))
   assert scores.shape == seed.pairs.rewards.shape and np.isfinite(scores).all()
   if loss == 'preference_model':
     assert ((scores >= 0) & (scores <= 1)).all()
-    asked = arms.reward_of(seed, run_of(c, reward_scale='preference'))
+    run = checked(c, reward_scale='preference')
+    asked = labels.reward_of(seed, run.labels)
     wins = np.asarray(asked(seed.pairs)).reshape(-1, 2)
     np.testing.assert_allclose(wins.sum(1), 1)
 
@@ -342,11 +357,11 @@ def test_points_of_a_preference_model_say_how_good_a_policy_is(cfg, tmp_path):
   fields = dict(verifier='transformer', loss='preference_model')
   c = tiny(cfg, **fields, opponents=3, learning_rate=1e-1)
   alone = dict(loss='reinforce', loss_kwargs={}, group_size=1)
-  run = run_of(c, **alone, learning_rate=1e-1)
-  runs = [{**run, 'name': f'arm/{i}'} for i in range(2)]
-  protocol.run_together(c, runs, tmp_path)
-  pool = run_of(c, reweigh='best_of_n', pool=64)
-  protocol.run_arm(c, {**pool, 'name': 'arm/pool'}, tmp_path)
+  run = checked(c, **alone, learning_rate=1e-1)
+  runs = [run.but(name=f'arm/{i}') for i in range(2)]
+  train_together(c, runs, tmp_path)
+  pool = checked(c, reweigh='best_of_n', pool=64)
+  train_arm(c, pool.but(name='arm/pool'), tmp_path)
   trained, best = (
     [p['proxy'] for p in read_jsonl(tmp_path / 'seed0' / name / 'points.jsonl')]
     for name in ('arm/0', 'arm/pool')
@@ -364,7 +379,7 @@ def arithmetic_cfg(cfg):
 
 def test_a_verifier_needs_labels_that_are_chances():
   batch = types.SimpleNamespace()
-  source = stages.as_judged(lambda: batch, lambda batch: np.array([0.5, 1.5]))
+  source = proxies.as_judged(lambda: batch, lambda batch: np.array([0.5, 1.5]))
   with pytest.raises(ValueError, match='0.5 to 1.5'):
     source()
 
@@ -378,18 +393,18 @@ FROM = ('golden_pairs', 'log', 'policy', 'sampler', 'mixed')
 @pytest.fixture(scope='module')
 def batches_of(workdir, cfg):
   """{source: [(batch, log-probs), the same with KTO's extra rows]}."""
-  seed = stages.prepare_seed(cfg, 0, workdir)
+  seed = stage_of(cfg, 0, workdir)
   fields = dict(parts=('golden_pairs', 'policy'), log_of='logged', shuffle=2)
-  run = {**run_of(cfg), **fields, 'refresh_every': {'sampler': 2}}
-  state = arms.start_of(seed, run)
+  run = checked(cfg).but(**fields, refresh_every={'sampler': 2})
+  state = start_of(seed, run)
   logps, _, _ = policy_programs(seed.task.model)
 
   def batch_of(source, step=0, loss='dpo'):
-    make = arms.make_source(seed, {**run, 'source': source, 'loss': loss})
+    make = arms.make_source(seed, run.but(source=source, loss=loss))
     return make(state, jax.random.key(step), step)
 
-  log = [batch_of('policy', step) for step in range(run['steps'])]
-  train.write_log(seed.directory / 'logged', 0, len(log), log)
+  log = [batch_of('policy', step) for step in range(run.schedule.steps)]
+  train.write_log(seed.folder / 'logged', 0, len(log), log)
   scored = lambda batch: (batch, logps(seed.reference, batch))
   return {
     name: [scored(batch_of(name, loss=loss)) for loss in ('dpo', 'kto')]
@@ -398,9 +413,9 @@ def batches_of(workdir, cfg):
 
 
 def test_the_reference_knows_its_own_log_probs(workdir, cfg):
-  seed = stages.prepare_seed(cfg, 0, workdir)
-  run = run_of(cfg, source='reference')
-  state = arms.start_of(seed, run)
+  seed = stage_of(cfg, 0, workdir)
+  run = checked(cfg, source='reference')
+  state = start_of(seed, run)
   batch = arms.make_source(seed, run)(state, jax.random.key(0), 0)
   logps, _, _ = policy_programs(seed.task.model)
   assert (np.asarray(batch.ref_logps)[np.asarray(batch.valid)] < 0).all()
@@ -413,15 +428,15 @@ def test_the_reference_knows_its_own_log_probs(workdir, cfg):
 def test_a_reference_that_moves_annotates_fixed_data(
   source, workdir, cfg, batches_of
 ):
-  seed = stages.prepare_seed(cfg, 0, workdir)
+  seed = stage_of(cfg, 0, workdir)
   fields = dict(log_of='logged', shuffle=2, refresh_every={'ref': 2})
-  run = {**run_of(cfg), **fields}
+  run, make = checked(cfg).but(**fields), arms.SOURCES[source].make
   moved = jax.tree.map(lambda x: 1.1 * x, seed.reference)
   state = types.SimpleNamespace(anchors={'ref': moved})
   logps, _, _ = policy_programs(seed.task.model)
-  batch = arms.SOURCES[source](seed, run)(state, None, 0)
+  batch = make(seed, run)(state, None, 0)
   np.testing.assert_array_equal(batch.ref_logps, logps(moved, batch))
-  still = arms.SOURCES[source](seed, {**run, 'refresh_every': {}})
+  still = make(seed, run.but(refresh_every={}))
   difference = still(state, None, 0).ref_logps - batch.ref_logps
   assert np.abs(difference).max() > 1e-3
 
@@ -429,8 +444,8 @@ def test_a_reference_that_moves_annotates_fixed_data(
 def test_slots_change_when_a_row_is_sampled_and_not_what(
   workdir, cfg, monkeypatch
 ):
-  seed = stages.prepare_seed(cfg, 0, workdir)
-  run, asked = run_of(cfg), []
+  seed = stage_of(cfg, 0, workdir)
+  run, asked = checked(cfg), []
   by_slots = sampling.sample_many
 
   def counted(*args, slots, **kwargs):
@@ -438,9 +453,9 @@ def test_slots_change_when_a_row_is_sampled_and_not_what(
     return by_slots(*args, slots=slots, **kwargs)
 
   monkeypatch.setattr(sampling, 'sample_many', counted)
-  state = arms.start_of(seed, run)
+  state = start_of(seed, run)
   few, all_at_once = (
-    arms.make_source(seed, {**run, 'slots': n})(state, jax.random.key(0), 0)
+    arms.make_source(seed, run.but(rows_at_once=n))(state, jax.random.key(0), 0)
     for n in (3, 0)
   )
   assert asked == [3]
@@ -454,10 +469,14 @@ def test_slots_change_when_a_row_is_sampled_and_not_what(
     np.testing.assert_allclose(x[same], y[same], atol=1e-5)
 
 
-@pytest.mark.parametrize('loss', sorted(set(preference.LOSSES) - {'hypo'}))
+PAIRWISE = [k for k, x in preference.LOSSES.items() if x.rows != 'hybrid']
+
+
+@pytest.mark.parametrize('loss', PAIRWISE)
 def test_any_pairwise_loss_learns_from_any_source(loss, batches_of):
-  for batch, logps in (pair[loss == 'kto'] for pair in batches_of.values()):
-    if loss == 'kto':  # reads chances to win, as `reward_scale` makes them
+  mismatched = LOSSES[loss].rows == 'mismatched'
+  for batch, logps in (pair[mismatched] for pair in batches_of.values()):
+    if mismatched:  # reads chances to win, as `reward_scale` makes them
       wins = jax.nn.sigmoid(batch.rewards - batch.rewards.mean())
       batch = batch.replace(rewards=wins)
     batch = losses.prepared(loss, logps, batch, {})

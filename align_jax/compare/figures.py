@@ -7,11 +7,16 @@ colours are names of the page's theme, so that they are dark where the page is.
 import dataclasses
 import io
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
+from align_jax.compare.intervals import Estimate
 from align_jax.compare.lines import (
   INK,
   LABEL,
@@ -19,6 +24,7 @@ from align_jax.compare.lines import (
   SOFT,
   THEME,
   WIDE,
+  Line,
   colours_of,
   draw,
   kl_axis,
@@ -31,7 +37,14 @@ from align_jax.compare.lines import (
 )
 
 
-def frontier_figure(width, lines, xlabel, ylabel, window=None, kl=True):
+def frontier_figure(
+  width: float,
+  lines: Sequence[Line],
+  xlabel: str,
+  ylabel: str,
+  window: Sequence[float] | None = None,
+  kl: bool = True,
+) -> Figure:
   """Every arm's line in one plot, its name at its end.
 
   Args:
@@ -51,7 +64,15 @@ def frontier_figure(width, lines, xlabel, ylabel, window=None, kl=True):
   return figure
 
 
-def families_figure(width, families, lines, xlabel, ylabel, window, kl=True):
+def families_figure(
+  width: float,
+  families: Mapping[str, Sequence[str]],
+  lines: Mapping[str, Line],
+  xlabel: str,
+  ylabel: str,
+  window: Sequence[float] | None,
+  kl: bool = True,
+) -> Figure:
   """A panel per family of arms, with the same reference lines in each.
 
   Args:
@@ -85,19 +106,24 @@ def families_figure(width, families, lines, xlabel, ylabel, window, kl=True):
   return figure
 
 
-def shared_limits(lines):
+def shared_limits(lines: Iterable[Line]) -> tuple[float, float]:
   """A little more than all values take."""
   known = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
   low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
   return low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9
 
 
-def hide_rest(grid, used):
+def hide_rest(grid: np.ndarray, used: int) -> None:
   for axes in grid.flat[used:]:
     axes.set_visible(False)
 
 
-def effects_figure(width, effects, budgets, window=None):
+def effects_figure(
+  width: float,
+  effects: Mapping[str, Sequence[Estimate]],
+  budgets: ArrayLike,
+  window: Sequence[float] | None = None,
+) -> Figure:
   """A panel per difference over the budgets, with its interval."""
   columns = 2 if width != WIDE or len(effects) in (2, 4) else 3
   columns = min(columns, len(effects))
@@ -121,14 +147,16 @@ def effects_figure(width, effects, budgets, window=None):
   return figure
 
 
-def share_limits(panels):
+def share_limits(panels: np.ndarray) -> None:
   """The same limits for all, as `sharey` would hide the ticks of."""
   limits = np.array([axes.get_ylim() for axes in panels])
   for axes in panels:
     axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
-def training_figure(width, panels):
+def training_figure(
+  width: float, panels: Mapping[str, Sequence[Line]]
+) -> Figure:
   """Trajectories over updates, a line per arm in each panel.
 
   Args:
@@ -151,7 +179,7 @@ def training_figure(width, panels):
   return figure
 
 
-def step_axis(axes, first, last):
+def step_axis(axes: Axes, first: float, last: float) -> None:
   """Updates, as log-spaced as they were measured, from 0 on."""
   axes.set_xscale('symlog', linthresh=first, linscale=0.5)
   middle = round((first * last) ** 0.5)
@@ -164,12 +192,12 @@ def step_axis(axes, first, last):
 # --- Files ------------------------------------------------------------------
 
 
-def as_png(figure):
+def as_png(figure: Figure) -> bytes:
   """Bytes, on white."""
   return _saved(figure, 'png', dpi=130, facecolor='white')
 
 
-def as_svg(figure, name):
+def as_svg(figure: Figure, name: str) -> str:
   """A piece of HTML in the theme's colours, its letters the page's own.
 
   Args:

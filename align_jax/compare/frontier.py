@@ -4,8 +4,10 @@ Points in, comparisons out; numpy alone, with `readings` and `intervals`.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from align_jax.compare.intervals import (
   LEVEL,
@@ -15,18 +17,17 @@ from align_jax.compare.intervals import (
   estimate,
   rank_set,
 )
-from align_jax.compare.readings import Arm
+from align_jax.compare.readings import Arm, Curve
 
-EFFECTS = {  # name: (arm, minus arm); Tang et al.'s two arms differ in three
-  'online - offline': ('online', 'offline'),
-  'amplification': ('ref+proxy', 'offline'),
-  'freshness': ('online', 'ref+proxy'),
-  'order': ('online', 'shuffled'),
-  'pure on-policy': ('online+gold', 'ref+gold'),
-}
+# Budgets, even in sqrt(KL), that a gap over a window is the mean of. Curves are
+# straight between checkpoints, so that more would change it little. Chosen, not
+# measured.
+GAP_POINTS = 17
 
 
-def check_equal(sizes, pairs):
+def check_equal(
+  sizes: Mapping[str, int], pairs: Iterable[Sequence[str]]
+) -> None:
   """Refuses pairs of arms with unequal numbers of configurations.
 
   The best of more is better by luck alone, so that such a difference would be
@@ -77,7 +78,9 @@ class Comparison:
     table: {arm: [Estimate] * K}.
   """
 
-  def __init__(self, runs, budgets, shared_prompts=True):
+  def __init__(
+    self, runs: Sequence[Curve], budgets: ArrayLike, shared_prompts: bool = True
+  ) -> None:
     """
     Args:
       runs: Curves.
@@ -107,7 +110,7 @@ class Comparison:
       name: self._row(reading.values) for name, reading in self.readings.items()
     }
 
-  def _row(self, values):
+  def _row(self, values: np.ndarray) -> list[Estimate]:
     """[S, E, K] -> K Estimates that hold together."""
     level = each_of(len(self.budgets))
     return [
@@ -115,31 +118,25 @@ class Comparison:
       for k in range(values.shape[2])
     ]
 
-  def difference(self, first, second):
+  def difference(self, first: str, second: str) -> list[Estimate]:
     """first - second at each budget, paired by seed and prompt: K Estimates."""
     self._require_equal(first, second)
     values = self.readings[first].values - self.readings[second].values
     return self._row(values)
 
-  def _require_equal(self, *names):
+  def _require_equal(self, *names: str) -> None:
     sizes = {name: len(self.arms[name].configs) for name in names}
     check_equal(sizes, [names])
 
-  def effects(self):
-    """{name: K Estimates} of the EFFECTS whose arms were run."""
-    return {
-      name: self.difference(*pair)
-      for name, pair in EFFECTS.items()
-      if set(pair) <= set(self.arms)
-    }
-
-  def rank_sets(self, names):
+  def rank_sets(
+    self, names: Sequence[str]
+  ) -> dict[str, list[tuple[int, int] | None]]:
     """Places that the named arms may hold at each budget, 1 the best.
 
     Of those that reached it: {arm: K pairs (first, last place), or None}. Each
     set holds its arm's place in 95% of experiments, see `intervals.rank_set`.
     """
-    result = {name: [] for name in names}
+    result: dict[str, list[tuple[int, int] | None]] = {n: [] for n in names}
     for k in range(len(self.budgets)):
       values = {n: self.readings[n].values[:, :, k] for n in names}
       there = [n for n in names if np.isfinite(values[n]).all()]
@@ -158,7 +155,9 @@ class Comparison:
         )
     return result
 
-  def gap(self, first, second, window, level=LEVEL):
+  def gap(
+    self, first: str, second: str, window: Sequence[float], level: float = LEVEL
+  ) -> Gap:
     """Mean of first - second over sqrt(KL) within `window`: a Gap.
 
     Where a seed of one of the arms did not reach, the window is cut to what all
@@ -173,7 +172,7 @@ class Comparison:
     """
     self._require_equal(first, second)
     low, high = window
-    count = 17 if high > low else 1
+    count = GAP_POINTS if high > low else 1
     grid = np.linspace(low**0.5, high**0.5, count) ** 2
     a, b = (self.arms[name].at(grid) for name in (first, second))
     both = np.isfinite(a.values - b.values).all((0, 1))
@@ -195,7 +194,7 @@ class Comparison:
       (a.kind(middle), b.kind(middle)),
     )
 
-  def at_equal_steps(self, first, second):
+  def at_equal_steps(self, first: str, second: str) -> list[tuple]:
     """first - second after equally many updates, whatever their KL.
 
     What a comparison that ignores the KL would say, of the configurations that
@@ -217,7 +216,7 @@ class Comparison:
         rows.append((step, of(a - b), of(a), of(a_kl), of(b), of(b_kl)))
     return rows
 
-  def kl_needed(self, name, score, budgets):
+  def kl_needed(self, name: str, score: float, budgets: ArrayLike) -> Estimate:
     """KL at which the arm's mean curve first reaches `score` in passing.
 
     The interval is that of the KLs at which the curve's own interval holds the
@@ -245,7 +244,7 @@ class Comparison:
     ends = (first([getattr(e, end) for e in rows]) for end in ('high', 'low'))
     return Estimate(value, *ends)
 
-  def peaks(self):
+  def peaks(self) -> dict[str, tuple[Estimate, ...]]:
     """{arm: (score, KL of it, fall to the last checkpoint)}, Estimates."""
     return {
       name: tuple(estimate(x, self.shared_prompts) for x in arm.peak())
@@ -253,7 +252,9 @@ class Comparison:
     }
 
 
-def crossings(difference, budgets):
+def crossings(
+  difference: Iterable[Estimate], budgets: Iterable[float]
+) -> list[tuple[float, float]]:
   """Neighbouring budgets at which the difference surely has opposite signs.
 
   A difference whose interval holds 0 has no sign, and is passed over. The
@@ -268,7 +269,7 @@ def crossings(difference, budgets):
   ]
 
 
-def win_rate(gold, opponent):
+def win_rate(gold: ArrayLike, opponent: ArrayLike) -> np.ndarray:
   """Per prompt, how often a sample beats one of the opponent's; ties half.
 
   Args:

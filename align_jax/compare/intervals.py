@@ -7,8 +7,10 @@ measures how often these intervals hold.
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
@@ -29,7 +31,7 @@ class Spread:
   num_seeds: int
   num_prompts: int
 
-  def half_width(self, level=LEVEL):
+  def half_width(self, level: float = LEVEL) -> float:
     """Of the interval at that level, in units of the mean; nan for one seed.
 
     The quantile lies halfway between two that are known to err on either side
@@ -53,25 +55,25 @@ class Spread:
     return float(middle * self.total**0.5)
 
   @property
-  def total(self):
+  def total(self) -> float:
     """Variance of the mean."""
     return self.seeds + self.prompts
 
   @property
-  def df(self):
+  def df(self) -> float:
     """Satterthwaite's degrees of freedom."""
     few, many = self.num_seeds - 1, self.num_prompts - 1
     if not self.prompts:
       return float(few)
     return self.total**2 / (self.seeds**2 / few + self.prompts**2 / many)
 
-  def with_seeds(self, number):
+  def with_seeds(self, number: int) -> 'Spread':
     """The spread that as many seeds of the same kind would have."""
     seeds = self.seeds * self.num_seeds / number
     return Spread(seeds, self.prompts, number, self.num_prompts)
 
 
-def unexplained(matrix, shared):
+def unexplained(matrix: np.ndarray, shared: bool) -> float:
   """Mean square of what seeds, and prompts that they share, leave of a matrix.
 
   Args: as in `spread`; E >= 2.
@@ -83,7 +85,7 @@ def unexplained(matrix, shared):
   return float(np.square(rest).sum() / max(free, 1))
 
 
-def spread(matrix, shared):
+def spread(matrix: np.ndarray, shared: bool) -> Spread:
   """The spread of a matrix's mean, from its crossed random effects.
 
   Args:
@@ -122,11 +124,11 @@ class Estimate:
   by_seed: tuple = ()
   spread: Spread | None = None
 
-  def __bool__(self):
+  def __bool__(self) -> bool:
     return bool(np.isfinite(self.value))
 
   @property
-  def sign(self):
+  def sign(self) -> int:
     """1 or -1 where the interval leaves 0 out, else 0."""
     return int(self.low > 0) - int(self.high < 0)
 
@@ -134,7 +136,7 @@ class Estimate:
 MISSING = Estimate(np.nan, np.nan, np.nan)
 
 
-def estimate(matrix, shared, level=LEVEL):
+def estimate(matrix: ArrayLike, shared: bool, level: float = LEVEL) -> Estimate:
   """The mean of a matrix with its interval.
 
   Args:
@@ -151,12 +153,14 @@ def estimate(matrix, shared, level=LEVEL):
   )
 
 
-def each_of(number, level=LEVEL):
+def each_of(number: int, level: float = LEVEL) -> float:
   """The level of each of several intervals that hold together (Bonferroni)."""
   return 1 - (1 - level) / max(number, 1)
 
 
-def rank_set(differences, level=LEVEL):
+def rank_set(
+  differences: Sequence[Estimate], level: float = LEVEL
+) -> tuple[int, int]:
   """The places that one of several arms may hold, 1 the best.
 
   As many arms as are surely ahead come before it, as many as are surely behind
@@ -177,12 +181,20 @@ def rank_set(differences, level=LEVEL):
 # --- Power ------------------------------------------------------------------
 
 
-def between(deviation, seeds):
+# The largest detectable mean that is looked for, in quantiles, and the halvings
+# of what lies below it: more than float64 can tell apart.
+MOST_QUANTILES = 20.0
+HALVINGS = 60
+
+
+def between(deviation: float, seeds: int) -> Spread:
   """The Spread of that many seeds that lie apart by this deviation."""
   return Spread(deviation**2 / seeds, 0.0, seeds, 1)
 
 
-def detectable(spread, level=LEVEL, power=0.8):
+def detectable(
+  spread: Spread, level: float = LEVEL, power: float = 0.8
+) -> float:
   """The smallest true mean that leaves 0 out of its interval this often.
 
   By the noncentral t distribution at the spread's degrees of freedom.
@@ -192,15 +204,17 @@ def detectable(spread, level=LEVEL, power=0.8):
     return 0.0
   quantile = spread.half_width(level) / error
   # Found by bisection: the power rises with the mean.
-  low, high = 0.0, 20.0 * quantile
-  for _ in range(60):
+  low, high = 0.0, MOST_QUANTILES * quantile
+  for _ in range(HALVINGS):
     middle = (low + high) / 2
     found = stats.nct.sf(quantile, spread.df, middle)
     low, high = (middle, high) if found < power else (low, middle)
   return float(high * error)
 
 
-def seeds_for(width, spread, level=LEVEL, most=1000):
+def seeds_for(
+  width: float, spread: Spread, level: float = LEVEL, most: int = 1000
+) -> int | None:
   """The fewest seeds of the spread's kind whose interval has at most this
   half-width; None where `most` are too few, as prompts may make them."""
   for seeds in range(2, most + 1):
@@ -209,7 +223,7 @@ def seeds_for(width, spread, level=LEVEL, most=1000):
   return None
 
 
-def sign_test(by_seed):
+def sign_test(by_seed: Iterable[float]) -> float:
   """Two-sided p of an exact sign test over seeds; those at 0 are left out."""
   positive, negative = sum(x > 0 for x in by_seed), sum(x < 0 for x in by_seed)
   if not positive + negative:

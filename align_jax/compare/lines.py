@@ -1,8 +1,15 @@
 """Named lines in one plot: colours, markers, and names at their ends."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from align_jax.compare.frontier import Comparison
+from align_jax.compare.intervals import Estimate
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -87,20 +94,28 @@ class Line:
   dashed: bool = False
 
   @property
-  def end(self):
+  def end(self) -> tuple[float, float] | None:
     """Its last known point, or None."""
     known = np.flatnonzero(np.isfinite(self.x) & np.isfinite(self.y))
     return (self.x[known[-1]], self.y[known[-1]]) if len(known) else None
 
 
-def colours_of(names, first=()):
+def colours_of(
+  names: Sequence[str], first: Iterable[str] = ()
+) -> dict[str, str]:
   """{name: colour}, the same for the same names; `first` get the first two."""
   order = [n for n in first if n in names]
   order += [n for n in names if n not in order]
   return {n: SERIES[i % len(SERIES)] for i, n in enumerate(order)}
 
 
-def lines_of(comparison, strong=(), dashed=(), across=None, origin=True):
+def lines_of(
+  comparison: Comparison,
+  strong: Sequence[str] = (),
+  dashed: Sequence[str] = (),
+  across: Mapping[str, Sequence[Estimate]] | None = None,
+  origin: bool = True,
+) -> list[Line]:
   """A Line per arm of a `frontier.Comparison`, over its budgets.
 
   Args:
@@ -133,11 +148,13 @@ def lines_of(comparison, strong=(), dashed=(), across=None, origin=True):
   return lines
 
 
-def values(row, part='value'):
+def values(row: Iterable[Estimate], part: str = 'value') -> np.ndarray:
   return np.array([getattr(e, part) for e in row])
 
 
-def spread_apart(wanted, gap, low, high):
+def spread_apart(
+  wanted: ArrayLike, gap: float, low: float, high: float
+) -> np.ndarray:
   """Positions nearest to the wanted ones, in their order, `gap` apart.
 
   Least squares, by pooling neighbours that are too near to each other; with a
@@ -161,12 +178,19 @@ def spread_apart(wanted, gap, low, high):
   return result
 
 
-def margin_for(names):
+def margin_for(names: Iterable[str]) -> float:
   """Inches that names take to the right of a plot."""
   return 0.3 + max(map(len, names), default=0) * LABEL * 0.56 / 72
 
 
-def new_figure(width, height, rows=1, columns=1, right=0.2, between=0.0):
+def new_figure(
+  width: float,
+  height: float,
+  rows: int = 1,
+  columns: int = 1,
+  right: float = 0.2,
+  between: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
   """A figure whose plots leave room for ticks, titles and names of lines.
 
   Args:
@@ -191,7 +215,7 @@ def new_figure(width, height, rows=1, columns=1, right=0.2, between=0.0):
   return figure, grid
 
 
-def draw(axes, lines):
+def draw(axes: Axes, lines: Iterable[Line]) -> None:
   """Draws lines with their intervals and markers; the strong on top."""
   for line in sorted(lines, key=lambda line: line.strong):
     over = 3 if line.strong else 2
@@ -203,8 +227,7 @@ def draw(axes, lines):
       linestyle=(0, (5, 3)) if line.dashed else '-',
       zorder=over,
     )
-    if line.low is not None:
-      draw_interval(axes, line)
+    draw_interval(axes, line)
     for kind, fill in FILLED.items():
       at = [i for i, k in enumerate(line.kinds) if k == kind]
       if at:
@@ -223,7 +246,10 @@ def draw(axes, lines):
         )
 
 
-def draw_interval(axes, line):
+def draw_interval(axes: Axes, line: Line) -> None:
+  """Draws the interval of a line, if it has one."""
+  if line.low is None or line.high is None:
+    return
   known = np.isfinite(line.low) & np.isfinite(line.high)
   if known.sum() > 1:
     axes.fill_between(
@@ -240,24 +266,24 @@ def draw_interval(axes, line):
     axes.vlines(line.x[i], line.low[i], line.high[i], color=line.colour)
 
 
-def name_ends(axes, lines):
+def name_ends(axes: Axes, lines: Iterable[Line]) -> None:
   """Writes each line's name to the right of the plot, none over another."""
-  figure = axes.figure
-  lines = [line for line in lines if line.end]
-  to_figure = figure.transFigure.inverted()
-  ends = np.array([axes.transData.transform(line.end) for line in lines])
-  if not len(ends):
+  named = [(line, line.end) for line in lines if line.end]
+  if not named:
     return
+  figure = axes.figure
+  to_figure = figure.transFigure.inverted()
+  ends = axes.transData.transform([end for _, end in named])
   ends = to_figure.transform(ends)
   box = axes.get_position()
-  inch = 1 / figure.get_figheight()
+  inch = figure.dpi / figure.bbox.height
   gap = ROOM * LABEL / 72 * inch
   heights = spread_apart(ends[:, 1], gap, box.y0, box.y1 - 0.05 * inch)
-  x = box.x1 + 0.14 / figure.get_figwidth()
-  for line, height in zip(lines, heights):
+  x = box.x1 + 0.14 * figure.dpi / figure.bbox.width
+  for (line, end), height in zip(named, heights):
     axes.annotate(
       line.name,
-      line.end,
+      end,
       (x, height),
       textcoords='figure fraction',
       annotation_clip=False,
@@ -275,7 +301,7 @@ def name_ends(axes, lines):
     )
 
 
-def mark_window(axes, window):
+def mark_window(axes: Axes, window: Sequence[float] | None) -> None:
   """Shades a window of budgets; a line where it is one budget."""
   if not window:
     return
@@ -285,14 +311,14 @@ def mark_window(axes, window):
     axes.axvspan(*window, color=WINDOW, linewidth=0, zorder=0)
 
 
-def kl_axis(axes, budgets, inches):
+def kl_axis(axes: Axes, budgets: Sequence[float], inches: float) -> None:
   """KL as its square root, as runs are interpolated; ticks at budgets."""
   axes.set_xscale(
     'function', functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square)
   )
   if not len(budgets):
     return
-  last, ticks = max(budgets), []
+  last, ticks = max(budgets), list[float]()
   axes.set_xlim(0, 1.03 * last)
   for budget in sorted({*budgets, 0.0}, reverse=True):  # the last has its place
     room = (ticks[-1] ** 0.5 - budget**0.5) / last**0.5 if ticks else 1
@@ -302,7 +328,7 @@ def kl_axis(axes, budgets, inches):
   axes.minorticks_off()
 
 
-def reached(lines):
+def reached(lines: Iterable[Line]) -> list[float]:
   """The x at which some line has a value, without 0."""
   known = [line.x[np.isfinite(line.y) & (line.x > 0)] for line in lines]
   return sorted({float(x) for part in known for x in part})

@@ -17,8 +17,10 @@ less often the more seeds there are (docs/intervals.md).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +35,22 @@ class Curve:
   score: np.ndarray  # [C, E]
   held: float = 0.0  # nats at which the run itself was held; 0: nowhere
   stopped: bool = False  # there, instead of being held
+  # [C, E]  what configurations and checkpoints are chosen by; None: the score
+  merit: np.ndarray | None = None
+
+  @property
+  def chosen_by(self):
+    return self.score if self.merit is None else self.merit
 
 
-def curves(points, score):
+def curves(points, score, merit=None):
   """Groups points into curves.
 
   Args:
     points: dicts with arm, config, seed, step, kl_by_prompt, and kl_budget
       with kl_mode where the run was held or stopped at one.
     score: point -> one number per prompt.
+    merit: the same, of what configurations are chosen by; None: the score.
   Raises:
     ValueError: points were measured on different numbers of prompts.
   """
@@ -63,15 +72,18 @@ def curves(points, score):
         score=np.array([score(point) for point in run]),
         held=run[-1].get('kl_budget', 0.0),
         stopped=run[-1].get('kl_mode') == 'stop',
+        merit=merit and np.array([merit(point) for point in run]),
       )
     )
   return result
 
 
-HELD_WITHIN = 0.05  # of its budget, for a held run to be compared there
+# Share of its budget by which a held run may miss it on fresh samples and still
+# be compared there. Chosen, not measured.
+HELD_WITHIN = 0.05
 
 
-def weights_at(kl, budgets):
+def weights_at(kl: np.ndarray, budgets: ArrayLike) -> np.ndarray:
   """Weights of a run's checkpoints that read it off at each budget.
 
   Args:
@@ -96,19 +108,23 @@ def weights_at(kl, budgets):
   return weights
 
 
-def is_held(curve, budgets):
+def is_held(curve: Curve, budgets: ArrayLike) -> np.ndarray:
   """Which of the budgets the run was held at: bool [K]."""
   budgets = np.asarray(budgets, float)
   return np.isclose(budgets, curve.held) if curve.held else budgets < 0
 
 
-def read(curve, budgets):
+def read(curve, budgets, values=None):
   """A run's scores at the budgets: [K, E], nan where it never got there.
 
   A held run is matched by construction at its budget: its last checkpoint is
   taken as it is, and nothing where that ended further than HELD_WITHIN from the
   budget, as measured on fresh samples.
+
+  Args:
+    values: [C, E] to read instead of the scores.
   """
+  values = curve.score if values is None else values
   kl = curve.kl.mean(1)
   weights = weights_at(kl, budgets)
   at_end = np.eye(len(kl))[-1]
@@ -117,10 +133,10 @@ def read(curve, budgets):
   weights[is_held(curve, budgets)] = at_end
   # Only what a budget is read from: a score elsewhere may be none.
   used = [np.flatnonzero(w != 0) for w in weights]
-  return np.stack([w[u] @ curve.score[u] for w, u in zip(weights, used)])
+  return np.stack([w[u] @ values[u] for w, u in zip(weights, used)])
 
 
-def to_come(curve, budgets):
+def to_come(curve: Curve, budgets: ArrayLike) -> np.ndarray:
   """Share of the run's largest KL that lies beyond each budget: [K], >= 0.
 
   Near 0 the run stays at the budget, near 1 it only passes through; 0 where it
@@ -130,7 +146,10 @@ def to_come(curve, budgets):
   return np.where(is_held(curve, budgets), 0.0, np.maximum(left, 0.0))
 
 
-PLATEAU = 0.2  # share of its KL that a run on its plateau has still to come
+# Share of its KL that a run on its plateau has still to come. Chosen, not
+# measured.
+PLATEAU = 0.2
+HALVES_SEED = 1  # of the split that every comparison makes, so that all agree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +171,7 @@ class Reading:
   stopped: np.ndarray
   chosen: list
 
-  def kind(self, index):
+  def kind(self, index: int) -> str:
     """What the values at a budget are.
 
     Returns:
@@ -166,24 +185,27 @@ class Reading:
     return 'plateau' if few else 'passage'
 
 
-def halves_of(num_prompts):
+def halves_of(num_prompts: int) -> list[np.ndarray]:
   """Index arrays of two disjoint halves of the prompts, alike in every seed."""
-  return np.array_split(np.random.default_rng(1).permutation(num_prompts), 2)
+  rng = np.random.default_rng(HALVES_SEED)
+  return np.array_split(rng.permutation(num_prompts), 2)
 
 
-def cross(values, halves):
+def cross(values, halves, merits=None):
   """The best of C rows of values, chosen on one half and taken on the other.
 
   Args:
     values: [C, K, E]; nan for a row that has none.
     halves: see `halves_of`.
+    merits: [C, K, E], by which the best is chosen; None: the values.
   Returns:
     [K, E], and the row that each half was given: two arrays [K].
   """
+  merits = values if merits is None else merits
   taken = np.full(values.shape[1:], np.nan)
   given = []
   for choose, take in (halves, halves[::-1]):
-    mean = values[:, :, choose].mean(2)
+    mean = merits[:, :, choose].mean(2)
     best = np.where(np.isnan(mean), -np.inf, mean).argmax(0)  # [K]
     rows = np.arange(len(best))
     taken[:, take] = values[best, rows][:, take]
@@ -191,7 +213,9 @@ def cross(values, halves):
   return taken, given
 
 
-def put_together(rows, given, halves):
+def put_together(
+  rows: Sequence[np.ndarray], given: Sequence, halves: Sequence[np.ndarray]
+) -> np.ndarray:
   """Of C rows [E] the one that `cross` gave each half, at one budget: [E]."""
   result = np.empty_like(rows[0])
   for [best], take in zip(given, halves[::-1]):
@@ -202,7 +226,7 @@ def put_together(rows, given, halves):
 class Arm:
   """All runs of one arm: `configs` x `seeds`, every cell filled."""
 
-  def __init__(self, name, runs):
+  def __init__(self, name: str, runs: Sequence[Curve]) -> None:
     self.name = name
     self.configs = list(dict.fromkeys(run.config for run in runs))
     self.seeds = sorted({run.seed for run in runs})
@@ -222,7 +246,7 @@ class Arm:
       )
     self._halves = halves_of(prompts)
 
-  def missed(self):
+  def missed(self) -> list[str]:
     """Runs that ended away from where they were to be held: texts."""
     return [
       f'{self.name}/{config} of seed {seed} was to be held at {run.held:g} '
@@ -231,11 +255,11 @@ class Arm:
       if abs(run.kl[-1].mean() - run.held) > HELD_WITHIN * run.held > 0
     ]
 
-  def runs_of(self, seed):
+  def runs_of(self, seed: int) -> list[Curve]:
     """The curves of a seed, in the order of `configs`."""
     return [self._runs[config, seed] for config in self.configs]
 
-  def at(self, budgets):
+  def at(self, budgets: ArrayLike) -> Reading:
     """The arm at each budget: a Reading."""
     parts = [self._of_seed(self.runs_of(seed), budgets) for seed in self.seeds]
     values, left, held, stopped, chosen = zip(*parts)
@@ -245,7 +269,9 @@ class Arm:
 
   def _of_seed(self, runs, budgets):
     values, given = cross(
-      np.stack([read(run, budgets) for run in runs]), self._halves
+      np.stack([read(run, budgets) for run in runs]),
+      self._halves,
+      np.stack([read(run, budgets, run.chosen_by) for run in runs]),
     )
     columns = np.arange(len(budgets))
 
@@ -258,7 +284,7 @@ class Arm:
     stopped = lambda run, budgets: is_held(run, budgets) & run.stopped
     return values, left, held, of_given(stopped).any(0), chosen
 
-  def at_step(self, step):
+  def at_step(self, step: int) -> tuple[np.ndarray, ...]:
     """Score and KL after that many updates, chosen and scored as `at` does.
 
     Returns:
@@ -268,13 +294,20 @@ class Arm:
     for seed in self.seeds:
       runs = self.runs_of(seed)
       at = [int(np.flatnonzero(run.steps == step)[0]) for run in runs]
-      score = np.stack([r.score[i] for r, i in zip(runs, at)])[:, None]
-      score, given = cross(score, self._halves)
-      kls = [r.kl[i] for r, i in zip(runs, at)]
-      parts.append((score[0], put_together(kls, given, self._halves)))
+      rows = list(zip(runs, at))
+      score, given = self._best(rows)
+      kls = [run.kl[i] for run, i in rows]
+      parts.append((score, put_together(kls, given, self._halves)))
     return tuple(np.stack(x) for x in zip(*parts))
 
-  def peak(self):
+  def _best(self, rows):
+    """Of pairs (run, checkpoint) the best: as `cross` at one budget."""
+    of = lambda f: np.stack([f(run)[i] for run, i in rows])[:, None]
+    score, merit = of(lambda run: run.score), of(lambda run: run.chosen_by)
+    score, given = cross(score, self._halves, merit)
+    return score[0], given
+
+  def peak(self) -> tuple[np.ndarray, ...]:
     """The best checkpoint of each seed, chosen and scored as `at` does.
 
     Returns:
@@ -286,9 +319,8 @@ class Arm:
 
   def _peak_of_seed(self, runs):
     every = [(run, i) for run in runs for i in range(len(run.steps))]
-    values = np.stack([run.score[i] for run, i in every])[:, None]
-    top, given = cross(values, self._halves)
+    top, given = self._best(every)
     kls = [run.kl[i] for run, i in every]
     falls = [run.score[i] - run.score[-1] for run, i in every]
     taken = (put_together(x, given, self._halves) for x in (kls, falls))
-    return top[0], *taken
+    return top, *taken

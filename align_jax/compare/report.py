@@ -5,8 +5,12 @@ import html
 import math
 import pathlib
 import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from matplotlib.figure import Figure
 
 from align_jax.compare import figures
+from align_jax.compare.intervals import Estimate
 from align_jax.compare.lines import NARROW, THEME, WIDE
 from align_jax.files import write_atomically
 
@@ -67,7 +71,7 @@ pre { background: var(--window); border-radius: .4rem; padding: .8rem;
 MISSING = '–'  # in a cell: not every seed got there
 
 
-def theme():
+def theme() -> str:
   """The colours of page and figures, for light and dark screens."""
   light, dark = (
     ''.join(f'--{name}: {pair[i]}; ' for name, pair in THEME.items())
@@ -79,7 +83,7 @@ def theme():
   )
 
 
-def typeset(text):
+def typeset(text: str) -> str:
   """Text as HTML, with a minus for negative numbers and in differences."""
   return re.sub(r'(?<![\w.-])-(?=\d)|(?<= )-(?= )', '−', html.escape(text))
 
@@ -87,27 +91,35 @@ def typeset(text):
 class Page:
   """Collects sections; `write` leaves one file that needs no network."""
 
-  def __init__(self, title):
+  def __init__(self, title: str) -> None:
     self._title = title
     self._parts = [f'<h1>{html.escape(title)}</h1>']
 
-  def _add(self, *parts):
+  def _add(self, *parts: str) -> None:
     self._parts.extend(parts)
 
-  def heading(self, text):
+  def heading(self, text: str) -> None:
     self._add(f'<h2>{html.escape(text)}</h2>')
 
-  def text(self, text, css=''):
+  def text(self, text: str, css: str = '') -> None:
     css = f' class="{css}"' if css else ''
     self._add(f'<p{css}>{typeset(text)}</p>')
 
-  def note(self, text):
+  def note(self, text: str) -> None:
     self.text(text, 'note')
 
-  def code(self, text):
+  def code(self, text: str) -> None:
     self._add(f'<pre>{html.escape(text)}</pre>')
 
-  def verdict(self, css, before, word, after, sentence, notes):
+  def verdict(
+    self,
+    css: str,
+    before: str,
+    word: str,
+    after: str,
+    sentence: str,
+    notes: Iterable[str],
+  ) -> None:
     """One word, large, between what it is of; then what it rests on."""
     before, word, after, sentence = map(
       typeset, (before, word, after, sentence)
@@ -119,7 +131,7 @@ class Page:
       f'<p>{sentence}</p><ul>{listed}</ul></section>',
     )
 
-  def cards(self, cards):
+  def cards(self, cards: Iterable[tuple[str, str, str, Iterable[str]]]) -> None:
     """Short texts side by side: (title, number, its interval, lines)."""
     self._add('<div class="columns">')
     for title, number, interval, lines in cards:
@@ -131,7 +143,9 @@ class Page:
       )
     self._add('</div>')
 
-  def samples(self, prompt, answers):
+  def samples(
+    self, prompt: str, answers: Iterable[tuple[str, str, str]]
+  ) -> None:
     """A prompt and its answers: (who, what it scores, text) each."""
     self._add(
       '<article class="sample"><p class="said">'
@@ -145,13 +159,19 @@ class Page:
     self._add('</div></article>')
 
   @contextlib.contextmanager
-  def folded(self, summary):
+  def folded(self, summary: str) -> Iterator[None]:
     """What is added within is shown on a click."""
     self._add(f'<details><summary>{html.escape(summary)}</summary>')
     yield
     self._add('</details>')
 
-  def figure(self, draw, path, alt, caption=''):
+  def figure(
+    self,
+    draw: Callable[[float], Figure],
+    path: str | pathlib.Path,
+    alt: str,
+    caption: str = '',
+  ) -> None:
     """Embeds a figure at two widths, and keeps the wide as a PNG at `path`.
 
     Args:
@@ -170,7 +190,13 @@ class Page:
       self._add(f'<figcaption>{typeset(caption)}</figcaption>')
     self._add('</figure>')
 
-  def table(self, header, rows, text_columns=1, breaks=()):
+  def table(
+    self,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: int = 1,
+    breaks: Collection[int] = (),
+  ) -> None:
     """Rows of strings, if any; the first `text_columns` align left.
 
     Args:
@@ -181,9 +207,9 @@ class Page:
       return
 
     def cell(tag, i, content):
-      css = ['text'] if i < text_columns else []
-      css += ['missing'] if content == MISSING else []
-      css = f' class="{" ".join(css)}"' if css else ''
+      names = ['text'] if i < text_columns else []
+      names += ['missing'] if content == MISSING else []
+      css = f' class="{" ".join(names)}"' if names else ''
       scope = '' if tag == 'td' else ' scope="col"'
       return f'<{tag}{css}{scope}>{typeset(content)}</{tag}>'
 
@@ -199,15 +225,15 @@ class Page:
       f'<tbody>{body}</tbody></table></div>'
     )
 
-  def links(self, before, links):
+  def links(self, before: str, links: Iterable[tuple[str, str]]) -> None:
     """A line of links to files beside the page: (text, file) each."""
-    links = ', '.join(
+    listed = ', '.join(
       f'<a href="{html.escape(file)}">{html.escape(text)}</a>'
       for text, file in links
     )
-    self._add(f'<p>{html.escape(before)} {links}.</p>')
+    self._add(f'<p>{html.escape(before)} {listed}.</p>')
 
-  def write(self, path):
+  def write(self, path: pathlib.Path) -> None:
     body = '\n'.join(self._parts)
     write_atomically(
       path,
@@ -219,7 +245,7 @@ class Page:
     )
 
 
-def show(estimate, sign=False, digits=2):
+def show(estimate: Estimate, sign: bool = False, digits: int = 2) -> str:
   """Estimate -> '1.23 [1.10, 1.35]', '1.23' of one seed, MISSING of none."""
   if not estimate:
     return MISSING
@@ -227,7 +253,9 @@ def show(estimate, sign=False, digits=2):
   return f'{show_number(estimate.value, sign, digits)} {interval}'.strip()
 
 
-def show_interval(estimate, sign=False, digits=2):
+def show_interval(
+  estimate: Estimate, sign: bool = False, digits: int = 2
+) -> str:
   """Estimate -> '[1.10, 1.35]', or '' of one seed."""
   if math.isnan(estimate.low):
     return ''
@@ -235,7 +263,13 @@ def show_interval(estimate, sign=False, digits=2):
   return f'[{", ".join(ends)}]'
 
 
-def show_number(number, sign=False, digits=2):
+def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
   """With no sign before what rounds to zero."""
   text = f'{number:{"+" if sign else ""}.{digits}f}'
   return text if float(text) else f'{0:.{digits}f}'
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """A table for the terminal, and for a page of Markdown."""
+  lines = [header, ['--:'] * len(header), *rows]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

@@ -19,7 +19,9 @@ NONE = 'no verdict'  # one seed says nothing of others
 EXACT_FROM = 6  # seeds from which an exact sign test can reach 5%
 
 
-def decide(estimate, margin, level=intervals.LEVEL):
+def decide(
+  estimate: intervals.Estimate, margin: float, level: float = intervals.LEVEL
+) -> str:
   """The word for an Estimate of a gap.
 
   Args:
@@ -59,16 +61,22 @@ class Power:
   from_prompts: float = np.nan
 
   @property
-  def seeds(self):
+  def seeds(self) -> int:
     return self.spread.num_seeds
 
   @property
-  def deviation(self):
+  def deviation(self) -> float:
     """Of the gap between seeds."""
     return (self.spread.seeds * self.seeds) ** 0.5
 
 
-def power_of(matrix, wanted, shared, seeds=None, level=intervals.LEVEL):
+def power_of(
+  matrix: np.ndarray,
+  wanted: float,
+  shared: bool,
+  seeds: int | None = None,
+  level: float = intervals.LEVEL,
+) -> Power:
   """The Power of a design whose gaps are those of a pilot or of its own runs.
 
   Args:
@@ -85,7 +93,9 @@ def power_of(matrix, wanted, shared, seeds=None, level=intervals.LEVEL):
   return dataclasses.replace(power, from_prompts=float(share))
 
 
-def planned_power(spread, wanted, level=intervals.LEVEL):
+def planned_power(
+  spread: intervals.Spread, wanted: float, level: float = intervals.LEVEL
+) -> Power:
   """The Power of a design whose spread is given.
 
   Raises:

@@ -1,9 +1,9 @@
 """From files and data sets to token arrays.
 
-Rows come from a file or data set (`files`); a reader in `DATASETS` maps them to
-one of the formats (`formats`), or to what a task asks for; a chat template
-turns messages into text (`chat`) and a tokenizer texts into ids (`tokens`,
-`examples`), which become a Batch. What every outcome is: docs/data.md.
+Rows come from a file or data set (`files`). A reader in `DATASETS` maps them to
+one of the formats (`formats`), or to what a task asks for. A chat template
+turns messages into text (`chat`). A tokenizer turns texts into ids (`tokens`,
+`examples`), which become a Batch. docs/data.md lists every outcome of a row.
 """
 
 from align_jax.data.answers import correct, final_answer

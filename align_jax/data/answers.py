@@ -10,7 +10,7 @@ def final_answer(text):
   """The number after the last '####', as GSM8K marks it (Cobbe et al. 2021).
 
   Returns:
-    str, without ',', '$' and a closing '.'; None if there is no '####', or if
+    str, without ',', '$' and a closing '.'. None if there is no '####', or if
     anything but one number follows it.
   """
   _, mark, rest = text.rpartition('####')
@@ -19,7 +19,7 @@ def final_answer(text):
 
 
 def correct(completion, answer):
-  """Whether the completion's final answer is that number; '5.0' is '5'.
+  """Whether the completion's final answer is that number. '5.0' is '5'.
 
   Args:
     completion: str.

@@ -1,9 +1,9 @@
-"""Chat templates: messages as text, and which of it is whose.
+"""Chat templates: messages as text, and which part of it is whose.
 
 A template is Jinja, as in tokenizer_config.json. The text of a conversation is
-cut where a rollout would begin and end: a completion begins where the rendered
-prompt ends, generation prompt included, and every answer ends with the EOS that
-the template writes after it. Control tokens are those of the template; the same
+cut where a rollout would begin and end. A completion begins where the rendered
+prompt ends, generation prompt included. Every answer ends with the EOS that the
+template writes after it. Control tokens are those of the template. The same
 characters within a message are text.
 """
 
@@ -26,7 +26,7 @@ HH = (
   "else '\\n\\nHuman: ' }}{{ m['content'] }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
 )
-# Taori et al. 2023; one question, one answer.
+# Taori et al. 2023: one question, one answer.
 ALPACA = (
   "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}"
   "{% else %}{{ '### Instruction:\\n' + m['content'] + "
@@ -48,7 +48,7 @@ class Rendered(NamedTuple):
   text: str
   contents: list[Span]  # what messages say; control tokens here are text
   answers: list[Span]  # what a rollout would write, up to its EOS
-  prompt: str  # what comes before: answers[0].start long; all, without answers
+  prompt: str  # text[: answers[0].start]; all of text without answers
 
 
 def load_template(name_or_file):
@@ -58,7 +58,7 @@ def load_template(name_or_file):
     str, or None if the folder has none.
   Raises:
     FileNotFoundError: there is nothing of that name.
-    ValueError: what should hold a template does not.
+    ValueError: a tokenizer_config.json whose template cannot be read.
   """
   if str(name_or_file) in TEMPLATES:
     return TEMPLATES[str(name_or_file)]
@@ -108,13 +108,13 @@ def _render(
     texts[0].encode()  # half a surrogate pair within a tool
   except ImportError:
     raise
-  except Exception as e:  # a template is a program of others
+  except Exception as e:  # a template is someone else's program
     raise ChatError(f'the chat template fails: {e}', 'template fails') from None
   return texts[0], spans[0] if marks else []
 
 
 class ChatError(Exception):
-  """What a template cannot do with a row; has no place in a file yet."""
+  """What a template cannot do with a row, before its place is known."""
 
   def __init__(self, message, reason):
     super().__init__(message)
@@ -126,13 +126,13 @@ class ChatError(Exception):
 
 
 def _contents(show, conversation, text, control):
-  """The spans of what messages say, found by rendering them marked."""
+  """The spans of message contents, found by rendering them with marks."""
   said = [m['content'] for m in conversation]
   everything = ''.join([text, *said])
   mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in everything)
 
   def marked(content):
-    core = content.strip()  # as templates strip it, too
+    core = content.strip()  # templates strip it, too
     return content.replace(core, f'{mark}{core}{mark}', 1) if core else content
 
   copies = [{**m, 'content': marked(m['content'])} for m in conversation]
@@ -148,13 +148,13 @@ def _contents(show, conversation, text, control):
         'template leaves out or rewrites a message',
       )
   if not exact:
-    return []  # it looks into messages; they have no control tokens
+    return []  # the template edits messages; these have no control tokens
   ends = list(itertools.accumulate(map(len, pieces)))
   return [Span(*x) for x in zip(ends[::2], ends[1::2])]
 
 
 def _prefixes(ask, conversation, first, text):
-  """Where each answer begins: after its history and the generation prompt."""
+  """The start of each answer: after its history and the generation prompt."""
   starts = []
   for i in _answers(conversation, first):
     before = ask(conversation[:i])
@@ -174,7 +174,7 @@ def _answers(conversation, first):
 
 
 def _tagged(spans, conversation, least):
-  """The same from a template's `generation` tags, and checked against them."""
+  """The starts from a template's `generation` tags, checked against `least`."""
   count = len(_answers(conversation, 0))
   if len(spans) != count:
     raise ChatError(
@@ -191,13 +191,13 @@ def _tagged(spans, conversation, least):
 
 
 def _limit(start, contents, size):
-  """Where what follows an answer begins, at the latest."""
+  """The latest place where the text after an answer may begin."""
   later = [span.start for span in contents if span.end > start]
   return later[1] if len(later) > 1 else size
 
 
 def _ends(text, starts, contents, eos):
-  """-> where each answer's EOS ends; the last may have none."""
+  """-> where each answer's EOS ends. The last answer may have none."""
   ends = []
   for start, following in itertools.zip_longest(starts, starts[1:]):
     limit = min(_limit(start, contents, len(text)), following or len(text))
@@ -215,7 +215,7 @@ def _ends(text, starts, contents, eos):
 
 
 def _check_tools(template, conversation, tools, tokens, control):
-  """Raises ChatError if tools or calls do not show, or hold control tokens."""
+  """Raises ChatError if tools or calls are not shown or have control tokens."""
   calls = [m['tool_calls'] for m in conversation if m.get('tool_calls')]
   written = json.dumps([tools, calls], ensure_ascii=False)
   if any(token in written for token in control):
@@ -237,9 +237,9 @@ def render(template, prompt, completion, tokens, control=(), tools=None):
 
   Args:
     template: str, Jinja.
-    prompt: list of messages; if the last one is by the assistant, the
+    prompt: list of messages. If the last one is by the assistant, the
       completion continues it.
-    completion: list of messages, the first by the assistant; empty for a prompt
+    completion: list of messages, the first by the assistant. Empty for a prompt
       alone.
     tokens: dict with the names of the special tokens, `eos_token` among them,
       and `bos_token` if there is one.
@@ -291,11 +291,11 @@ def render(template, prompt, completion, tokens, control=(), tools=None):
 
 
 def whole(template, conversation, tokens, control=()):
-  """All that the template writes, after the last answer too.
+  """All that the template writes, including what follows the last answer.
 
   Args: as in `render`.
   Returns:
-    text, spans of what messages say.
+    text, spans of message contents.
   Raises:
     ChatError: the template fails or drops a message.
   """
@@ -325,7 +325,7 @@ def _prompt_alone(started, prompt, show, control):
 
 
 def _joined(prompt, completion):
-  """Continued and continuing message as one, which is now the completion's."""
+  """Moves the continued message into the completion, joined with the next."""
   whole = prompt[-1]['content'] + completion[0]['content']
   return prompt[:-1], [{**completion[0], 'content': whole}, *completion[1:]]
 

@@ -1,9 +1,9 @@
 """Judged pairs: two completions of a prompt, and who found which one better.
 
-A generator each, from others' rows to Judged ones: `prompt`, a list of
-messages; `first` and `second`, texts; `votes`, one per annotator: 1 for the
-first, 0 for the second, 0.5 for a tie. `preferences` makes of them the pairs
-that are learned from.
+Each function generates Judged rows from the rows of a published data set. A
+Judged row has `prompt`, a list of messages, and `first` and `second`, texts. It
+has `votes`, one per annotator: 1 for the first, 0 for the second, 0.5 for a
+tie. `preferences` turns Judged rows into pairs for training.
 """
 
 import collections
@@ -40,7 +40,7 @@ def _judged(row, prompt, sides, votes):
 
 
 def _vote(row, name, value, known):
-  """What a label says, by the table of its data set."""
+  """The vote of a label, from the table of its data set."""
   value = number(row, name, value)
   if value not in known:
     names = ', '.join(f'{x:g}' for x in known)
@@ -72,7 +72,7 @@ def autoj(row):
 
 
 def qa_feedback(row):
-  """Six comparisons of four predictions; the passages follow the question."""
+  """Six comparisons of four predictions. The passages follow the question."""
   found = field(row, 'preference', list)
   pairs = list(itertools.combinations(range(1, 5), 2))
   if len(found) != len(pairs):
@@ -93,7 +93,7 @@ def qa_feedback(row):
 
 
 def majority(votes):
-  """The most frequent vote; a tie, 0.5, where there are several such."""
+  """The most frequent vote, or a tie, 0.5, if several are most frequent."""
   (vote, most), *others = collections.Counter(votes).most_common()
   return 0.5 if others and others[0][1] == most else vote
 
@@ -102,7 +102,7 @@ def preferences(rows):
   """Judged rows as preferences, by the majority of their votes.
 
   Yields:
-    rows with `prompt`, `chosen` and `rejected`; ties are left out.
+    rows with `prompt`, `chosen` and `rejected`. Ties are left out.
   """
   for row in rows:
     vote = majority(row['votes'])

@@ -1,4 +1,4 @@
-"""Examples as token lists: what the model will see, and what is trained on."""
+"""Examples as token lists: what the model sees, and what it is trained on."""
 
 import re
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class Encoder(NamedTuple):
   vocabulary: Vocabulary
   template: str | None
   control: dict  # of each control token's text: (id, lstrip, rstrip)
-  pattern: Any  # re.Pattern of control tokens, None without any
+  pattern: Any  # re.Pattern of control tokens, None if there are none
   prefix: str  # which texts get a space in front: 'none' | 'first' | 'every'
 
 
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
   kind: str
   prompt: list[int]  # BOS in front
   completions: list[list[int]]  # G, each with the EOS at its end
-  masks: list[list[bool]]  # of each: what a loss may touch
+  masks: list[list[bool]]  # per completion: the tokens that a loss may touch
   rewards: list[float]  # G
   where: str
   notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY
@@ -54,7 +54,7 @@ def _ids(encoder, text):
 
 
 def _prefix(encoder):
-  """Llama's and others put a space in front of texts, which is not there."""
+  """Finds whether the tokenizer adds a space in front of texts, as Llama's."""
   plain = _ids(encoder, 'a')
   if plain == _continuation(encoder, 'a')[0]:
     return 'none'
@@ -69,7 +69,7 @@ def _prefix(encoder):
 
 
 def _continuation(encoder, text):
-  """-> ids of a text that goes on from plain text, whether they read back."""
+  """-> ids of a text that continues plain text, whether they decode to it."""
   decode = encoder.vocabulary.tokenizer.decode
   for anchor in ANCHORS:
     start, ids = _ids(encoder, anchor), _ids(encoder, anchor + text)
@@ -80,10 +80,10 @@ def _continuation(encoder, text):
 
 
 def _plain(encoder, text, after):
-  """-> ids of a text without control tokens, whether they read back.
+  """-> ids of a text without control tokens, whether they decode to it.
 
   Args:
-    after: 'start' | 'control' | 'text', what is in front of it.
+    after: 'start' | 'control' | 'text', what precedes it.
   """
   prefixed = {'none': (), 'first': ('text', 'control'), 'every': ('text',)}
   if after in prefixed[encoder.prefix]:
@@ -111,13 +111,13 @@ def _pieces(encoder, text, contents, offset):
 
 
 def encode_text(encoder, text, contents=(), offset=0, after='start'):
-  """-> ids, whether all of it is read back.
+  """-> ids, whether they decode to the same text.
 
   Args:
     encoder: Encoder.
     text: str.
-    contents: spans in which control tokens are text; None is everywhere.
-    offset: of `text` in that of which they are spans.
+    contents: spans in which control tokens are text. None: everywhere.
+    offset: of `text` within the text that the spans refer to.
     after: see `_plain`.
   """
   if contents is None:
@@ -134,7 +134,7 @@ def encode_text(encoder, text, contents=(), offset=0, after='start'):
 
 
 def token_names(vocabulary):
-  """What a chat template is told: the texts of EOS, and BOS if there is one."""
+  """A chat template's variables: the texts of EOS, and of BOS if any."""
   names = dict(eos_token=vocabulary.tokenizer.id_to_token(vocabulary.eos_id))
   if vocabulary.bos_id is not None:
     names['bos_token'] = vocabulary.tokenizer.id_to_token(vocabulary.bos_id)
@@ -153,7 +153,7 @@ def _with_bos(encoder, ids, where):
 
 
 def _after(encoder, text, contents):
-  """What the next text comes after, see `_plain`."""
+  """What precedes the next text, see `_plain`."""
   if not text:
     return 'start'
   if contents is None:
@@ -230,8 +230,8 @@ def _answers(encoder, rendered):
 def encode_example(encoder, example):
   """An example's ids.
 
-  The prompt is tokenised alone and so is what follows it, as a rollout has
-  them; where the joined text would be tokenised otherwise, BOUNDARY is noted.
+  Prompt and completion are tokenised separately, as in a rollout. BOUNDARY is
+  noted where the joined text would have other tokens.
 
   Args:
     encoder: Encoder.
@@ -239,7 +239,7 @@ def encode_example(encoder, example):
   Returns:
     Encoded.
   Raises:
-    RowError: the chat template cannot be used; BOS twice.
+    RowError: the chat template cannot be used, or writes BOS twice.
     ValueError: messages, and there is no template.
   """
   if isinstance(example.prompt, str):

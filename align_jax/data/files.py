@@ -10,9 +10,9 @@ import zlib
 from align_jax.data.row import Row, RowError
 
 MAX_LINE_BYTES = 64 * 2**20
-# A .csv file has nothing but texts; these columns are read as JSON values.
+# A .csv file has only texts. These columns are read as JSON values.
 CSV_VALUES = frozenset(
-  'label preference score score_chosen score_rejected margin'.split()
+  ('label', 'preference', 'score', 'score_chosen', 'score_rejected', 'margin')
 )
 ENCODINGS = {b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16', b'\x1f\x8b': 'gzip'}
 
@@ -27,8 +27,8 @@ def _raise(error):
 def _lines(file, path):
   """Yields (number, bytes or RowError) for every line.
 
-  Lines end at LF and nowhere else: texts contain U+0085, U+2028 and others, at
-  which str.splitlines would cut.
+  Lines end only at LF. Texts contain U+0085, U+2028 and others, where
+  str.splitlines would cut.
   """
   number = 0
   while line := file.readline(MAX_LINE_BYTES + 1):
@@ -95,7 +95,7 @@ def _as_row(value, where):
 
 
 def _each(values, make, bad):
-  """Yields make(value) for each, and tells `bad` where that is a RowError."""
+  """Yields make(value) for each. `bad` gets the RowErrors."""
   for value in values:
     try:
       row = make(value)
@@ -142,7 +142,7 @@ def _csv_value(name, cell, where):
 
 
 def _csv_records(file, path):
-  """Yields (first line, cells); a broken quote leaves no way to go on."""
+  """Yields (first line, cells). A broken quote is an error of the file."""
   csv.field_size_limit(MAX_LINE_BYTES)
   decoded = (_decode(x, f'{path} row {n}') for n, x in _lines(file, path))
   reader, first = csv.reader(decoded, strict=True), 1
@@ -215,8 +215,8 @@ def local_path(path_or_id):
   """The path if this names a local file, None if it is a hub id.
 
   Raises:
-    FileNotFoundError: it looks like a path, and there is none.
-    ValueError: it is there, and not a file that `rows` reads.
+    FileNotFoundError: it looks like a path, and nothing is there.
+    ValueError: something is there that `rows` cannot read.
   """
   text = str(path_or_id)
   path = pathlib.Path(text).expanduser()
@@ -261,22 +261,21 @@ def _file_rows(path, bad):
 def rows(path_or_id, split='train', *, revision=None, config=None, bad=_raise):
   """Yields the rows of a local file or of a Hugging Face data set.
 
-  Files are read as they are consumed, but for .json, which is one value.
+  Files are read as they are consumed, except .json, which is one value.
 
   Args:
-    path_or_id: a .jsonl (an object per line; blank lines are skipped), .json
-      (one array of objects), .csv (its first line names the columns), .txt (a
-      row with `line` and `text` per line) or .parquet file, all but the last
-      also with .gz; or a hub id, such as 'stanfordnlp/imdb'.
-    split, revision, config: of a hub data set; a local file has only itself.
-    bad: what is done with the RowError of a line that is no row: raised, or
-      told to this function and skipped.
+    path_or_id: a hub id, such as 'stanfordnlp/imdb', or a file: .jsonl (an
+      object per line, blank lines are skipped), .json (one array of objects),
+      .csv (its first line names the columns), .txt (a row with `line` and
+      `text` per line) or .parquet. All but the last may end in .gz.
+    split, revision, config: of a hub data set. A local file has none.
+    bad: called with the RowError of a line that is no row, which is then
+      skipped. The default raises it.
   Raises:
     FileNotFoundError: what looks like a path is not there.
     ValueError: one line naming file and row: not UTF-8, not gzip, not JSON, not
-      an object, no row at all; or a hub data set that cannot be loaded. Where
-      a row is not at fault alone, as in a cut-off .gz, it is never told to
-      `bad`.
+      an object, no row at all. Or a hub data set that cannot be loaded. `bad`
+      never gets an error of the whole file, such as a cut-off .gz.
   """
   path = local_path(path_or_id)
   if path is None:
@@ -309,9 +308,9 @@ def _guarded(path, bad):
 
 
 def fingerprint(path_or_id):
-  """What a cache made from this data remembers it by.
+  """The key of this data in a cache.
 
-  A local file is its content, so that it may move; a hub data set is its id.
+  It is a local file's content, so that the file may move, or a hub id.
   """
   path = local_path(path_or_id)
   if path is None:

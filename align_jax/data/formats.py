@@ -1,6 +1,6 @@
 """Row formats: from a row's columns to a prompt and its scored completions.
 
-A prompt and its completions are texts, joined as they are, or lists of
+A prompt and its completions are either texts, joined as they are, or lists of
 messages, which a chat template turns into text. Columns that a format does not
 name are ignored.
 """
@@ -23,14 +23,14 @@ ASKS = ('user', 'tool')
 
 
 class Example(NamedTuple):
-  """A prompt with G completions, each with a reward; prompts have G = 0."""
+  """A prompt with G completions, each with a reward. A prompt alone: G = 0."""
 
   kind: str  # a name in FORMATS
-  prompt: Any  # str, or list of messages; '' before a whole text
+  prompt: Any  # str, or list of messages; '' for a whole text
   completions: list  # G of the prompt's type
   rewards: list[float]  # G
   where: str
-  tools: list | None = None  # what a chat template is told of
+  tools: list | None = None  # JSON schemas for the chat template
 
 
 def _side(row, name, prompt):
@@ -42,7 +42,7 @@ def _side(row, name, prompt):
 
 def _answer(row, name, value, prompt):
   last = prompt[-1]['role']
-  after = 'user' if last == 'assistant' else last  # whose message goes on
+  after = 'user' if last == 'assistant' else last  # continues that message
   return ends_with(row, name, messages(row, name, value, after), ['assistant'])
 
 
@@ -69,7 +69,7 @@ def text(row):
 
 
 def conversation(row):
-  """`messages`: all that the assistant says is a demonstration."""
+  """`messages`: everything the assistant says is a demonstration."""
   said = messages(row, "field 'messages'", field(row, 'messages', list))
   ends_with(row, "field 'messages'", said, ['assistant'])
   first = next(i for i, x in enumerate(said) if x['role'] == 'assistant')
@@ -94,7 +94,7 @@ def unpaired(row):
 
 
 def unpaired_messages(row):
-  """`messages` that end in the answer that `label` is about."""
+  """`messages` whose last answer `label` rates."""
   said = messages(row, "field 'messages'", field(row, 'messages', list))
   ends_with(row, "field 'messages'", said, ['assistant'])
   reward = float(field(row, 'label', bool))
@@ -117,7 +117,7 @@ def preference(row):
 
 
 def implicit_preference(row):
-  """The prompt is what `chosen` and `rejected` both begin with."""
+  """The prompt is the shared beginning of `chosen` and `rejected`."""
   if isinstance(row.get('chosen'), list):
     return _implicit_messages(row)
   both = [text_field(row, name) for name in ('chosen', 'rejected')]
@@ -190,7 +190,7 @@ def stepwise(row):
   )
 
 
-FORMATS = {  # name: columns, and who reads them; the first that fits is it
+FORMATS = {  # name: columns and reader; the first that fits is used
   'scored': ({'prompt', 'completions', 'scores'}, scored),
   'stepwise': ({'prompt', 'completions', 'labels'}, stepwise),
   'preference': ({'prompt', 'chosen', 'rejected'}, preference),

@@ -14,13 +14,13 @@ AFTER = {
 
 
 def messages(row, name, value, after=None):
-  """The list of messages `value`, checked; null entries are left away.
+  """The list of messages `value`, checked, without its null entries.
 
   Args:
     row, name: for errors.
-    value: list of dicts with `role` and `content`, which an assistant message
-      with `tool_calls` may lack.
-    after: the role that they follow.
+    value: list of dicts with `role` and `content`. An assistant message with
+      `tool_calls` may lack `content`.
+    after: the role of the message before them.
   Raises:
     RowError: a wrong type, an empty message, a role that is unknown or out of
       order.
@@ -66,7 +66,7 @@ def _content(row, name, at, item):
 
 
 def ends_with(row, name, value, roles):
-  """The messages, whose last one must be by one of `roles`."""
+  """The messages, checked that the last one is by one of `roles`."""
   if value[-1]['role'] not in roles:
     raise row_error(
       row,
@@ -82,6 +82,6 @@ def said(role, content):
 
 
 def shared_beginning(one, other):
-  """How many messages two lists begin with alike."""
+  """How many messages at the start of two lists are equal."""
   pairs = enumerate(zip(one, other))
   return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

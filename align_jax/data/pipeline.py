@@ -1,11 +1,12 @@
-"""From a file to Batches: read, encode, fit, stack; every row accounted for."""
+"""From a file to Batches: read, encode, fit, stack. Every row is counted.
+
+JAX is imported where arrays are made: `show_data` reads a file without it.
+"""
 
 import hashlib
 import json
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from align_jax.data import files, formats, readers
@@ -19,23 +20,22 @@ from align_jax.data.row import (
   row_error,
 )
 from align_jax.data.tokens import left_pad, right_pad
-from align_jax.types import Batch, Prompts
 
-EARLY = 1000  # rows after which a file that is mostly bad is given up
+EARLY = 1000  # rows after which a mostly bad file is an error
 DUPLICATE = 'a duplicate'
 
 
 class Limits(NamedTuple):
-  """How many tokens fit, and what becomes of rows with more."""
+  """How many tokens fit, and what is done with longer rows."""
 
-  prompt_len: int | None = None  # S, BOS included; None: no limit
+  prompt_len: int | None = None  # S, BOS included. None: no limit
   completion_len: int | None = None  # T, EOS included
   long_prompt: str = 'error'  # 'drop' | 'left' (keep its end) | 'error'
   long_completion: str = 'error'  # 'drop' | 'right' (keep its beginning)
   # | 'error'
 
   def check(self):
-    """Raises ValueError for a limit that cannot be."""
+    """Raises ValueError for an invalid limit."""
     for name, allowed in (
       ('long_prompt', ('drop', 'left', 'error')),
       ('long_completion', ('drop', 'right', 'error')),
@@ -63,7 +63,7 @@ class _Found:
       )
     self.dataset = dataset
     self.format = None
-    self.columns = None  # of the first row that an example was made of
+    self.columns = None  # of the first row that became an example
 
   def examples(self, row):
     """-> list of Example or LeftOut."""
@@ -94,18 +94,18 @@ def _key(row):
 def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
   """Yields the examples of a file or hub data set.
 
-  Does not count what is kept: whoever keeps them does.
+  The caller counts the examples that it keeps.
 
   Args:
     path: see `files.rows`.
-    dataset: a name in `readers.DATASETS`; None finds it by the first row.
-    counts: Counts, filled in; says what becomes of bad rows.
-    duplicates: 'keep' or 'drop' rows that were there before, value for value;
-      counted either way.
+    dataset: a name in `readers.DATASETS`. None finds it by the first row.
+    counts: Counts, updated. It decides what is done with bad rows.
+    duplicates: 'keep' or 'drop' rows equal to an earlier row. They are counted
+      either way.
     which: split, revision, config of a hub data set.
   Raises:
     RowError: a bad row, under on_bad_row='error'.
-    ValueError, FileNotFoundError: see `files.rows`; too many bad rows.
+    ValueError, FileNotFoundError: too many bad rows, or see `files.rows`.
   """
   if duplicates not in ('keep', 'drop'):
     raise ValueError(f"duplicates={duplicates!r}, expected 'keep' or 'drop'")
@@ -158,7 +158,7 @@ def task_rows(path, dataset, fields):
     fields: names that every row must have.
   Raises:
     RowError: a bad row.
-    ValueError: no such reader, or one of rows with other fields.
+    ValueError: no such reader, or its rows lack some of the fields.
   """
   if dataset not in readers.DATASETS:
     raise ValueError(
@@ -186,10 +186,10 @@ def _too_long(encoded, what, length, limit):
 
 
 def fit(encoded, limits):
-  """-> Encoded within the limits, and why it is left out (or None).
+  """-> Encoded within the limits, and the reason to drop it (or None).
 
   Raises:
-    RowError: it is too long, and that is an error.
+    RowError: it is too long, and the limits make that an error.
   """
   length = len(encoded.prompt)
   if limits.prompt_len is not None and length > limits.prompt_len:
@@ -213,14 +213,14 @@ def fit(encoded, limits):
 
 
 def _cut_left(encoded, size):
-  """The prompt's first token, which is BOS, and its last ones."""
+  """Keeps the prompt's first token, which is BOS, and its last ones."""
   prompt = [encoded.prompt[0], *encoded.prompt[1 - size :]]
   notes = (*encoded.notes, f'prompt cut to {size} tokens, on the left')
   return encoded._replace(prompt=prompt, notes=notes)
 
 
 def _cut_right(encoded, size):
-  """The first tokens of every completion; what is cut has no EOS."""
+  """Keeps the first tokens of every completion. A cut one has no EOS."""
   cut = lambda rows: [row[:size] for row in rows]
   notes = (*encoded.notes, f'completion cut to {size} tokens, on the right')
   return encoded._replace(
@@ -231,7 +231,7 @@ def _cut_right(encoded, size):
 
 
 def encode_examples(examples, encoder, limits, counts):
-  """Yields every example as Encoded, or counts why it is not there.
+  """Yields every example as Encoded, or counts why it is left out.
 
   Args:
     examples: of `read_examples`, with the same counts.
@@ -253,16 +253,16 @@ def encode_examples(examples, encoder, limits, counts):
 
 
 def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):
-  """Yields every row of a file as Encoded, or counts why it is not there.
+  """Yields every row of a file as Encoded, or counts why it is left out.
 
   Args:
     path, dataset, how: see `read_examples`.
     encoder: examples.Encoder.
     limits: Limits.
-    counts: Counts; one that raises for bad rows by default.
+    counts: Counts. The default raises for bad rows.
   Raises:
-    As `read_examples`; RowError also for what is too long, if that is said to
-    be an error. That is never skipped as bad.
+    As `read_examples`. Also RowError for rows that are too long, if the limits
+    make that an error. Such rows are never skipped as bad.
   """
   counts = Counts() if counts is None else counts
   limits.check()
@@ -276,6 +276,8 @@ def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):
 
 def make_prompts(encoded, prompt_len):
   """A list of Encoded -> Prompts."""
+  from align_jax.types import Prompts
+
   return Prompts(*left_pad([x.prompt for x in encoded], prompt_len))
 
 
@@ -283,14 +285,20 @@ def make_batch(encoded, prompt_len, completion_len):
   """Examples with completions as a Batch.
 
   A preference is G = 2 with rewards (1, 0), an unpaired one G = 1 with reward 1
-  or 0, a demonstration G = 1 whose mask is on what the assistant says.
+  or 0. A demonstration is G = 1, with a mask of what the assistant says.
 
   Args:
-    encoded: N of Encoded, N > 0, all with as many completions.
+    encoded: N of Encoded, N > 0, all with the same number of completions.
     prompt_len, completion_len: S and T.
   Raises:
-    ValueError: none, no completions or another number of them, or too long.
+    ValueError: no examples, examples that are too long, or completions that are
+      none or differ in number.
   """
+  import jax
+  import jax.numpy as jnp
+
+  from align_jax.types import Batch
+
   sizes = {len(x.completions): x.where for x in reversed(encoded)}
   if len(sizes) != 1 or 0 in sizes:
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Data sets of others: a generator each, from their rows to a task's rows.
+"""Readers of published data sets: generators from their rows to a task's rows.
 
-What a generator yields is in one of `formats.FORMATS`, or what a task asks for.
-It is given rows one at a time where bad ones are skipped, so it keeps nothing
-from one row to the next; it may yield any number of rows for each, or `LeftOut`
+A generator yields rows in one of `formats.FORMATS`, or rows that a task asks
+for. It is given rows one at a time where bad ones are skipped, so it keeps no
+state between rows. For each row it may yield any number of rows, or `LeftOut`
 with the reason why there is none.
 """
 
@@ -44,7 +44,7 @@ def standard(rows):
 
 
 def _turns(row, name):
-  """A transcript as messages; its text may be empty."""
+  """A transcript as messages, whose texts may be empty."""
   start, *parts = TURN.split(field(row, name, str))
   if start.strip() or not parts:
     raise row_error(
@@ -76,7 +76,7 @@ def hh(rows):
 def ultrafeedback(rows):
   """UltraFeedback, binarised (Cui et al. 2023, arXiv 2310.01377).
 
-  `prompt` is a question; `chosen` and `rejected` are answers, or conversations
+  `prompt` is a question. `chosen` and `rejected` are answers, or conversations
   of that question and an answer.
   """
   for row in rows:
@@ -154,8 +154,8 @@ def alpaca_preference(rows):
 def alpaca_seeds(rows):
   """Seed tasks (Wang et al. 2022, arXiv 2212.10560), one row per instance.
 
-  `instruction`, and `instances` with an `input`, which may be empty, and an
-  `output` each.
+  The fields are `instruction` and `instances`. Each instance has an `input`,
+  which may be empty, and an `output`.
   """
   for row in rows:
     for found in field(row, 'instances', list):
@@ -165,7 +165,7 @@ def alpaca_seeds(rows):
 
 
 def sharegpt(rows):
-  """`conversations` of `from` and `value`; also one `chosen`, `rejected`."""
+  """`conversations` of `from` and `value`, or with `chosen`, `rejected`."""
   for row in rows:
     turns = field(row, 'conversations', list)
     found = [_sharegpt_turn(row, 'conversations', x) for x in turns]
@@ -244,8 +244,8 @@ def _preferences(name, rows):
 def alpaca_pairs(rows):
   """AlpacaFarm and AlpacaEval (Dubois et al. 2023, arXiv 2305.14387).
 
-  `instruction`, perhaps `input`, `output_1`, `output_2`, and `preference`: 1
-  or 2, the better output; 0 or 1.5, a tie.
+  The fields are `instruction`, perhaps `input`, `output_1`, `output_2`, and
+  `preference`: 1 or 2 is the better output, 0 or 1.5 a tie.
   """
   return _preferences('alpaca_pairs', rows)
 
@@ -253,8 +253,8 @@ def alpaca_pairs(rows):
 def pandalm(rows):
   """PandaLM's test set (Wang et al. 2023, arXiv 2306.05087), by majority.
 
-  `instruction`, perhaps `input`, `response1`, `response2`, and `annotator1` to
-  `annotator3`: 1 or 2, the better response; 0, a tie.
+  The fields are `instruction`, perhaps `input`, `response1`, `response2`, and
+  `annotator1` to `annotator3`: 1 or 2 is the better response, 0 a tie.
   """
   return _preferences('pandalm', rows)
 
@@ -262,8 +262,8 @@ def pandalm(rows):
 def autoj(rows):
   """Auto-J's test pairs (Li et al. 2023, arXiv 2310.05470).
 
-  `prompt`, `response 1`, `response 2`, and `label`: 0, the first one is better;
-  1, the second; 2, a tie.
+  The fields are `prompt`, `response 1`, `response 2`, and `label`: 0 if the
+  first is better, 1 if the second is, 2 for a tie.
   """
   return _preferences('autoj', rows)
 
@@ -271,9 +271,9 @@ def autoj(rows):
 def qa_feedback(rows):
   """QA-Feedback (Wu et al. 2023, arXiv 2306.01693): up to six pairs per row.
 
-  `question`, `passages`, lists of texts that follow it, `prediction 1` to
-  `prediction 4`, and `preference` for 1-2, 1-3, 1-4, 2-3, 2-4, 3-4: 1 or 2, the
-  better one of the two; 0, a tie.
+  The fields are `question`, `passages`, lists of texts that follow it,
+  `prediction 1` to `prediction 4`, and `preference` for 1-2, 1-3, 1-4, 2-3,
+  2-4, 3-4. A preference is 1 or 2, the better of the two, or 0, a tie.
   """
   return _preferences('qa_feedback', rows)
 
@@ -282,7 +282,7 @@ def qa_feedback(rows):
 
 
 def lines(rows):
-  """The lines of a .txt file; blank ones are left out."""
+  """The lines of a .txt file without blank ones."""
   for row in rows:
     yield row if field(row, 'text', str).strip() else LeftOut('a blank line')
 
@@ -327,8 +327,8 @@ def gsm8k(rows):
   """Questions with worked solutions: `question`, `answer` str, not blank.
 
   A line break after the question ends the prompt. `answer` ends in
-  '#### NUMBER'; that number is the `answer` of what is yielded, the whole text
-  its `completion`.
+  '#### NUMBER'. The row yielded has that number as its `answer`, and the whole
+  text as its `completion`.
   """
   for row in rows:
     question = text_field(row, 'question')
@@ -340,7 +340,7 @@ def gsm8k(rows):
         f"field 'answer' ends in {solution[-20:]!r}, expected '#### NUMBER'",
         "field 'answer' has no number",
       )
-    # Still a Row: whether it is too long is for its reader to say.
+    # Still a Row, so that its user can name it if it is too long.
     yield Row(
       dict(prompt=f'{question}\n', completion=solution, answer=number),
       place(row),
@@ -363,7 +363,7 @@ def _answers(row):
   )
 
 
-SIGNATURES = {  # the columns of those that can be told, and a further test
+SIGNATURES = {  # the columns that identify a reader, and a further test
   'hh': ({'chosen', 'rejected'}, _transcripts),
   'alpaca_preference': ({'instruction', 'chosen', 'rejected'}, None),
   'alpaca_pairs': ({'instruction', 'output_1', 'preference'}, None),
@@ -393,7 +393,7 @@ def detect_reader(row):
 
 
 def text_label(rows):
-  """Labelled texts: `text` str, not blank; `label` 1 (good) or 0 (bad).
+  """Labelled texts: `text`, str, not blank, and `label`, 1 good or 0 bad.
 
   Line breaks in HTML, of which film reviews are full, become spaces.
   """

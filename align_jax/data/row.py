@@ -1,4 +1,4 @@
-"""A row, what is wrong with it, and how many of which kind there were."""
+"""A row, what is wrong with it, and counts of each kind of error."""
 
 import collections
 import dataclasses
@@ -14,7 +14,7 @@ class Row(dict):
 
 
 class RowError(ValueError):
-  """One bad row: it may be skipped, and is then counted by its `reason`."""
+  """One bad row. It may be skipped, and is then counted by its `reason`."""
 
   def __init__(self, message, reason):
     super().__init__(message)
@@ -22,7 +22,7 @@ class RowError(ValueError):
 
 
 class LeftOut(str):
-  """What a reader yields for a good row that it has no use for: the reason."""
+  """The reason why a reader has no use for a good row."""
 
 
 def place(row):
@@ -36,14 +36,14 @@ def row_error(row, message, reason=None):
   Args:
     row: the Row.
     message: what was found, and what was expected.
-    reason: what such rows are counted under; the message without one.
+    reason: what such rows are counted under. None: the message.
   """
   message = ' '.join(message.split())
   return RowError(f'{place(row)}: {message}', reason or message)
 
 
 def field(row, name, kind):
-  """row[name], which must be a `kind` and nothing that only acts like one.
+  """row[name], which must be of exactly the type `kind`.
 
   Raises:
     RowError: one line naming file, row and field.
@@ -56,7 +56,7 @@ def field(row, name, kind):
 
 
 def typed(row, name, value, kind):
-  """The value, if it is a `kind`; texts must also be encodable."""
+  """The value, which must be a `kind`. Texts must also be encodable."""
   if type(value) is not kind:  # isinstance would take True for a number
     raise row_error(
       row,
@@ -100,12 +100,12 @@ def number(row, name, value):
 
 @dataclasses.dataclass
 class Counts:
-  """What became of every row: rows + more == kept + bad + dropped."""
+  """Outcomes of all rows: rows + more == kept + bad + dropped."""
 
   on_bad_row: str = 'error'  # or 'skip'
   max_bad_share: float = 0.05  # of the rows that may be skipped as bad
   rows: int = 0  # read
-  more: int = 0  # examples beyond the first that a row became
+  more: int = 0  # examples of a row beyond its first
   kept: int = 0
   bad: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
@@ -135,7 +135,7 @@ class Counts:
     self.bad[error.reason] += 1
 
   def check(self, name):
-    """Raises ValueError if too many rows were bad; `name` is their file."""
+    """Raises ValueError if too many rows of the file `name` were bad."""
     bad = sum(self.bad.values())
     if bad > self.max_bad_share * (self.rows + self.more):
       reason, most = self.bad.most_common(1)[0]

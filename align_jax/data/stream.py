@@ -1,7 +1,7 @@
 """Endless streams in a fixed random order, whose whole state is one int.
 
 A stream is an iterator with a `position`: how many items it has given. Another
-one made alike, with that position, goes on with the same items.
+stream made alike, with that position, continues with the same items.
 """
 
 import itertools
@@ -12,14 +12,14 @@ BLOCK = 4096  # draws of a mixture that are made at once
 
 
 def shuffled(items, size, rng):
-  """The items in a random order, of which `size` are held at any time.
+  """The items in a random order, from a buffer of `size` items.
 
-  With `size` at least their number this is a uniform permutation; with less,
+  If `size` is at least their number, this is a uniform permutation. Otherwise
   an item comes at most `size` places early.
 
   Args:
     items: iterable.
-    size: int, at least 1; 1 leaves the order as it is.
+    size: int, at least 1. 1 leaves the order as it is.
     rng: np.random.Generator.
   """
   items = iter(items)
@@ -33,11 +33,11 @@ def shuffled(items, size, rng):
 
 
 class Stream:
-  """Items again and again, in another order every epoch.
+  """Repeats items endlessly, in another order every epoch.
 
   Attributes:
     position: int, items given so far: its whole state.
-    size: int, items of an epoch; None before the first one has ended.
+    size: int, items of an epoch. None until the first epoch has ended.
   """
 
   def __init__(self, items, *, seed=0, buffer=10_000, position=0):
@@ -46,9 +46,9 @@ class Stream:
     Args:
       items: () -> iterable, the same items in the same order at every call.
       seed: of the order.
-      buffer: items held at any time, see `shuffled`.
-      position: of the stream that this one goes on from; found by reading as
-        far again.
+      buffer: items in memory at any time, see `shuffled`.
+      position: of the stream that this one continues. It is reached by reading
+        again.
     Raises:
       ValueError: there are no items.
     """
@@ -94,11 +94,11 @@ class Stream:
 
 
 class Mixture:
-  """Items of several streams, drawn by weight; a stream of its own.
+  """A stream of items drawn by weight from several streams.
 
   Attributes:
     position: int, items given so far: its whole state.
-    counts: list of int, how many of them are of each stream.
+    counts: list of int, how many of them came from each stream.
   """
 
   def __init__(self, makers, weights, *, seed=0, position=0):
@@ -109,7 +109,7 @@ class Mixture:
         `lambda position: Stream(items, position=position)`.
       weights: as many positive numbers: shares of the items, up to a factor.
       seed: of the draws.
-      position: of the mixture that this one goes on from.
+      position: of the mixture that this one continues.
     Raises:
       ValueError: weights that are not positive, or another number of them.
     """
@@ -153,7 +153,7 @@ class Mixture:
 def batches(stream, batch_size, make):
   """Yields make(list of `batch_size` items), endlessly.
 
-  `stream.position` between two batches is where to go on.
+  Between two batches `stream.position` is where to continue.
   """
   while True:
     yield make([next(stream) for _ in range(batch_size)])

@@ -1,6 +1,6 @@
 """Tokenizers, and token lists as padded arrays.
 
-Masks always come from lengths, never from token ids, so pad and EOS may share
+Masks always come from lengths, never from token ids. So pad and EOS may share
 an id, or occur in a text.
 """
 
@@ -17,7 +17,7 @@ class Vocabulary(NamedTuple):
   """A tokenizer and the two special tokens that every text needs."""
 
   tokenizer: Any  # tokenizers.Tokenizer
-  bos_id: int | None  # once, in front of a prompt; some have none
+  bos_id: int | None  # once, in front of a prompt. None: it has no BOS
   eos_id: int  # the last token of a completion that has ended
 
 
@@ -28,8 +28,8 @@ def train_tokenizer(texts, vocab_size):
     texts: iterable of str.
     vocab_size: an upper bound, reached if the texts are long enough.
   Returns:
-    tokenizers.Tokenizer with <pad> (id 0), <s> and </s>; it adds neither by
-    itself, and reads these three in a text as plain characters.
+    tokenizers.Tokenizer with <pad> (id 0), <s> and </s>. It adds none of them
+    by itself, and reads them in a text as plain characters.
   Raises:
     ValueError: `vocab_size` has no room for all bytes and special tokens.
   """
@@ -55,14 +55,14 @@ def train_tokenizer(texts, vocab_size):
 
 
 def make_vocabulary(tokenizer, texts, vocab_size, *, size=None, **how):
-  """The vocabulary of a task: the one that is given, or one that fits it.
+  """The vocabulary of a task: a given one, or one trained on its texts.
 
   Args:
-    tokenizer: see `load_tokenizer`; '' trains one of `size` on the texts.
+    tokenizer: see `load_tokenizer`. '' trains one of `size` on the texts.
     texts: iterable of str.
     vocab_size: of the model.
-    size: of a tokenizer that is trained; None: all of `vocab_size`.
-    how: of `load_tokenizer`.
+    size: of a tokenizer that is trained. None: all of `vocab_size`.
+    how: arguments of `load_tokenizer`.
   Raises:
     ValueError: it has more tokens than the model.
   """
@@ -82,7 +82,7 @@ def make_vocabulary(tokenizer, texts, vocab_size, *, size=None, **how):
 
 
 def save_vocabulary(folder, vocabulary):
-  """As `load_tokenizer` and transformers read it.
+  """Writes it for `load_tokenizer` and transformers to read.
 
   transformers, unlike `encode`, then puts BOS in front of a text by itself.
   """
@@ -117,7 +117,7 @@ def _config(folder):
 
 
 def _from_transformers(folder):
-  """The tokenizer of a folder that has other files than a tokenizer.json."""
+  """The tokenizer of a folder without a tokenizer.json."""
   import transformers
 
   try:
@@ -152,16 +152,16 @@ def load_tokenizer(
 ):
   """Any fast tokenizer, with its BOS and EOS.
 
-  It is a tokenizer.json, alone or in a folder, or whatever else in a folder
-  `transformers.AutoTokenizer` makes a fast tokenizer of. Their names are
-  `bos_token` and `eos_token` of the tokenizer_config.json beside it, <s> and
-  </s> without one; both may be the same token.
+  It is a tokenizer.json, alone or in a folder, or a folder that
+  `transformers.AutoTokenizer` reads as a fast tokenizer. `bos_token` and
+  `eos_token` of the tokenizer_config.json beside it are the names of BOS and
+  EOS. Without one they are <s> and </s>. Both may be the same token.
 
   Args:
     folder_or_file: where it is.
-    bos_token, eos_token: other names than those of the configuration.
-    needs_bos: whether a configuration that says `"bos_token": null` is an
-      error; if not, bos_id is None.
+    bos_token, eos_token: override the names of the configuration.
+    needs_bos: whether `"bos_token": null` in the configuration is an error. If
+      not, bos_id is None.
   Returns:
     Vocabulary.
   Raises:
@@ -204,7 +204,7 @@ def encode(tokenizer, texts):
 
 
 def texts_of(tokenizer, tokens, valid):
-  """A text per row, special tokens left out."""
+  """One text per row, without special tokens."""
   rows = zip(np.asarray(tokens), np.asarray(valid), strict=True)
   return tokenizer.decode_batch([t[v].tolist() for t, v in rows])
 
@@ -236,14 +236,14 @@ def _fill(id_lists, valid):
 
 
 def left_pad(id_lists, size):
-  """Prompts: their last tokens share the last slot.
+  """Pads prompts so that their last tokens are in the last slot.
 
   Args:
     id_lists: N lists of 1 to `size` ids.
   Returns:
     tokens int32 [N, size], valid bool [N, size].
   Raises:
-    ValueError: a prompt is empty or too long; names its index and length.
+    ValueError: a prompt is empty or too long. Names its index and length.
       Nothing is ever cut off.
   """
   lengths = _lengths(id_lists, size, least=1)
@@ -251,6 +251,6 @@ def left_pad(id_lists, size):
 
 
 def right_pad(id_lists, size):
-  """Completions: as `left_pad`, from the first slot on; may be empty."""
+  """Pads completions, as `left_pad`, on the right. They may be empty."""
   lengths = _lengths(id_lists, size, least=0)
   return _fill(id_lists, np.arange(size) < lengths)

@@ -1,8 +1,8 @@
 """Judges from published checkpoints: texts in, scores or preferences out.
 
-A reward model scores a completion; a language model, asked in words, says which
-of two is better. Both read texts with their own tokenizer, so that any policy
-can be judged by any checkpoint. What the figures mean: docs/judges.md.
+A reward model scores a completion. A language model, asked in words, says which
+of two is better. Both read texts with their own tokenizer, so any checkpoint
+can judge any policy. docs/judges.md explains the figures.
 """
 
 import functools
@@ -26,11 +26,11 @@ JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
 
 
 def as_reward(judge, decode):
-  """Batch -> f32 [B]: a score, or the mean chance against the group's others.
+  """Batch -> f32 [B]: scores, or mean chances to beat the rest of the group.
 
   Args:
     judge: of JUDGES.
-    decode: Batch -> (prompts, completions), a text per row.
+    decode: Batch -> (prompts, completions), one text per row.
   """
   if isinstance(judge, Pairwise):
     return rewards.from_pairwise(judge, decode)
@@ -38,11 +38,11 @@ def as_reward(judge, decode):
 
 
 def check_settings(settings, group_size):
-  """Raises ValueError for a `judge` of a config that cannot be made.
+  """Raises ValueError if a config's `judge` cannot be made.
 
   Args:
     settings: dict with `kind`, a name in JUDGES, `checkpoint`, and its knobs.
-    group_size: of what it labels.
+    group_size: completions per prompt that it labels.
   """
   kind, checkpoint = settings.get('kind'), settings.get('checkpoint')
   if kind not in JUDGES:
@@ -74,5 +74,5 @@ def _make(settings_json):
 
 
 def make(settings):
-  """The judge of a config's `judge`; the last one is kept."""
+  """The judge of a config's `judge`. The last one is cached."""
   return _make(json.dumps(settings, sort_keys=True))

@@ -40,7 +40,7 @@ class Pairwise:
   """A pairwise judge: (prompts, firsts, seconds) -> f32 [B], see `llm_judge`.
 
   Both orders of a pair are asked and averaged (Zheng et al. 2023, arXiv
-  2306.05685, sec. 3.4; Guo et al. 2024, arXiv 2402.04792, sec. 3).
+  2306.05685, sec. 3.4, and Guo et al. 2024, arXiv 2402.04792, sec. 3).
   """
 
   # (prompts, firsts, seconds) -> log-probs of the labels f32 [B, L], one order
@@ -69,9 +69,9 @@ class Pairwise:
 
 
 def chances(asked):
-  """Log-probs of labels [B, 2, L] -> that the first is better: f32 [B, 2].
+  """Log-probs of labels [B, 2, L] -> chances of the first: f32 [B, 2].
 
-  The labels share one; a tie counts half.
+  The labels' chances are normalised to sum to one. A tie counts half.
   """
   shares = np.asarray(jax.nn.softmax(asked, -1))
   ties = 0.5 * shares[:, :, 2:].sum(2)
@@ -79,7 +79,7 @@ def chances(asked):
 
 
 def flips(orders):
-  """Where the verdict is another in the other order: bool [B].
+  """Where the verdict differs between the two orders: bool [B].
 
   Args:
     orders: f32 [B, 2], as `Pairwise.orders` has them.
@@ -89,7 +89,7 @@ def flips(orders):
 
 
 def first_shown(orders):
-  """Mean probability given to what is shown first, 0.5 without bias: f32 [B].
+  """Mean probability of the answer shown first, 0.5 without bias: f32 [B].
 
   Args: as in `flips`.
   """
@@ -97,7 +97,7 @@ def first_shown(orders):
 
 
 def check_template(template, labels):
-  """Raises ValueError for a pairwise prompt that cannot ask."""
+  """Raises ValueError for an invalid pairwise prompt."""
   try:
     found = {name for _, name, *_ in string.Formatter().parse(template)}
   except ValueError as error:
@@ -118,7 +118,7 @@ def label_tokens(encoder, labels):
   """The tokens of each label as an answer: lists of ids.
 
   Raises:
-    ValueError: one is how another begins, so that one answer would be both.
+    ValueError: one label is a prefix of another, so one answer would be both.
   """
   ids = encoded(encoder, 'x', labels).completions
   ids = [x[:-1] for x in ids]  # without EOS
@@ -133,7 +133,7 @@ def label_tokens(encoder, labels):
 
 
 def encoded(encoder, question, labels=()):
-  """-> examples.Encoded; where there is no template a space is in front."""
+  """-> examples.Encoded. Without a template a space precedes each label."""
   if encoder.template is None:
     answers = [f' {label}' for label in labels]
   else:
@@ -144,7 +144,7 @@ def encoded(encoder, question, labels=()):
 
 
 def question_of(template, prompt, first, second):
-  """The pairwise prompt; several messages are a transcript."""
+  """The pairwise prompt. Several messages become a transcript."""
   if not isinstance(prompt, str):
     several = len(prompt) > 1
     prompt = '\n\n'.join(
@@ -187,26 +187,26 @@ def llm_judge(
 ):
   """A causal language model, asked which of two completions is better.
 
-  Nothing is generated or parsed: the answer is the probability of the labels
-  where the answer begins, relative to one another. A label of several tokens
-  has the product of theirs.
+  Nothing is generated or parsed. The verdict is the relative probability of the
+  labels where the answer begins. For a label of several tokens it is the
+  product of their probabilities.
 
   Args:
     folder: a local folder, or the id of a model on the hub, with its tokenizer.
     template: the question, with the fields {prompt}, {first} and {second}.
     labels: of the first and of the second, and of a tie if there is one
-      (`TIES_PROMPT` asks for it); the template names them.
-    chat_template: by name or file; None: the folder's own, if it has one; '':
-      the question is plain text, and the answer goes on after a space.
+      (`TIES_PROMPT` asks for it). The template names them.
+    chat_template: by name or file. None: the folder's own, if it has one. '':
+      the question is plain text, and the answer follows after a space.
     dtype: of parameters and activations.
     max_length: tokens of question and answer together.
     batch_size: questions at a time.
   Returns:
     Pairwise: (prompts, firsts, seconds) -> f32 [B], probability that the first
-    is better, both orders averaged; prompts are texts or lists of messages.
+    is better, both orders averaged. Prompts are texts or lists of messages.
   Raises:
-    ValueError, FileNotFoundError: no such checkpoint, or no language model;
-      labels or a template that cannot be asked with; a row that is too long.
+    ValueError, FileNotFoundError: no such checkpoint, no language model,
+      invalid labels or template, or a row that is too long.
   """
   labels = tuple(labels)
   check_template(template, labels)

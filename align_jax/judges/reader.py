@@ -8,19 +8,19 @@ from align_jax import data, sharding
 from align_jax.data import examples
 from align_jax.models import hf
 
-SHORTEST = 16  # rows are padded to powers of two from here on
+SHORTEST = 16  # rows are padded to powers of two, from this length up
 HEADS = {'scalar': 'SequenceClassification', 'lm': 'CausalLM'}
 
 
 class Reader(NamedTuple):
-  """A checkpoint with what it reads texts by."""
+  """A checkpoint with the encoder of its texts."""
 
   model: hf.Model
   encoder: examples.Encoder  # template None: texts are joined as they are
 
 
 def open_reader(folder, head, template, dtype, max_length):
-  """The Reader of a folder or hub id, all that can be wrong checked."""
+  """The Reader of a folder or hub id, checked."""
   folder = hf.fetch(folder)
   model = hf.load(folder, dtype=dtype, activations=dtype, max_length=max_length)
   if model.config.head != head:
@@ -51,7 +51,7 @@ def check_length(row, size, limit):
 def padded(id_lists, batch_size, limit):
   """Yields (index, tokens, valid) of rows of about the same length.
 
-  The last batch repeats rows, to keep one shape.
+  The last batch repeats rows, to keep the shape.
   """
   lengths = [len(ids) for ids in id_lists]
   order = np.argsort(lengths, kind='stable')
@@ -66,6 +66,6 @@ def padded(id_lists, batch_size, limit):
 
 
 def split(*arrays):
-  """Over the mesh in force, by rows; as they are without one."""
+  """Splits arrays by rows over the mesh in force, if there is one."""
   axes = tuple(('batch', None) for _ in arrays)
   return sharding.place(arrays, axes, sharding.current_mesh())

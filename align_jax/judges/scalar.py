@@ -24,15 +24,15 @@ def _last_scores(config):
 
 
 def _conversation(prompt):
-  """A prompt, a text or messages, as messages."""
+  """A prompt as messages, given a text or messages."""
   return [said('user', prompt)] if isinstance(prompt, str) else list(prompt)
 
 
 def _read_whole(encoder, prompt, completion):
   """Ids of prompt and completion as the checkpoint's own tokenizer has them.
 
-  Tokenised as one text. BOS is there if the template writes it or the tokenizer
-  puts it in front of texts, once.
+  They are tokenised as one text. BOS is there once, if the template writes it
+  or the tokenizer puts it in front of texts.
   """
   tokenizer, bos_id, _ = encoder.vocabulary
   if encoder.template is None:
@@ -61,22 +61,22 @@ def reward_model(
 ):
   """A sequence-classification checkpoint with one label, as a reward.
 
-  The score is that of transformers' ForSequenceClassification: the head's at
-  the last token of the conversation as the checkpoint's template writes it.
+  The score is that of transformers' ForSequenceClassification. It is the head's
+  at the last token of the conversation, as the checkpoint's template writes it.
 
   Args:
     folder: a local folder, or the id of a model on the hub, with its tokenizer.
-    template: a chat template by name or file, see `data.load_template`; None:
-      the folder's own, if it has one; '': prompt and completion are joined as
-      they are, as they are where there is none.
+    template: a chat template by name or file, see `data.load_template`. None:
+      the folder's own. '', or no template: prompt and completion are joined as
+      they are.
     dtype: of parameters and activations.
     max_length: tokens of prompt and completion together.
     batch_size: rows at a time.
   Returns:
-    (prompts, completions) -> f32 [B]; prompts are texts, or lists of messages
-    where there is a template; completions are texts.
+    (prompts, completions) -> f32 [B]. Prompts are texts, or lists of messages
+    if there is a template. Completions are texts.
   Raises:
-    ValueError, FileNotFoundError: no such checkpoint, or no reward model; a row
+    ValueError, FileNotFoundError: no such checkpoint, no reward model, or a row
       that is too long, by its number. Nothing is ever cut off.
   """
   model, encoder = open_reader(folder, 'scalar', template, dtype, max_length)

@@ -1,256 +1,338 @@
-"""What is wrong with a config, said before hours of compute."""
+"""Rules across fields of a config, checked before hours of compute.
+
+`settings` has the rules on single fields.
+"""
 
 from align_jax import judges
-from align_jax.compare import reweigh
-from align_jax.lab.arms import FIXED, REWARD_SCALES, SOURCES, stats_of
-from align_jax.lab.stages import PROXIES, VERIFIERS
-from align_jax.learn import rewards
-from align_jax.learn.rewards import REWARDS
-from align_jax.losses import LOSSES, game, hparams_of
-from align_jax.losses.kl import BIASED, KL_TERMS
-from align_jax.losses.preference import LOGP_REDUCTIONS
+from align_jax.lab.arms import SOURCES
+from align_jax.lab.fields import is_whole
+from align_jax.lab.forwards import FORWARDS
+from align_jax.lab.labels import LABELS, REWARD_SCALES
+from align_jax.lab.proxies import PROXIES
+from align_jax.lab.reads import reads, unread
+from align_jax.lab.rules import check_hparams, check_optimizer, one_of
+from align_jax.lab.starts import needs_of, stats_of
+from align_jax.learn import buckets
+from align_jax.learn.step import PREVIOUS
+from align_jax.losses import LOSSES, hparams_of
+from align_jax.losses.kl import BIASED
+from align_jax.losses.row import SCORES, TEACHER
 from align_jax.models import initial, interface, lora
 
 
-def check_run(run, proxy=None, model=None):
-  """Raises ValueError for what would fail only after hours of compute.
+def check_run(run, shared):
+  """Checks a run before it starts.
 
   Args:
-    run: the fields of `configs.base`'s `arm`, with `name`.
-    proxy, model: the config's, for what depends on them.
+    run: settings.Run.
+    shared: settings.Shared of its variant.
+  Raises:
+    ValueError: the run would fail, perhaps only after hours of compute.
   """
-  name, loss = run['name'], run['loss']
-
-  def one_of(field, known, value=None):
-    value = run[field] if value is None else value
-    if value not in known:
-      raise ValueError(f'{name}: {field}={value!r} is none of {sorted(known)}')
-
-  if run['reweigh']:
-    one_of('reweigh', reweigh.REWEIGH)
+  _check_names(run)
+  for key in unread(run):
+    raise ValueError(_unread(run, key))
+  if run.pool.how:
     _check_pool(run)
-  one_of('source', SOURCES)
-  one_of('loss', LOSSES)
-  one_of('truncated', rewards.TRUNCATED)
-  one_of('reward_scale', REWARD_SCALES)
-  one_of('critic', ('own', 'shared'))
-  one_of('critic_init', ('reference', 'reward_model'))
-  one_of('kl_mode', ('hold', 'stop'))
-  for part in run['parts']:
-    one_of('parts', set(SOURCES) - {'mixed', 'hybrid'}, part)
-  if run['source'] not in FIXED:
-    one_of('labels', {'proxy', 'gold', 'judge', *REWARDS})
-    if run['labels'] == 'judge':
-      _check_judge(run)
-  _check_shapes(run)
-  _check_hparams(run)
-  _check_lora(run, model)
-  if loss == 'ppo' and run['critic_init'] == 'reward_model' and proxy:
-    _check_critic(run, proxy)
+    return
+  _check_rows(run)
+  _check_parts(run)
+  _check_split(run)
+  _check_sizes(run, shared)
+  _check_times(run, shared)
+  check_hparams(run.loss, lambda key: f'{run.name}: loss_kwargs.{key}')
+  _check_sampling(run)
+  _check_lora(run, shared.model)
+  if 'values' in needs_of(run.loss) and run.critic.init == 'reward_model':
+    _check_critic(run, shared.proxy)
   if not stats_of(run).get('beta', 1) > 0:
     raise ValueError(
-      f"{name}: kl_mode='hold' adapts loss_kwargs.beta, which must be > 0"
+      f"{run.name}: kl_mode='hold' adapts loss_kwargs.beta, which must be > 0"
     )
+
+
+def _unread(run, key):
+  value = run.flat[key]
+  if run.pool.how:
+    who = f'reweigh={run.pool.how!r} does'
+  else:
+    who = f'source {run.source.name!r} and loss {run.loss.name!r} do'
+  return f'{run.where(key)}={value!r}, expected it unset: {who} not read it'
+
+
+def _check_names(run):
+  one_of(run.where('source'), run.source.name, SOURCES)
+  one_of(run.where('reward_scale'), run.labels.scale, REWARD_SCALES)
+  for part in run.source.parts:
+    one_of(run.where('parts'), part, set(SOURCES) - {'mixed', 'hybrid'})
+  sampled = any('labels' in SOURCES[x].reads for x in _all_sources(run))
+  if not (sampled or run.pool.how):
+    return
+  one_of(run.where('labels'), run.labels.name, LABELS)
+  _check_state(run)
+  if run.labels.name == 'judge':
+    _check_judge(run)
+
+
+def _check_state(run):
+  """Labels that depend on the policy cannot be scaled by the reference."""
+  name, scale = run.labels.name, run.labels.scale
+  if not LABELS[name].reads_state:
+    return
+  if run.pool.how or scale == 'reference':
+    raise ValueError(
+      f'{run.name}: labels={name!r} reads the state of training, expected '
+      "reweigh='' and reward_scale='none' or 'preference', got "
+      f'{run.pool.how!r} and {scale!r}'
+    )
+
+
+def _all_sources(run):
+  return run.source.name, *run.source.parts
 
 
 def _check_pool(run):
-  """A pool is drawn in parts, and its rewards must not depend on the part."""
-  by_group = run['reward_scale'] == 'preference' or (
-    run['labels'] == 'judge' and run['judge'].get('kind') == 'llm_judge'
+  """A pool is drawn in parts, so its rewards must not depend on the part."""
+  labels = run.labels
+  by_group = labels.scale == 'preference' or (
+    labels.name == 'judge' and labels.judge.get('kind') == 'llm_judge'
   )
   if by_group:
     raise ValueError(
-      f'{run["name"]}: reweigh={run["reweigh"]!r} with '
-      f'reward_scale={run["reward_scale"]!r}, labels={run["labels"]!r}: the '
+      f'{run.name}: reweigh={run.pool.how!r} with '
+      f'reward_scale={labels.scale!r}, labels={labels.name!r}: the '
       "reward compares a group's completions with one another, expected one "
       'that scores each by itself'
     )
+  if run.pool.size % run.updates.batch_size:
+    raise ValueError(
+      f'{run.where("pool")}={run.pool.size}, expected a multiple of '
+      f'batch_size={run.updates.batch_size}, in which it is drawn'
+    )
 
 
-def _check_shapes(run):
-  """Sizes of groups and batches against the loss and the source."""
-  name, loss, size = run['name'], run['loss'], run['group_size']
-  if run['source'] in SAMPLED:
-    if size < 2 and loss not in ALONE:
+def _check_rows(run):
+  """A loss must get the rows and outputs that it needs."""
+  source, loss = run.source.name, LOSSES[run.loss.name]
+  what, size = f'{run.name}: loss {run.loss.name!r}', run.sampling.group_size
+  drawn = {'labels', 'group_size'} <= set(SOURCES[source].reads)
+  if drawn and size < 2 and loss.rows != 'single':
+    raise ValueError(
+      f'{run.name}: group_size={size}, but loss {run.loss.name!r} '
+      'compares completions of one prompt and needs at least 2'
+    )
+  if loss.rows in ('duel', 'hybrid') and SOURCES[source].rows != loss.rows:
+    given = [k for k, x in SOURCES.items() if x.rows == loss.rows]
+    raise ValueError(
+      f'{what} needs source {" or ".join(given)}, got {source!r}'
+    )
+  if source == 'hybrid' and loss.rows != 'hybrid':
+    raise ValueError(
+      f"{what} takes no rows of source 'hybrid', expected another source or "
+      f'one of {[k for k, x in LOSSES.items() if x.rows == "hybrid"]}'
+    )
+  needs = needs_of(run.loss)
+  if (source == 'teacher' or needs & TEACHER) and not run.teacher.run:
+    raise ValueError(f'{run.name}: teacher_of must name the run that teaches')
+  if needs & SCORES:
+    raise ValueError(f'{what} trains reward models, no policy')
+  if needs not in FORWARDS:
+    raise ValueError(
+      f'{what} needs {sorted(needs)}, expected one of '
+      f'{[sorted(x) for x in FORWARDS]}'
+    )
+
+
+def _check_parts(run):
+  """Composed sources must have parts that fit together."""
+  source, size = run.source, run.updates.batch_size
+  wanted = {'mixed': 2, 'hybrid': 1}.get(source.name, len(source.parts))
+  if len(source.parts) != wanted or (source.name == 'mixed' and size % 2):
+    raise ValueError(
+      f'{run.name}: source {source.name!r} needs {wanted} parts'
+      f'{" and an even batch_size" * (source.name == "mixed")}, got '
+      f'parts={source.parts} and batch_size={size}'
+    )
+  if source.name == 'log' and not source.log_of:
+    raise ValueError(f"{run.name}: log_of='', expected the run to replay")
+  for name in _all_sources(run):
+    anchor = SOURCES[name].anchor
+    if anchor == 'sampler' and anchor not in run.schedule.refresh_every:
       raise ValueError(
-        f'{name}: group_size={size}, but loss {loss!r} compares completions of '
-        'one prompt and needs at least 2'
+        f'{run.name}: source {name!r} needs its period in refresh_every, '
+        f"expected such as {{'sampler': 8}}, got {run.schedule.refresh_every}"
       )
-  duel = run['source'] in ('policy_and_mixture', 'policy_and_reference')
-  if loss in game.LOSSES and not duel:
+  read = {'ref', *(SOURCES[name].anchor for name in _all_sources(run))}
+  read -= {'', PREVIOUS}
+  for anchor in run.schedule.refresh_every:
+    one_of(run.where('refresh_every'), anchor, read)
+  if source.length_buckets and run.keep_log:
     raise ValueError(
-      f'{name}: loss {loss!r} needs source policy_and_mixture or '
-      f'policy_and_reference, got {run["source"]!r}'
+      f'{run.name}: length_buckets={source.length_buckets}, expected none for '
+      'a run whose log another one reads'
     )
-  if (loss == 'hypo') != (run['source'] == 'hybrid'):
+
+
+def _check_split(run):
+  """A batch must split evenly into minibatches and microbatches."""
+  updates = run.updates
+  parts = updates.num_minibatches * updates.num_microbatches
+  if updates.batch_size % parts:
     raise ValueError(
-      f"{name}: loss 'hypo' and source 'hybrid' go together, got {loss!r} and "
-      f'{run["source"]!r}'
+      f'{run.name}: batch_size={updates.batch_size} does not split into '
+      f'num_minibatches={updates.num_minibatches} of '
+      f'num_microbatches={updates.num_microbatches}'
     )
-  if run['source'] == 'mixed':
-    if len(run['parts']) != 2 or run['batch_size'] % 2:
-      raise ValueError(
-        f"{name}: source 'mixed' needs two parts and an even batch_size, got "
-        f'parts={run["parts"]} and batch_size={run["batch_size"]}'
-      )
-  parts = run['num_minibatches'] * run['num_microbatches']
-  if run['batch_size'] % parts:
+  if updates.microbatch_tokens and updates.num_microbatches != 1:
     raise ValueError(
-      f'{name}: batch_size={run["batch_size"]} does not split into '
-      f'num_minibatches={run["num_minibatches"]} of '
-      f'num_microbatches={run["num_microbatches"]}'
-    )
-  if run['microbatch_tokens'] and run['num_microbatches'] != 1:
-    raise ValueError(
-      f'{name}: num_microbatches={run["num_microbatches"]} and '
-      f'microbatch_tokens={run["microbatch_tokens"]} both split a batch: set '
+      f'{run.name}: num_microbatches={updates.num_microbatches} and '
+      f'microbatch_tokens={updates.microbatch_tokens} both split a batch: set '
       'one of them'
     )
-  if run['microbatch_tokens'] < 0:
-    raise ValueError(
-      f'{name}: microbatch_tokens={run["microbatch_tokens"]} is negative'
-    )
-  if run['slots'] < 0:
-    raise ValueError(f'{name}: slots={run["slots"]} is negative')
-  if run['length_buckets'] and (run['source'] not in FIXED or run['keep_log']):
-    raise ValueError(
-      f'{name}: length_buckets needs a source that is one of {FIXED} and no '
-      f'log kept of it, got source={run["source"]!r} and '
-      f'keep_log={run["keep_log"]}'
-    )
-  needs_teacher = 'teacher' == run['source'] or loss in DISTILLATION
-  if needs_teacher and not run['teacher_of']:
-    raise ValueError(f'{name}: teacher_of must name the run that teaches')
-  if loss in SCORE_LOSSES:
-    raise ValueError(f'{name}: loss {loss!r} trains reward models, no policy')
 
 
-def _check_hparams(run):
-  known = hparams_of(LOSSES[run['loss']])
-  for field, value in run['loss_kwargs'].items():
-    if field not in known:
+def _check_sizes(run, shared):
+  """Tokens and rows against the model's vocabulary and the task's lengths."""
+  known = shared.model.get('vocab_size') or 0
+  tokens = {
+    'context': run.teacher.context,
+    'sampling.stop_tokens': run.sampling.how.stop_tokens,
+  }
+  for key, ids in tokens.items():
+    if known and max(ids, default=0) >= known:
       raise ValueError(
-        f'{run["name"]}: loss_kwargs.{field} is none of the parameters of '
-        f'{run["loss"]!r}: {list(known)}'
+        f'{run.where(key.split(".")[0])}={ids}, expected tokens below '
+        f'model.vocab_size={known}'
       )
-    choices = CHOICES.get(field)
-    if choices and value not in choices:
+  pairs = shared.golden.pairs
+  if run.source.name == 'golden_pairs' and run.updates.batch_size > pairs:
+    raise ValueError(
+      f'{run.where("batch_size")}={run.updates.batch_size}, expected at most '
+      f'golden.pairs={pairs}'
+    )
+  size = shared.task.get('prompt_len'), shared.task.get('completion_len')
+  if all(map(is_whole, size)):
+    _check_lengths(run, *size)
+
+
+def _check_lengths(run, prompt_len, completion_len):
+  """What is cut or split, against the sizes of the task."""
+  if run.teacher.context and run.teacher.after > prompt_len:
+    raise ValueError(
+      f'{run.where("context_after")}={run.teacher.after}, expected at most '
+      f'task.prompt_len={prompt_len}'
+    )
+  if run.source.name == 'golden_pairs':
+    buckets.check(run.source.length_buckets, prompt_len, completion_len)
+  least = prompt_len + run.sampling.group_size * completion_len
+  limit = run.updates.microbatch_tokens
+  if limit and 'group_size' in reads(run) and limit < least:
+    raise ValueError(
+      f'{run.where("microbatch_tokens")}={limit}, expected at least {least}: '
+      'one prompt with its completions'
+    )
+
+
+def _check_times(run, shared):
+  """Warm-up, measurements, windows and kept steps must fit in the run."""
+  steps = run.schedule.steps
+  check_optimizer(run.optimizer, steps, run.where)
+  if shared.eval.first_step > steps:
+    raise ValueError(
+      f'eval.first_step={shared.eval.first_step}, expected at most '
+      f'{run.where("steps")}={steps}'
+    )
+  if run.kl.nats and run.kl.every > steps:
+    raise ValueError(
+      f'{run.where("kl_every")}={run.kl.every}, expected at most '
+      f'{run.where("steps")}={steps}'
+    )
+  if run.source.shuffle > steps:
+    raise ValueError(
+      f'{run.where("shuffle")}={run.source.shuffle}, expected at most '
+      f'{run.where("steps")}={steps}'
+    )
+
+  for step in run.schedule.keep.steps:
+    if step > steps:
       raise ValueError(
-        f'{run["name"]}: loss_kwargs.{field}={value!r} is none of '
-        f'{sorted(choices)}'
+        f'{run.where("keep")}.steps={step!r}, expected at most '
+        f'{run.where("steps")}={steps}'
       )
 
 
 def _check_judge(run):
+  labels = run.labels
   try:
-    judges.check_settings(run['judge'], run['group_size'])
+    judges.check_settings(labels.judge, run.sampling.group_size)
   except ValueError as error:
-    raise ValueError(f'{run["name"]}: {error}') from None
-  pairwise = run['judge']['kind'] == 'llm_judge'
-  if pairwise and run['reward_scale'] == 'preference':
+    raise ValueError(f'{run.name}: {error}') from None
+  if labels.judge['kind'] == 'llm_judge' and labels.scale == 'preference':
     raise ValueError(
-      f"{run['name']}: judge.kind='llm_judge' gives chances to win already, "
+      f"{run.name}: judge.kind='llm_judge' gives chances to win already, "
       "expected reward_scale='none' or 'reference'"
     )
 
 
+def _check_sampling(run):
+  """A KL may be estimated only from samples of the policy itself."""
+  if run.sampling.how.own or 'sampling' not in reads(run):
+    return
+  loss, name = LOSSES[run.loss.name], f'{run.name}: sampling'
+  kl = run.loss.kwargs.get('kl', hparams_of(loss).get('kl', 'none'))
+  if kl != 'none':
+    raise ValueError(
+      f'{name} with loss_kwargs.kl={kl!r}: a KL is estimated from samples at '
+      "temperature 1 and untruncated, expected loss_kwargs.kl='none'"
+    )
+  if loss.rows in ('duel', 'hybrid'):
+    raise ValueError(
+      f'{name} with loss {run.loss.name!r}, which needs samples of the policy '
+      'itself, expected temperature 1 and no truncation'
+    )
+
+
 def _check_lora(run, model):
+  if not run.lora.rank:
+    return
   try:
-    settings = lora.Lora(**run['lora'])
-    if model and settings.rank:
-      fields = initial.model_fields(model)
-      lora.axes(interface.from_fields(**fields), settings)
+    fields = initial.model_fields(model)
+    lora.axes(interface.from_fields(**fields), run.lora)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{run["name"]}: {error}') from error
+    raise ValueError(f'{run.where("lora")}: {error}') from error
 
 
 def _check_critic(run, proxy):
-  if proxy['verifier'] != 'transformer' or proxy['loss'] != 'bradley_terry':
+  pairwise = [name for name in PROXIES if LOSSES[name].rows == 'group']
+  if proxy.verifier != 'transformer' or proxy.loss not in pairwise:
     raise ValueError(
-      f"{run['name']}: critic_init='reward_model' needs proxy.verifier="
-      f"'transformer' and proxy.loss='bradley_terry', got "
-      f'{proxy["verifier"]!r} and {proxy["loss"]!r}'
+      f"{run.name}: critic_init='reward_model' needs proxy.verifier="
+      f"'transformer' and proxy.loss in {pairwise}, got "
+      f'{proxy.verifier!r} and {proxy.loss!r}'
     )
-  if run['critic'] == 'shared':
+  if run.critic.trunk == 'shared':
     raise ValueError(
-      f"{run['name']}: critic='shared' has no trunk for critic_init="
+      f"{run.name}: critic='shared' has no trunk for critic_init="
       "'reward_model' to fill"
     )
 
 
-def check_proxy(proxy, golden):
-  """Raises ValueError for a wrong field of the config's `proxy`.
-
-  Args:
-    golden: the config's `golden`.
-  """
-  for field, known in (
-    ('verifier', VERIFIERS),
-    ('loss', PROXIES),
-    ('combine', rewards.ENSEMBLES),
-  ):
-    if proxy[field] not in known:
-      raise ValueError(
-        f'proxy.{field}={proxy[field]!r} is none of {sorted(known)}'
-      )
-  for field in ('members', 'opponents'):
-    if proxy[field] < 1:
-      raise ValueError(f'proxy.{field}={proxy[field]} must be at least 1')
-  reads = {
-    'preference_model': 'two completions in order',
-    'verifier': 'a completion token by token',
-  }.get(proxy['loss'])
-  if reads and proxy['verifier'] != 'transformer':
-    raise ValueError(
-      f'proxy.loss={proxy["loss"]!r} reads {reads} and needs '
-      f"proxy.verifier='transformer', got {proxy['verifier']!r}"
-    )
-
-  if proxy['loss'] in ('verifier', 'binary_cross_entropy'):
-    if golden['label_noise']:
-      raise ValueError(
-        f'proxy.loss={proxy["loss"]!r} learns gold labels of single '
-        'completions, which golden.label_noise='
-        f'{golden["label_noise"]} does not reach'
-      )
-
-
 def notes(run):
-  """What a user should know of a run before it starts: a list of str."""
-  known = hparams_of(LOSSES[run['loss']])
-  beta = run['loss_kwargs'].get('beta', known.get('beta', 0))
-  kl = run['loss_kwargs'].get('kl', known.get('kl'))
-  if kl in BIASED and (beta or run['kl_budget']):
-    return [
-      f'{run["arm"]}: the KL term {kl!r} does not have the gradient of the '
+  """Notes for the user before a run starts: a list of str."""
+  found = []
+  if (
+    run.labels.name == 'implicit' and 'labels' in SOURCES[run.source.name].reads
+  ):
+    found.append(
+      f"{run.arm}: labels='implicit' is 0 where training starts, and moves "
+      "nothing by itself; source='mixed' has labels of others beside it"
+    )
+  known = hparams_of(LOSSES[run.loss.name])
+  beta = run.loss.kwargs.get('beta', known.get('beta', 0))
+  kl = run.loss.kwargs.get('kl', known.get('kl'))
+  if kl in BIASED and (beta or run.kl.nats):
+    found.append(
+      f'{run.arm}: the KL term {kl!r} does not have the gradient of the '
       f'reverse sequence KL; its expected gradient is {BIASED[kl]}'
-    ]
-  return []
-
-
-SAMPLED = (  # groups of one policy's samples
-  'policy',
-  'reference',
-  'sampler',
-  'one_step_stale',
-  'mixture',
-  'teacher',
-)
-CHOICES = {'kl': KL_TERMS, 'logp_reduction': LOGP_REDUCTIONS}
-DISTILLATION = ('forward_kl', 'reverse_kl')
-# Judge every completion by itself, so that one of each prompt is enough.
-ALONE = (
-  'sft',
-  'reinforce',
-  'reinforce_mean',
-  'reinforce_ema',
-  'reinforce_pp',
-  'ppo',
-  *DISTILLATION,
-)
-SCORE_LOSSES = (
-  'binary_cross_entropy',
-  'verifier',
-  'bradley_terry',
-  'preference_model',
-)
+    )
+  return found

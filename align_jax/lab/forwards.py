@@ -1,11 +1,9 @@
-"""What a loss is given: (params, batch) or (params, batch, anchors)."""
+"""Forward passes: (params, batch) or (params, batch, anchors) -> outputs."""
 
 import dataclasses
 import functools
 
-from align_jax import losses, ops
-from align_jax.losses import LOSSES
-from align_jax.losses.kl import EXACT
+from align_jax import ops
 from align_jax.models import lora
 from align_jax.policy import scoring
 from align_jax.policy.programs import CRITICS, policy_of, policy_programs
@@ -14,7 +12,10 @@ from align_jax.types import Outputs
 
 @functools.cache
 def with_lora(forward, reads_anchors, settings):
-  """The forward of a full policy as one of adapters, a program per settings."""
+  """Turns the forward of a full policy into one of adapters.
+
+  The cache keeps one result per settings.
+  """
   del settings
 
   def adapted(params, batch, anchors):
@@ -40,8 +41,11 @@ def logps_and_kls(config):
 
 @functools.cache
 def with_values(config, critic_config, exact):
-  """Log-probs and the values of a critic: params['critic'], a trunk of its own,
-  or params['value_head'] on the policy's states."""
+  """Log-probs and the values of a critic.
+
+  The critic is params['critic'], a trunk of its own, or params['value_head'] on
+  the policy's states.
+  """
 
   def values(params, batch):
     if 'value_head' in params:
@@ -62,7 +66,7 @@ def with_values(config, critic_config, exact):
 
 
 def with_context(batch, context, after):
-  """The batch as a teacher sees it: with the context in every prompt."""
+  """The batch with the teacher's context in every prompt."""
   if not context:
     return batch
   prompts, valid = ops.insert(context, batch.prompts, batch.prompt_valid, after)
@@ -73,7 +77,7 @@ def with_context(batch, context, after):
 def divergence(config, forward_kl, context=(), after=0):
   """Exact KLs between policy and anchors['teacher'], in either direction.
 
-  The teacher alone sees `context`, see `ops.insert` (Snell et al. 2022).
+  Only the teacher sees `context`, see `ops.insert` (Snell et al. 2022).
   """
 
   def forward(params, batch, anchors):
@@ -90,28 +94,45 @@ def divergence(config, forward_kl, context=(), after=0):
   return forward
 
 
-def forward_of(config, run):
-  """The forward of a run's loss, and whether it reads the anchors.
+def _logps(config, told):
+  return policy_programs(config)[0]
+
+
+def _kls(config, told):
+  return logps_and_kls(config)
+
+
+def _values(config, told, exact=False):
+  return with_values(config, dataclasses.replace(config, head='scalar'), exact)
+
+
+def _to_teacher(config, told, forward_kl=False):
+  return divergence(config, forward_kl, told.context, told.after)
+
+
+LOGPS = frozenset({'logps'})
+FORWARDS = {  # {needs of a loss: forward}; all but LOGPS read the anchors
+  LOGPS: _logps,
+  LOGPS | {'kls'}: _kls,
+  LOGPS | {'values'}: _values,
+  LOGPS | {'kls', 'values'}: functools.partial(_values, exact=True),
+  frozenset({'kls_to_teacher'}): _to_teacher,
+  frozenset({'kls_from_teacher'}): functools.partial(
+    _to_teacher, forward_kl=True
+  ),
+}
+
+
+def forward_of(config, needs, teacher, adapters):
+  """The forward of a loss, and whether it reads the anchors.
 
   Args:
-    run: the fields of `configs.base`'s `arm`.
+    config: of the policy's model.
+    needs: names in `losses.row.NEEDS`.
+    teacher: settings.Teacher.
+    adapters: lora.Lora.
   """
-  forward, reads_anchors = _full_forward_of(config, run)
-  settings = lora.Lora(**run['lora'])
-  if settings.rank:
-    return with_lora(forward, reads_anchors, settings), True
+  forward, reads_anchors = FORWARDS[needs](config, teacher), needs != LOGPS
+  if adapters.rank:
+    return with_lora(forward, reads_anchors, adapters), True
   return forward, reads_anchors
-
-
-def _full_forward_of(config, run):
-  kl = losses.hparams_of(LOSSES[run['loss']]).get('kl')
-  exact = run['loss_kwargs'].get('kl', kl) in EXACT
-  if run['loss'] == 'ppo':
-    critic = dataclasses.replace(config, head='scalar')
-    return with_values(config, critic, exact), True
-  if run['loss'] in ('forward_kl', 'reverse_kl'):
-    context = tuple(run['context']), run['context_after']
-    return divergence(config, run['loss'] == 'forward_kl', *context), True
-  if exact:
-    return logps_and_kls(config), True
-  return policy_programs(config)[0], False

@@ -1,8 +1,8 @@
-"""Runs jobs that need one another, in this process or in several.
+"""Runs jobs that depend on one another, in this process or in several.
 
-On a CPU small runs gain nothing from a second core each, but two runs side by
-side do: each worker is a process with one thread for its matmuls, and stays on
-a core of its own if they are as many as cores.
+On a CPU a small run gains nothing from a second core, but two runs at once do.
+So each worker is a process with one thread for its matmuls. If there are as
+many workers as cores, each is pinned to its own core.
 """
 
 import concurrent.futures as futures
@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable
 
-_queue = None  # of a worker: where its progress goes
+_queue = None  # in a worker: the queue for its progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """`fn(*args, report=...)`, once all of `needs` have ended.
+  """A call `fn(*args, report=...)`, made after all of `needs` have ended.
 
-  A worker is a fresh process, so `fn` must be importable and `args` plain.
+  A worker is a new process, so `fn` must be importable and `args` picklable.
   """
 
   name: str
@@ -31,7 +31,7 @@ class Job:
 
 
 def default_workers():
-  """One per core on a CPU; one where an accelerator is driven."""
+  """One worker per core on a CPU, one worker on an accelerator."""
   import jax
 
   if jax.default_backend() != 'cpu' or jax.process_count() > 1:
@@ -40,19 +40,19 @@ def default_workers():
 
 
 def _cores():
-  """Those that this process may use."""
+  """Cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count()))  # macOS
 
 
 def run(jobs, *, workers, progress):
-  """Runs all jobs; a job that fails stops the others and raises its error.
+  """Runs all jobs. If a job fails, stops the others and raises its error.
 
   Args:
-    jobs: in order of preference among those that are ready.
-    workers: processes; 1 runs the jobs in this process.
-    progress: called with (job name, steps done, info) as jobs report.
+    jobs: list of Job. Of those that are ready, the first starts.
+    workers: number of processes. 1: run the jobs in this process.
+    progress: called with (job name, steps done, info) when a job reports.
   """
   if workers == 1:
     for job in in_order(jobs):
@@ -79,7 +79,7 @@ def run(jobs, *, workers, progress):
 
 
 def in_order(jobs):
-  """The jobs, each after those it needs; ValueError if that cannot be."""
+  """The jobs, each after those it needs. Raises ValueError for a cycle."""
   done, waiting = set(), list(jobs)
   ordered = []
   while waiting:
@@ -119,10 +119,10 @@ def _work(job):
 
 
 def core_of(number, workers):
-  """What worker `number` stays on; None: it may roam.
+  """The core to pin worker `number` to, or None.
 
-  They stay where every core has one: fewer could meet on the two halves of a
-  core, and more on one.
+  Workers are pinned only if there is one per core. Fewer could end up on the
+  two halves of one physical core, more would share a core.
   """
   cores = _cores()
   if workers != len(cores) or not hasattr(os, 'sched_setaffinity'):
@@ -139,7 +139,7 @@ def _start_worker(queue, cores):
   parent = os.getppid()
 
   def end_with_parent():
-    # A killed parent must not leave workers that write beside its successor's.
+    # Workers of a killed parent must not write while its successor runs.
     while os.getppid() == parent:
       time.sleep(0.5)
     os._exit(1)
@@ -150,9 +150,8 @@ def _start_worker(queue, cores):
 class _small_runs:
   """Environment of the workers: XLA reads its flags when it starts.
 
-  One thread each; plain matrix products and little optimisation of what is
-  around them, which compiles in half the time and at these sizes runs no
-  slower.
+  Each worker has one thread. XLA uses its plain matmuls and optimises little.
+  This halves compile times, and small models run as fast.
   """
 
   FLAGS = (

@@ -1,4 +1,4 @@
-"""Memory that a process keeps from step to step."""
+"""Lets a process keep its freed memory between steps."""
 
 import ctypes
 
@@ -7,14 +7,13 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
 
 def keep():
-  """Lets malloc keep what is freed, in one heap. Call it before JAX starts.
+  """Lets malloc keep freed memory in one heap. Call it before JAX starts.
 
-  On a CPU, XLA asks for the temporaries of a step in every step. glibc maps
-  large ones and unmaps them again: all their pages are made and filled with
-  zeros each time. The price is that the process stays as large as it has been,
-  and that compiling leaves the heap full of holes: malloc takes long to find
-  room for the temporaries of small programs, which it would not map anyway.
-  Does nothing where malloc is another.
+  On a CPU, XLA allocates the temporaries of a step in every step. glibc maps
+  and unmaps large ones, so the kernel zeroes all their pages each time. Keeping
+  them has two costs. The process stays at its peak size. Compiling fragments
+  the heap, so malloc searches longer for the temporaries of small programs.
+  Does nothing if malloc is not glibc's.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt

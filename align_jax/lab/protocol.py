@@ -1,33 +1,25 @@
-"""One protocol for every arm: the seed's shared parts, then the arm itself."""
+"""One protocol for every arm: the seed's stage, then the arm itself."""
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
 
-import jax
-import numpy as np
-
-from align_jax import ops
-from align_jax.compare import reweigh
-from align_jax.lab.arms import make_source, reward_of, sampler_of, start_of
+from align_jax.lab import grouping
+from align_jax.lab.arms import make_source
 from align_jax.lab.forwards import forward_of
-from align_jax.lab.stages import (
-  ARM,
-  BUDGET,
-  EVAL,
-  POOL,
-  prepare_seed,
-  silent,
-  stream,
-)
-from align_jax.lab.steps import train_program
+from align_jax.lab.pools import reweigh_arm
+from align_jax.lab.stages import prepare
+from align_jax.lab.starts import needs_of, start_of
+from align_jax.lab.steps import numbers, optimizer, train_step_of
+from align_jax.lab.streams import ARM, BUDGET, EVAL, silent, stream
 from align_jax.learn import budget as budgets
-from align_jax.learn import together
+from align_jax.learn import metrics, together
 from align_jax.learn.checkpoint import Checkpoints
-from align_jax.learn.logs import Writer
-from align_jax.learn.probe import Judge, checkpoint_steps, evaluate
-from align_jax.learn.train import train
+from align_jax.learn.probe import Probe, checkpoint_steps, measure
+from align_jax.learn.train import Schedule, train
 from align_jax.policy.programs import (
+  entropies,
   expectation,
   policy_of,
   policy_programs,
@@ -35,197 +27,193 @@ from align_jax.policy.programs import (
 )
 
 
-def budget_of(seed, run):
-  """The run's KL budget, measured on the evaluation's prompts; or None."""
-  if not run['kl_budget']:
+def run_arm(setup, run, report=silent):
+  """Trains one run from the reference, and measures it during training.
+
+  Args:
+    setup: setups.Setup of the run's variant.
+    run: settings.Run.
+  """
+  stage = prepare(setup, run.seed)
+  if run.pool.how:
+    return reweigh_arm(stage, run)
+  forward, reads_anchors = _forward(stage, run)
+  state = _start(stage, run)
+  source = make_source(stage, run)
+  train_step = _train_step(stage, run, forward, reads_anchors, state)
+  probe = make_probe(setup, stage)
+  train(
+    stage.folder / run.name,
+    state=state,
+    source=source,
+    train_step=train_step,
+    hparams=numbers(run.loss, run.optimizer),
+    evaluate=lambda state: measured(probe, state.params, stage),
+    budget=budget_of(stage, run),
+    keep_log=run.keep_log,
+    report=report,
+    key=stream(stage.seed, ARM),
+    schedule=_schedule(setup, run),
+    view=view_of(stage),
+  )
+
+
+def _forward(stage, run):
+  model, needs = stage.task.model, needs_of(run.loss)
+  return forward_of(model, needs, run.teacher, run.lora)
+
+
+def _optimizer(stage, run):
+  updates = run.updates.num_epochs * run.updates.num_minibatches
+  model, steps = stage.task.model, run.schedule.steps
+  return optimizer(run.optimizer, steps, model, updates)
+
+
+def _start(stage, run):
+  return start_of(stage, run, _optimizer(stage, run))
+
+
+def _train_step(stage, run, forward, reads_anchors, state):
+  tx = _optimizer(stage, run)
+  return train_step_of(forward, run.loss, tx, state, run.updates, reads_anchors)
+
+
+def _schedule(setup, run):
+  """The schedule of a run: when to measure, save and log."""
+  when, points = run.schedule, run.schedule.points or setup.shared.eval.points
+  first = setup.shared.eval.first_step
+  return Schedule(
+    num_steps=when.steps,
+    save_every=when.save_every,
+    log_every=when.log_every,
+    eval_steps=checkpoint_steps(first, when.steps, points),
+    refresh_every=when.refresh_every,
+    keep=when.keep,
+  )
+
+
+def view_of(stage):
+  """params -> the policy's parameters, with adapters merged into them."""
+  return functools.partial(policy_of, base=stage.reference)
+
+
+def budget_of(stage, run):
+  """The run's KL budget, measured on the eval prompts, or None."""
+  if not run.kl.nats:
     return None
-  task = seed.task
+  task = stage.task
   _, kls, _ = policy_programs(task.model)
-  draw = sampler_of(seed, run, run['kl_samples'])
-  key = stream(seed.number, BUDGET)
+  draw = sampler(task, run.kl.samples, run.sampling.rows_at_once)
+  key = stream(stage.seed, BUDGET)
 
   def measure(params):
-    params = view_of(seed)(params)
+    params = view_of(stage)(params)
     batch = draw(params, *task.eval_prompts[:], key)
-    return float(kls(params, seed.reference, batch)[0].sum(1).mean())
+    return float(kls(params, stage.reference, batch)[0].sum(1).mean())
 
-  stop = run['kl_mode'] == 'stop'
-  return budgets.Budget(run['kl_budget'], stop, run['kl_every'], measure)
+  stop = run.kl.mode == 'stop'
+  return budgets.Budget(run.kl.nats, stop, run.kl.every, measure)
 
 
 def expected_gold(task):
-  """(params, batch) -> f32 [B, T] where the task knows each token's worth."""
+  """(params, batch) -> f32 [B, T], or None if the task has no `gold_steps`."""
   if task.gold_steps is None:
     return None
   mean = expectation(task.model)
   return lambda params, batch: mean(params, batch, task.gold_steps(batch))
 
 
-def make_judge(cfg, seed):
-  task = seed.task
+def make_probe(setup, stage):
+  task, shared = stage.task, setup.shared
   logps, kls, _ = policy_programs(task.model)
-  return Judge(
-    sample=sampler(task, cfg['eval']['samples']),
+  return Probe(
+    sample=sampler(task, shared.eval.samples),
     kls=kls,
     logps=logps,
-    batch_size=cfg['arm']['batch_size'],
+    entropies=entropies(task.model),
+    batch_size=shared.batch_size,
     gold=task.gold,
     expected_gold=expected_gold(task),
-    proxy=seed.proxy,
+    proxy=stage.proxy,
     decode=task.decode,
+    vocab_size=task.model.vocab_size,
+    metrics=metrics.chosen(shared.eval.metrics),
     prompts=task.eval_prompts[:],
-    pairs=seed.held_out,
-    key=stream(seed.number, EVAL),
+    sets={name: task.eval_sets[name][:] for name in shared.eval.sets},
+    pairs=stage.held_out,
+    key=stream(stage.seed, EVAL),
   )
 
 
-def run_arm(cfg, run, workdir, report=silent):
-  """Trains one arm of one seed from the reference and measures it on the way.
-
-  Args:
-    cfg: the experiment's fields as plain dicts.
-    run: the fields of `configs.base`'s `arm`, with `name` and `seed`.
-  """
-  seed = prepare_seed(cfg, run['seed'], workdir)
-  directory = seed.directory / run['name']
-  if run['reweigh']:
-    return reweigh_arm(seed, run, directory)
-  forward, reads_anchors = forward_of(seed.task.model, run)
-  state = start_of(seed, run)
-  train_step, hparams = train_program(forward, run, state, reads_anchors)
-  judge = make_judge(cfg, seed)
-  train(
-    directory,
-    state=state,
-    source=make_source(seed, run),
-    train_step=train_step,
-    hparams=hparams,
-    evaluate=lambda state: judged(judge, state.params, seed),
-    budget=budget_of(seed, run),
-    keep_log=run['keep_log'],
-    report=report,
-    **_schedule(cfg, seed, run),
-  )
+def measured(probe, params, stage):
+  return measure(probe, view_of(stage)(params), stage.reference)
 
 
-def view_of(seed):
-  """params -> the policy's own, adapters merged into the reference."""
-  return functools.partial(policy_of, base=seed.reference)
+def run_together(setup, runs, report=silent):
+  """Trains runs of one `grouping.kind` as one program.
 
-
-def judged(judge, params, seed):
-  return evaluate(judge, view_of(seed)(params), seed.reference)
-
-
-def _schedule(cfg, seed, run):
-  """When what happens in a run's `train`."""
-  return dict(
-    num_steps=run['steps'],
-    key=stream(seed.number, ARM),
-    save_every=run['save_every'],
-    log_every=run['log_every'],
-    eval_steps=checkpoint_steps(
-      cfg['eval']['first_step'],
-      run['steps'],
-      run['points'] or cfg['eval']['points'],
-    ),
-    refresh_every=run['refresh_every'],
-    view=view_of(seed),
-  )
-
-
-def run_together(cfg, runs, workdir, report=silent):
-  """Trains runs of one `together.kind` as one program.
-
-  Each ends with the points, metrics and last checkpoint that `run_arm` gives
-  it, up to rounding; checkpoints on the way are those of all.
+  Each run gets the points, metrics and last checkpoint of `run_arm`, up to
+  rounding. The runs share earlier checkpoints.
 
   Raises:
     ValueError: a reward is computed on the host.
   """
   first = runs[0]
-  seed = prepare_seed(cfg, first['seed'], workdir)
-  forward, reads_anchors = forward_of(seed.task.model, first)
-  states = [start_of(seed, run) for run in runs]
-  programs = [
-    train_program(forward, run, state, reads_anchors)
-    for run, state in zip(runs, states)
-  ]
-  judge, number = make_judge(cfg, seed), range(len(runs))
+  stage = prepare(setup, first.seed)
+  forward, reads_anchors = _forward(stage, first)
+  states = [_start(stage, run) for run in runs]
+  step = _train_step(stage, first, forward, reads_anchors, states[0])
+  probe, number = make_probe(setup, stage), range(len(runs))
   state = train(
-    seed.directory / together.directory(runs),
+    stage.folder / grouping.directory(runs),
     state=together.stack(states),
-    source=together.source(make_source(seed, first)),
-    train_step=together.step(programs[0][0]),
-    hparams=together.stack([hparams for _, hparams in programs]),
+    source=together.source(make_source(stage, first)),
+    train_step=together.step(step),
+    hparams=together.stack([numbers(r.loss, r.optimizer) for r in runs]),
     evaluate=lambda state: [
-      judged(judge, together.unstack(state.params, i), seed) for i in number
+      measured(probe, together.unstack(state.params, i), stage) for i in number
     ],
     make_writer=lambda _, step: together.Writers(
-      [seed.directory / run['name'] for run in runs], step
+      [stage.folder / run.name for run in runs], step
     ),
     report=report,
-    **_schedule(cfg, seed, first),
+    key=stream(stage.seed, ARM),
+    schedule=_schedule(setup, first),
+    view=view_of(stage),
   )
   for i, run in enumerate(runs):
-    path = seed.directory / run['name'] / 'checkpoints'
-    with Checkpoints(path) as checkpoints:
-      if checkpoints.latest_step() != run['steps']:
-        checkpoints.save(run['steps'], together.unstack(state, i))
+    with Checkpoints(stage.folder / run.name / 'checkpoints') as checkpoints:
+      if checkpoints.latest_step() != run.schedule.steps:
+        checkpoints.save(run.schedule.steps, together.unstack(state, i))
 
 
-def run_arms(cfg, runs, workdir, report=silent):
-  """One run by itself, several as one program."""
+def run_arms(setup, runs, report=silent):
+  """Trains one run alone, or several as one program."""
   if len(runs) == 1:
-    run_arm(cfg, runs[0], workdir, report)
+    run_arm(setup, runs[0], report)
   else:
-    run_together(cfg, runs, workdir, report)
+    run_together(setup, runs, report)
 
 
-def rehearse(cfg, runs, workdir):
-  """One step of runs, as `run_arms` takes it; keeps nothing.
+def rehearse(setup, runs):
+  """Takes one step of runs as `run_arms` does, to compile their programs.
 
-  From an untrained reference and few pairs, in a folder that goes away: what
-  it compiles is there when the runs' turn comes.
+  It uses an untrained reference, few pairs and a temporary folder. The compiled
+  programs are cached when the runs start.
   """
-  few = {'pairs': cfg['arm']['batch_size']}
-  cfg = {
-    **cfg,
-    'sft': {**cfg['sft'], 'steps': 0},
-    'golden': {**cfg['golden'], **few},
-    'proxy': {**cfg['proxy'], 'steps': 1},
-    'eval': {**cfg['eval'], **few, 'first_step': 1},
-  }
-  runs = [{**run, 'steps': 1, 'points': 1} for run in runs]
+  shared = setup.shared
+  few = dict(pairs=shared.batch_size)
+  shared = dataclasses.replace(
+    shared,
+    sft=dataclasses.replace(shared.sft, steps=0),
+    golden=dataclasses.replace(shared.golden, **few),
+    proxy=dataclasses.replace(shared.proxy, steps=1),
+    eval=dataclasses.replace(shared.eval, first_step=1, **few),
+  )
+  runs = [run.but(steps=1, points=1, keep={}) for run in runs]
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
-    (scratch / 'task').symlink_to(workdir / 'task')
-    run_arms(cfg, runs, scratch)
-
-
-def reweigh_arm(seed, run, directory):
-  """Points of the reference's own samples, reweighed: nothing is trained."""
-  pool = draw_pool(seed, reward_of(seed, run), run['pool'], run['batch_size'])
-  with Writer(directory, 0) as writer:
-    for number, point in enumerate(reweigh.REWEIGH[run['reweigh']](pool)):
-      if number not in writer.points:
-        writer.point(number, point)
-
-
-def draw_pool(seed, reward, size, group_size):
-  """`size` samples of the reference per eval prompt, scored: a Pool."""
-  task = seed.task
-  draw = sampler(task, group_size)
-  parts = []
-  for start in range(0, size, group_size):
-    key = jax.random.fold_in(stream(seed.number, POOL), start)
-    batch = draw(seed.reference, *task.eval_prompts[:], key)
-    ops.require_own_samples(batch)
-    columns = (
-      reward(batch),
-      task.gold(batch),
-      seed.proxy(batch),
-      batch.sampler_logps.sum(1),
-    )
-    parts.append([np.asarray(x).reshape(-1, group_size) for x in columns])
-  return reweigh.Pool(*(np.concatenate(x, 1) for x in zip(*parts)))
+    empty = dataclasses.replace(setup, shared=shared, workdir=scratch)
+    empty.task_folder.parent.mkdir(parents=True, exist_ok=True)
+    empty.task_folder.symlink_to(setup.task_folder)
+    run_arms(empty, runs)

@@ -1,4 +1,4 @@
-"""Log-probs of fixed data under the reference, kept for all who need them."""
+"""Log-probs of fixed data under the reference, cached on disk."""
 
 import hashlib
 import pathlib
@@ -10,7 +10,7 @@ from align_jax.learn import batches
 
 
 def content_hash(name, *trees):
-  """Of a name and of all arrays with their shapes and places in the trees."""
+  """Hash of a name and of all arrays, with their shapes and tree paths."""
   digest = hashlib.sha256(name.encode())
   for path, leaf in jax.tree.leaves_with_path(trees):
     leaf = np.asarray(leaf)
@@ -21,16 +21,16 @@ def content_hash(name, *trees):
 
 
 def annotated(data, ref_params, annotate, *, config, folder, batch_size):
-  """The data with `ref_logps`: computed for the first who asks, then read.
+  """The data with `ref_logps`, computed by the first call and read by others.
 
   Args:
     data: Batch of N prompts.
     annotate: (ref_params, batch) -> batch with `ref_logps`.
-    config: of the reference.
-    folder: keeps one file per content: config, parameters, data, batch size.
-    batch_size: prompts at a time.
+    config: the reference's model config.
+    folder: has one file per config, parameters, data and batch size.
+    batch_size: prompts annotated at once.
   """
-  name = f'{config!r}, {batch_size} at a time'  # which rounds in its own way
+  name = f'{config!r}, {batch_size} at a time'  # rounding depends on the size
   content = content_hash(name, ref_params, data)
 
   def make():

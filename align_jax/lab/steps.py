@@ -5,66 +5,89 @@ import functools
 import jax
 
 from align_jax import losses
+from align_jax.lab.settings import Loss, Optimizer, Updates
 from align_jax.learn import step
+from align_jax.learn.optimizers import make_optimizer
+from align_jax.learn.schedules import reads_steps
 from align_jax.losses import LOSSES
 
 _train_steps = {}
 
 
-def train_program(forward, run, state, reads_anchors=False):
-  """The train step of a run, its numbers to trace, and its optimizer state.
+def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
+  """The train step of a loss. `numbers` gives the hyper-parameters it traces.
 
   Args:
-    forward: (params, batch) -> outputs, the same object for the same program.
-    run: the fields of `configs.base`'s `arm`.
+    forward: (params, batch) -> outputs. Equal objects share a program.
+    tx: see `optimizer`.
     state: TrainState, placed.
-    reads_anchors: see `step.make_train_step`.
+    updates: settings.Updates. None: one update with the whole batch.
+    anchors: whether `forward` reads them, see `step.make_train_step`.
   """
-  kwargs = dict(run['loss_kwargs'])
-  static = {k: v for k, v in kwargs.items() if isinstance(v, str)}
-  updates = run.get('num_epochs', 1), run.get('num_minibatches', 1)
-  key = (
-    forward,
-    run['loss'],
-    tuple(static.items()),
-    optimizer(run),
-    run['num_microbatches'],
-    run.get('microbatch_tokens', 0),
-    updates,
-  )
+  updates = updates or Updates(0, 1, 0, 1, 1)
+  words = _words(loss)
+  split = {k: v for k, v in vars(updates).items() if k != 'batch_size'}
+  key = forward, loss.name, tuple(words.items()), tx, tuple(split.values())
   if key not in _train_steps:
-    name = run['loss']
 
     def prepare(outputs, batch, hparams):
-      return losses.prepared(name, outputs, batch, {**hparams, **static})
+      return losses.prepared(loss.name, outputs, batch, {**hparams, **words})
 
     meshed = not jax.sharding.get_abstract_mesh().empty
     _train_steps[key] = step.make_train_step(
       forward,
-      functools.partial(LOSSES[name], **static),
-      optimizer(run),
-      prepare=prepare if name in losses.PREPARE else None,
-      reads_anchors=reads_anchors,
-      num_microbatches=run['num_microbatches'],
-      microbatch_tokens=run.get('microbatch_tokens', 0),
-      num_epochs=updates[0],
-      num_minibatches=updates[1],
+      functools.partial(LOSSES[loss.name], **words),
+      tx,
+      prepare=prepare if LOSSES[loss.name].prepare else None,
+      reads_anchors=anchors,
       state=state if meshed else None,
+      **split,
     )
-  hparams = {k: v for k, v in kwargs.items() if k not in static}
-  return _train_steps[key], {**hparams, 'learning_rate': run['learning_rate']}
+  return _train_steps[key]
 
 
-def optimizer(run):
+def _words(loss):
+  """Hyper-parameters that select the compiled program."""
+  return {k: v for k, v in loss.kwargs.items() if isinstance(v, str)}
+
+
+def numbers(loss: Loss, settings: Optimizer):
+  """Traced hyper-parameters, over which a sweep compiles only once."""
+  words = _words(loss)
+  hparams = {k: v for k, v in loss.kwargs.items() if k not in words}
+  return {**hparams, 'learning_rate': settings.learning_rate}
+
+
+def optimizer(settings: Optimizer, steps, model, updates=1):
+  """The optimizer of settings. Equal settings return the same object.
+
+  Args:
+    steps: steps of the run.
+    model: the trained model, see `models.interface.of`. None: a bag of words.
+    updates: updates per step, which the schedule counts.
+  """
+  schedule = settings.schedule
+  # Runs of different lengths share a program if the schedule allows it.
+  long = reads_steps(schedule.get('name', 'constant'))
   return _optimizer(
-    run['warmup_steps'], run['max_grad_norm'], run['weight_decay']
+    tuple(sorted(settings.how.items())),
+    tuple(sorted(schedule.items())),
+    model,
+    steps * updates if long else None,
+    settings.warmup_steps * updates,
+    settings.max_grad_norm,
+    settings.weight_decay,
   )
 
 
 @functools.cache
-def _optimizer(warmup_steps, max_grad_norm, weight_decay):
-  return step.make_optimizer(
-    warmup_steps=warmup_steps,
-    max_grad_norm=max_grad_norm,
-    weight_decay=weight_decay,
+def _optimizer(optimizer, schedule, model, steps, warmup, max_norm, decay):
+  return make_optimizer(
+    optimizer=optimizer,
+    schedule=schedule,
+    model=model,
+    steps=steps,
+    warmup_steps=warmup,
+    max_grad_norm=max_norm,
+    weight_decay=decay,
   )

@@ -12,6 +12,17 @@ import numpy as np
 from align_jax import ops
 from align_jax.types import Batch
 
+# Fields of a Batch by their shape.
+PROMPT = 'prompts', 'prompt_valid'  # [P, S]
+TOKENS = (  # [B, T], or None
+  'completions',
+  'valid',
+  'mask',
+  'sampler_logps',
+  'policy_logps',
+  'ref_logps',
+)
+
 
 @jax.jit
 def take(batch, prompts):
@@ -29,6 +40,15 @@ def parts(batch, size):
   have one shape."""
   for start in range(0, batch.num_prompts, size):
     yield take(batch, np.arange(start, start + size) % batch.num_prompts)
+
+
+def first_rows(batch, count):
+  """The first completion of each of the first `count` prompts: G = 1."""
+  first = lambda x: ops.by_group(x, batch.group_size)[:count, 0]
+  rows = {k: getattr(batch, k) for k in (*TOKENS, 'rewards')}
+  rows = {k: x if x is None else first(x) for k, x in rows.items()}
+  prompts = {k: getattr(batch, k)[:count] for k in PROMPT}
+  return batch.replace(**prompts, **rows, prepared={}, group_size=1)
 
 
 def concatenate(batches):
@@ -70,8 +90,7 @@ def join(first, second):
     return jnp.concatenate([x, y], 1).reshape(-1, *x.shape[2:])
 
   first, second = with_policy_logps(first, second)
-  fields = 'completions valid mask rewards sampler_logps policy_logps ref_logps'
-  fields = fields.split()
+  fields = *TOKENS, 'rewards'
   joined = {k: rows(getattr(first, k), getattr(second, k)) for k in fields}
   return first.replace(
     **joined, group_size=first.group_size + second.group_size

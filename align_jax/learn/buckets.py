@@ -9,10 +9,7 @@ import functools
 import jax
 import numpy as np
 
-from align_jax.learn.batches import take
-
-PROMPT = 'prompts', 'prompt_valid'  # [P, S]
-ROWS = 'completions valid mask sampler_logps policy_logps ref_logps'.split()
+from align_jax.learn.batches import PROMPT, TOKENS, take
 
 
 def lengths(batch):
@@ -39,13 +36,13 @@ def check(buckets, prompt_len, completion_len):
       0 < bucket[0] <= prompt_len and 0 < bucket[1] <= completion_len
     ):
       raise ValueError(
-        f'length_buckets: {bucket!r} is not (prompt slots, completion slots) '
-        f'within the data set: ({prompt_len}, {completion_len})'
+        f'length_buckets: {bucket!r} is not (prompt positions, completion '
+        f'positions) within the data set: ({prompt_len}, {completion_len})'
       )
 
 
 def smallest(buckets, prompt_len, completion_len):
-  """The bucket of fewest slots that holds both lengths; None if none does."""
+  """The bucket of fewest positions that holds both lengths, or None."""
   holds = lambda b: b[0] >= prompt_len and b[1] >= completion_len
   return min(filter(holds, buckets), key=lambda b: (sum(b), b), default=None)
 
@@ -54,7 +51,7 @@ def smallest(buckets, prompt_len, completion_len):
 def _take_cut(batch, index, prompt_len, completion_len):
   batch = take(batch, index)
   prompt = {k: getattr(batch, k)[:, -prompt_len:] for k in PROMPT}
-  rows = {k: getattr(batch, k) for k in ROWS}
+  rows = {k: getattr(batch, k) for k in TOKENS}
   rows = {k: x if x is None else x[:, :completion_len] for k, x in rows.items()}
   return batch.replace(**prompt, **rows)
 
@@ -65,7 +62,7 @@ def offline(data, indices, buckets):
   Args:
     data: Batch of N prompts.
     indices: step -> int [P] into the prompts.
-    buckets: ((S, T), ...), prompt and completion slots; a batch that none
+    buckets: ((S, T), ...), prompt and completion positions; a batch that none
       holds keeps the shape of `data`.
   """
   whole = data.prompts.shape[1], data.completions.shape[1]

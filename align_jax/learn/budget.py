@@ -20,6 +20,16 @@ from align_jax.types import TrainState
 
 INSIDE = 'inside'  # the anchor with the parameters of the last measurement
 HELD = 'held'  # the anchor with those that were last at the budget
+# Share of the budget by which a measured KL may exceed it. A fifth of what a
+# comparison allows a held run on fresh samples, `readings.HELD_WITHIN`.
+TOLERANCE = 0.01
+# Change of log beta per measurement, for a KL beyond the budget and short of it
+# by the whole of it: beta changes at most e-fold. Chosen, not measured.
+RISE = FALL = 1.0
+# Share of the line that each measurement takes off at least, and the most of
+# them: together they leave at most 8% of it. Chosen, not measured.
+LEAST = 0.1
+MAX_SECANTS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +50,9 @@ class Budget:
   stop: bool
   every: int
   measure: Callable
-  tolerance: float = 0.01
-  rise: float = 1.0
-  fall: float = 1.0
+  tolerance: float = TOLERANCE
+  rise: float = RISE
+  fall: float = FALL
   known: dict = dataclasses.field(default_factory=dict)
 
 
@@ -89,10 +99,6 @@ def back_inside(budget, inside, outside, kls):
       if kl >= budget.nats * (1 - budget.tolerance):
         break
   return params, found
-
-
-MAX_SECANTS = 24
-LEAST = 0.1  # share of the line that each measurement takes off
 
 
 def adapted(budget, beta, kl, last_kl, left):

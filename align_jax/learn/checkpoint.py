@@ -1,23 +1,26 @@
 """Saving and restoring a train state; the only file that knows orbax."""
 
 import os
+import pathlib
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+NEWEST, KEPT = 'checkpoints', 'kept'  # folders of a run
+
 
 class Checkpoints:
-  """The checkpoints of one run, under `directory`; keeps the newest.
+  """The checkpoints under `directory`; keeps the newest, or all.
 
   Saving is asynchronous; leaving the `with` block waits for the disk.
   """
 
-  def __init__(self, directory):
+  def __init__(self, directory, max_to_keep=1):
     self._directory = os.path.abspath(directory)
     self._manager = ocp.CheckpointManager(
       self._directory,
-      options=ocp.CheckpointManagerOptions(max_to_keep=1),
+      options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep),
       item_handlers=ocp.StandardCheckpointHandler(),
     )
 
@@ -52,9 +55,9 @@ class Checkpoints:
     args = ocp.args.StandardRestore(abstract)
     return jax.tree.map(_as_free, self._manager.restore(step, args=args), state)
 
-  def restore_raw(self):
-    """The newest checkpoint as nested dicts of arrays, as it was saved."""
-    return self._manager.restore(self.latest_step())
+  def restore_raw(self, step=None):
+    """A checkpoint, or the newest, as nested dicts of arrays, as saved."""
+    return self._manager.restore(self.latest_step() if step is None else step)
 
   def _check(self, step, state):
     metadata = self._manager.item_metadata(step).tree
@@ -78,10 +81,45 @@ def _as_free(restored, x):
   return restored if x.committed else jax.numpy.asarray(np.asarray(restored))
 
 
+def steps_in(folder):
+  """Steps of the complete checkpoints in a folder, ascending; [] without it."""
+  # What orbax has not finished has more to its name.
+  paths = pathlib.Path(folder).glob('[0-9]*')
+  return sorted(int(path.name) for path in paths if path.name.isdigit())
+
+
+def newest_step(directory):
+  """Number of updates in the newest checkpoint of a run; 0 without one."""
+  return max(steps_in(os.path.join(directory, NEWEST)), default=0)
+
+
+def steps_of(directory):
+  """{step: folder} of a run's checkpoints, the newest and those kept."""
+  folders = [os.path.join(directory, name) for name in (KEPT, NEWEST)]
+  found = {step: folder for folder in folders for step in steps_in(folder)}
+  return dict(sorted(found.items()))
+
+
+def params_of(directory, step):
+  """The parameters of a run in its checkpoint of `step`.
+
+  Raises:
+    FileNotFoundError: there is none of that step; lists those there are.
+  """
+  there = steps_of(directory)
+  if step not in there:
+    raise FileNotFoundError(
+      f'{directory} holds no checkpoint of step {step}, expected one of '
+      f'{list(there)}'
+    )
+  with Checkpoints(there[step], max_to_keep=None) as checkpoints:
+    params = checkpoints.restore_raw(step)['params']
+  return jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), params)
+
+
 def final_params(directory):
   """The parameters in the newest checkpoint of the run in `directory`."""
-  with Checkpoints(os.path.join(directory, 'checkpoints')) as checkpoints:
-    if checkpoints.latest_step() is None:
-      raise FileNotFoundError(f'{directory} holds no checkpoint of a run')
-    params = checkpoints.restore_raw()['params']
-  return jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), params)
+  newest = steps_in(os.path.join(directory, NEWEST))
+  if not newest:
+    raise FileNotFoundError(f'{directory} holds no checkpoint of a run')
+  return params_of(directory, newest[-1])

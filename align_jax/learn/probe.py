@@ -1,6 +1,7 @@
 """Points: how far a policy is from the reference, and how good it really is."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,24 +9,35 @@ import jax
 import numpy as np
 
 from align_jax import ops
-from align_jax.learn.batches import parts
+from align_jax.files import listed
+from align_jax.learn.batches import first_rows, parts
+from align_jax.learn.metrics import Samples
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 
+# Decimals of a log-ratio, nats, that decide a pair. The reference prefers
+# nothing, and what it has beyond them is rounding of float32. Chosen, not
+# measured.
+TIE_DECIMALS = 4
+
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
+class Probe:
   """What every policy of one seed is measured with."""
 
   sample: Callable  # (params, prompts, valid, key) -> Batch, M rows per prompt
   kls: Callable  # (params, ref_params, batch) -> exact KL, log-ratio [B, T]
   logps: Callable  # (params, batch) -> f32 [B, T]
+  entropies: Callable  # (params, batch) -> f32 [B, T], of the next token
   batch_size: int  # pairs at a time that `logps` gets
   gold: Callable  # Batch -> f32 [B], which training never sees
   expected_gold: Callable | None  # (params, batch) -> f32 [B, T], or samples do
   proxy: Callable  # Batch -> f32 [B], what training is rewarded by
   decode: Callable  # Batch -> prompts, completions: a text per row
+  vocab_size: int  # V
+  metrics: dict  # {name: Samples -> f64 [E]}, see `metrics.METRICS`
   prompts: tuple  # tokens [E, S], valid [E, S]; held out
+  sets: dict  # {name: such a tuple}, measured beside `prompts`
   pairs: Batch  # held-out gold-labelled pairs of the reference, annotated
   key: Any  # the same for all policies, so that they can be paired
   num_shown: int = 4  # prompts whose first completion is kept as text
@@ -34,21 +46,20 @@ class Judge:
 _log_ratios = jax.jit(log_ratios)
 
 
-def pair_statistics(judge, params):
+def pair_statistics(probe, params):
   """How the policy ranks and moves the held-out pairs.
 
   Returns:
     implicit_accuracy: share of pairs whose log-ratios agree with gold;
     chosen_log_ratio, rejected_log_ratio: mean log pi - log ref, nats.
   """
-  pairs = judge.pairs
+  pairs = probe.pairs
   by_pair = lambda x: ops.by_group(np.asarray(x), 2)
   rewards = by_pair(pairs.rewards)
-  logps = [judge.logps(params, x) for x in parts(pairs, judge.batch_size)]
+  logps = [probe.logps(params, x) for x in parts(pairs, probe.batch_size)]
   logps = np.concatenate(logps)[: len(pairs.rewards)]
   ratios = by_pair(_log_ratios(logps, pairs))
-  # The reference itself has no opinion: what is left there is rounding.
-  accuracy = ranking_accuracy(np.round(ratios, 4), rewards)
+  accuracy = ranking_accuracy(np.round(ratios, TIE_DECIMALS), rewards)
   ratios = np.take_along_axis(ratios, np.argsort(rewards, axis=1), axis=1)
   return {
     'implicit_accuracy': accuracy,
@@ -69,15 +80,35 @@ def ranking_accuracy(scores, gold):
   return float((0.5 + 0.5 * agree)[decided].mean()) if decided.any() else 0.5
 
 
-def repeats(completions, valid):
-  """Tokens of each row that occurred in it before: int [B]."""
-  return np.array(
-    [int(v.sum()) - len(set(row[v])) for row, v in zip(completions, valid)]
-  )
+def measure(probe, params, ref_params):
+  """One point: a dict of plain numbers, lists and dicts, ready for JSON.
+
+  What `measure_on` says of `probe.prompts`, how the policy ranks held-out
+  pairs, a few completions as text (`shown`), and, where there are any, `sets`:
+  {name: what `measure_on` says of a further set}.
+  """
+  point, batch = measure_on(probe, params, ref_params, probe.prompts, probe.key)
+  sets = {
+    name: measure_on(
+      probe, params, ref_params, prompts, key_of(probe.key, name)
+    )[0]
+    for name, prompts in probe.sets.items()
+  }
+  return {
+    **pair_statistics(probe, params),
+    **point,
+    **({'sets': sets} if sets else {}),
+    'shown': shown(probe, batch),
+  }
 
 
-def evaluate(judge, params, ref_params):
-  """One point: a dict of plain numbers and lists, ready for JSON.
+def key_of(key, name):
+  """A set's own key, whatever others are measured beside it."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def measure_on(probe, params, ref_params, prompts, key):
+  """What a policy is like on some prompts.
 
   The KL is the sequence-level reverse KL to the reference in nats, from fresh
   samples at temperature 1: per completion the sum over its tokens of the exact
@@ -86,60 +117,58 @@ def evaluate(judge, params, ref_params):
   samples. `gold` takes each token's worth in expectation, as the KL does, where
   the task knows it; `gold_samples` are of the samples themselves. Per-prompt
   vectors are kept: `*_by_prompt` [E], `gold_samples` [E, M].
+
+  Args:
+    prompts: tokens [E, S], valid [E, S].
+  Returns:
+    numbers and lists by name, and the samples: a Batch on the host.
   """
-  batch = judge.sample(params, *judge.prompts, judge.key)
+  batch = probe.sample(params, *prompts, key)
   ops.require_own_samples(batch)
-  size = batch.group_size
-  by_prompt = lambda x: np.asarray(x, np.float64).reshape(-1, size)
-  kls = judge.kls(params, ref_params, batch)
-  samples, proxy = by_prompt(judge.gold(batch)), by_prompt(judge.proxy(batch))
-  gold = samples
-  if judge.expected_gold:
-    steps = jax.device_get(judge.expected_gold(params, batch))
-    gold = by_prompt(steps.sum(1))
+  kls = jax.device_get(probe.kls(params, ref_params, batch))
+  of = samples_of(probe, params, batch)
   # On the host, where a sum compiles nothing.
-  batch, kls = jax.device_get((batch, kls))
-  kl, mc = (by_prompt(x.sum(1)) for x in kls)
-  lengths = by_prompt(batch.valid.sum(1))
-  repeated = by_prompt(repeats(batch.completions, batch.valid))
-
-  def standard_error(x):
-    return float(x.mean(1).std(ddof=1) / len(x) ** 0.5)
-
-  listed = lambda x: np.round(x, 5).tolist()
-  return {
-    'kl_seq_nats': float(kl.mean()),
-    'kl_seq_nats_se': standard_error(kl),
-    'kl_mc_nats': float(mc.mean()),
-    'kl_mc_nats_se': standard_error(mc),
-    'kl_tok_mean': float(kl.sum() / lengths.sum()),
-    'gold': float(gold.mean()),
-    'gold_se': standard_error(gold),
+  kl, mc = (of.by_prompt(x.sum(1)) for x in kls)
+  samples, proxy = (of.by_prompt(f(batch)) for f in (probe.gold, probe.proxy))
+  gold = samples
+  if probe.expected_gold:
+    steps = jax.device_get(probe.expected_gold(params, batch))
+    gold = of.by_prompt(steps.sum(1))
+  measured = {name: metric(of) for name, metric in probe.metrics.items()}
+  point = {
+    **with_error('kl_seq_nats', kl),
+    **with_error('kl_mc_nats', mc),
+    'kl_tok_mean': float(kl.sum() / of.lengths.sum()),
+    **with_error('gold', gold),
     'proxy': float(proxy.mean()),
     'proxy_accuracy': ranking_accuracy(proxy, samples),
-    'length': float(lengths.mean()),
-    'repeats': float(repeated.mean()),
-    **pair_statistics(judge, params),
-    'kl_by_prompt': listed(kl.mean(1)),
-    'gold_by_prompt': listed(gold.mean(1)),
-    'proxy_by_prompt': listed(proxy.mean(1)),
-    'gold_samples': listed(samples),
-    'shown': shown(judge, batch),
+    **{name: float(x.mean()) for name, x in measured.items()},
   }
+  vectors = {'kl': kl.mean(1), 'gold': gold.mean(1), 'proxy': proxy.mean(1)}
+  for name, vector in {**vectors, **measured}.items():
+    point[f'{name}_by_prompt'] = listed(vector)
+  return {**point, 'gold_samples': listed(samples)}, of.batch
 
 
-def shown(judge, batch):
+def with_error(name, x):
+  """The mean of x [E, M] and its standard error, whose unit is the prompt."""
+  error = x.mean(1).std(ddof=1) / len(x) ** 0.5
+  return {name: float(x.mean()), f'{name}_se': float(error)}
+
+
+def samples_of(probe, params, batch):
+  """What metrics are given of a batch of the policy's own samples."""
+  return Samples(
+    jax.device_get(batch),
+    probe.vocab_size,
+    probe.decode,
+    lambda: jax.device_get(probe.entropies(params, batch)),
+  )
+
+
+def shown(probe, batch):
   """The first completion of the first few prompts, as text."""
-  rows = np.arange(judge.num_shown) * batch.group_size
-  first = jax.tree.map(
-    lambda x: x[rows], batch.replace(prompts=(), prompt_valid=())
-  )
-  first = first.replace(
-    prompts=batch.prompts[: judge.num_shown],
-    prompt_valid=batch.prompt_valid[: judge.num_shown],
-    group_size=1,
-  )
-  prompts, completions = judge.decode(first)
+  prompts, completions = probe.decode(first_rows(batch, probe.num_shown))
   return [{'prompt': p, 'completion': c} for p, c in zip(prompts, completions)]
 
 

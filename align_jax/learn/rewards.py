@@ -1,12 +1,43 @@
-"""Rewards: `reward(batch) -> f32 [B]`, from rules, texts or trained models."""
+"""Rewards: `reward(batch) -> f32 [B]`, from rules, texts or trained models.
 
-import functools
+A source calls `reward(batch, state)`, for rewards that change with the policy;
+`stateless` makes one of those that do not.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
+
+
+# Fields of a Batch that differ by where it is from, and that no model reads.
+def stateless(reward):
+  """A reward of the batch alone as one of the batch and the run's state."""
+  return lambda batch, state: reward(batch)
+
+
+def implicit(logps, read, beta=1.0):
+  """What the policy itself prefers: beta log(pi / pi_ref) of a completion.
+
+  The reward that the policy is optimal for, up to a constant of the prompt
+  (Rafailov et al. 2023, arXiv 2305.18290, eq. 5), as labels of its own samples
+  (Chen et al. 2024, arXiv 2406.09760). It moves with the policy.
+
+  Args:
+    logps: (params, batch) -> f32 [B, T], nats, 0 on padding.
+    read: state -> params of the policy; those of the reference are the anchor
+      'ref'.
+    beta: the reward of a nat.
+  Returns:
+    (Batch, TrainState) -> f32 [B].
+  """
+
+  def reward(batch, state):
+    ratios = logps(read(state), batch) - logps(state.anchors['ref'], batch)
+    return beta * ratios.sum(1)
+
+  return reward
 
 
 def from_model(scores, params):
@@ -81,208 +112,6 @@ def from_pairwise(judge, decode):
   return reward
 
 
-def ordered_pairs(batch):
-  """Every ordered pair of a group's completions, as rows for a pairwise model.
-
-  A row is the first completion followed by the second; its reward is the
-  probability that the first one is preferred: 1, 0, or 0.5 for a tie.
-
-  Args:
-    batch: G >= 2; completions [B, T].
-  Returns:
-    Batch with G (G - 1) rows of 2 T tokens per prompt; first index major.
-  """
-  size = batch.group_size
-  if size < 2:
-    raise ValueError('pairs need group_size >= 2, got group_size 1')
-  first, second = np.nonzero(~np.eye(size, dtype=bool))
-
-  def pairs(x):
-    x = ops.by_group(x, size)
-    x = jnp.concatenate([x[:, first], x[:, second]], axis=2)
-    return x.reshape(-1, x.shape[2])
-
-  rewards = ops.by_group(batch.rewards, size)
-  better = jnp.sign(rewards[:, first] - rewards[:, second])
-  return batch.replace(
-    completions=pairs(batch.completions),
-    valid=pairs(batch.valid),
-    mask=pairs(batch.mask),
-    rewards=(0.5 + 0.5 * better).reshape(-1),
-    sampler_logps=None,
-    policy_logps=None,
-    ref_logps=None,
-    group_size=len(first),
-  )
-
-
-def sign_of_difference(logits, turned):
-  """1, 0 or, for a tie, 0.5 by r(x, y1, y2) - r(x, y2, y1) (Tang et al. 2024).
-
-  Args:
-    logits: f32 [...], that y1 is preferred, which comes first.
-    turned: f32 [...], that y2 is preferred, which comes first.
-  """
-  return 0.5 + 0.5 * jnp.sign(logits - turned)
-
-
-def mean_of_orders(logits, turned):
-  """Probability of y1, both orders averaged (Guo et al. 2024, sec. 3).
-
-  Args: as in `sign_of_difference`.
-  """
-  return 0.5 * (jax.nn.sigmoid(logits) + 1 - jax.nn.sigmoid(turned))
-
-
-def from_preference_model(scores, params, opponents, decide=sign_of_difference):
-  """The mean chance to beat fixed completions of the prompt, in [0, 1].
-
-  The same for a completion whatever stands beside it. Both orders of a pair
-  are asked, which cancels positional bias.
-
-  Args:
-    scores: jitted (params, pair batch) -> f32 logits; a row is one completion
-      followed by another, as `ordered_pairs` lays them out.
-    opponents: Batch of K completions for each of N prompts; of prompts that
-      are there twice, one counts.
-    decide: logits of pairs and of the same ones turned -> probabilities.
-  Returns:
-    Batch -> f32 [B], for prompts of as many slots as the opponents'. Where it
-    is traced, the rewards of a prompt without opponents are nan.
-  Raises:
-    ValueError: by the reward: a prompt without opponents, or of other slots.
-  """
-  prompts = np.asarray(_canonical(opponents))
-  table = np.unique(prompts, axis=0, return_index=True)
-  table, opponents = jax.tree.map(jnp.asarray, (table, _bare(opponents)))
-
-  def reward(batch):
-    chances, known = _chances(
-      scores, decide, params, table, opponents, _bare(batch)
-    )
-    if not isinstance(known, jax.core.Tracer) and not known.all():
-      raise ValueError(
-        'a preference model rewards prompts that it has opponents for, got '
-        f'{int((~known).sum())} others of {len(known)}: the first is number '
-        f'{int(known.argmin())} of the batch'
-      )
-    return chances
-
-  return reward
-
-
-def _bare(batch):
-  """The batch without what differs by where it is from: one program for all."""
-  unread = 'mask rewards sampler_logps policy_logps ref_logps'.split()
-  return batch.replace(prepared={}, **dict.fromkeys(unread))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _chances(scores, decide, params, table, opponents, batch):
-  """-> f32 [B], nan where unknown; whether a prompt is known, bool [P]."""
-  prompts, index = table
-  place, known = _find(prompts, _canonical(batch))
-
-  def beaten(opponent):
-    pairs = _both_orders(batch, *opponent)
-    logits = scores(params, pairs).reshape(-1, 2, batch.group_size)
-    return decide(logits[:, 0], logits[:, 1])
-
-  def turns(x):
-    x = ops.by_group(x, opponents.group_size)[index[place]]
-    return jnp.moveaxis(x, 1, 0)
-
-  # One opponent at a time, or a batch would grow by as many.
-  each = turns(opponents.completions), turns(opponents.valid)
-  chances = jax.lax.map(beaten, each).mean(0)
-  return jnp.where(known[:, None], chances, jnp.nan).reshape(-1), known
-
-
-def _canonical(batch):
-  """The prompts, whatever their padding is filled with: int [P, S]."""
-  return jnp.where(batch.prompt_valid, batch.prompts, -1)
-
-
-def _find(table, rows):
-  """Where rows are in a table, by bisection: never [P, N] of anything.
-
-  Args:
-    table: int [N, S], sorted by the first slot, then the next.
-    rows: int [P, S].
-  Returns:
-    int [P], and whether the row is there, bool [P].
-  """
-  if table.shape[1] != rows.shape[1]:
-    raise ValueError(
-      f'prompts of {rows.shape[1]} slots, expected the {table.shape[1]} of the '
-      'prompts with opponents'
-    )
-
-  def before(x, y):
-    slot = jnp.argmax(x != y, axis=1)
-    return ops.pick(x, slot) < ops.pick(y, slot)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) // 2
-    above = before(table[middle], rows)
-    return jnp.where(above, middle + 1, low), jnp.where(above, high, middle)
-
-  last = len(table) - 1
-  bounds = jnp.zeros(len(rows), int), jnp.full(len(rows), last)
-  low, _ = jax.lax.fori_loop(0, len(table).bit_length(), halve, bounds)
-  place = jnp.minimum(low, last)
-  return place, (table[place] == rows).all(1)
-
-
-def _both_orders(batch, completions, valid):
-  """Rows in front of one opponent per prompt, then that one in front of them.
-
-  Args:
-    batch: P prompts of G completions [B, T].
-    completions, valid: [P, T'], of the opponents.
-  Returns:
-    Batch with 2 G rows of T + T' tokens per prompt.
-  """
-  size = batch.group_size
-
-  def pairs(own, other):
-    own = ops.by_group(own, size)
-    other = jnp.repeat(other[:, None], size, 1)
-    orders = [jnp.concatenate(x, 2) for x in ((own, other), (other, own))]
-    rows = jnp.concatenate(orders, 1)
-    return rows.reshape(-1, rows.shape[2])
-
-  return batch.replace(
-    completions=pairs(batch.completions, completions),
-    valid=pairs(batch.valid, valid),
-    group_size=2 * size,
-  )
-
-
-def group_preferences(scores, params, decide=sign_of_difference):
-  """How far each completion is preferred to its group's others, in [0, 1].
-
-  What games are played for: no measure of a completion, since its mean over a
-  group is one half whatever the policy.
-
-  Args: as in `from_preference_model`.
-  """
-
-  @jax.jit
-  def wins(params, batch):
-    size = batch.group_size
-    first, second = np.nonzero(~np.eye(size, dtype=bool))
-    logits = scores(params, ordered_pairs(batch))
-    table = jnp.zeros((batch.num_prompts, size, size))
-    table = table.at[:, first, second].set(ops.by_group(logits, len(first)))
-    chances = decide(table, table.swapaxes(1, 2))
-    # The diagonal is a tie with oneself: half a win too many.
-    return ((chances.sum(2) - 0.5) / (size - 1)).reshape(-1)
-
-  return lambda batch: wins(params, batch)
-
-
 def preferences(reward):
   """Rewards as probabilities to win, under Bradley-Terry: in (0, 1).
 
@@ -345,46 +174,6 @@ ENSEMBLES = {
   'worst_case': worst_case,
   'uncertainty_weighted': uncertainty_weighted,
 }
-
-
-# --- Completions that were cut off: (batch, eos_id, penalty) -> batch ---------
-
-
-def unfinished(batch, eos_id):
-  """Rows that were cut off: bool [B].
-
-  Args:
-    eos_id: the token that ends a row, or all of them [K]; None: nothing does,
-      and no row counts as cut off.
-  """
-  if eos_id is None:
-    return jnp.zeros(batch.rewards.shape, bool)
-  last = jnp.maximum(batch.valid.sum(1) - 1, 0)[:, None]
-  token = jnp.take_along_axis(batch.completions, last, 1)
-  return (token != jnp.reshape(jnp.asarray(eos_id), -1)).all(1)
-
-
-def keep(batch, eos_id, penalty):
-  """A completion that was cut off is one like any other."""
-  return batch
-
-
-def mask(batch, eos_id, penalty):
-  """No gradient through it (Yu et al. 2025, sec. 3.4: overlong filtering).
-
-  Its reward still counts in the baselines of its group.
-  """
-  cut = unfinished(batch, eos_id)[:, None]
-  return batch.replace(mask=batch.mask & ~cut)
-
-
-def penalise(batch, eos_id, penalty):
-  """Its reward is lower by `penalty` (Huang et al. 2024, detail 4)."""
-  cut = unfinished(batch, eos_id)
-  return batch.replace(rewards=batch.rewards - penalty * cut)
-
-
-TRUNCATED = {'keep': keep, 'mask': mask, 'penalise': penalise}
 
 
 # --- Rules over texts -------------------------------------------------------

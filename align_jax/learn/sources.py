@@ -5,6 +5,7 @@ Online and offline differ here and nowhere else: an online source reads
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,18 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.learn.batches import join, take, with_policy_logps
+from align_jax.types import Batch, Params, TrainState
+
+Source = Callable[[TrainState, jax.Array, int], Batch]
+# (params, prompts [P, S], valid [P, S], key) -> Batch without rewards
+Sample = Callable[[Params, jax.Array, jax.Array, jax.Array], Batch]
+Annotate = Callable[[Params, Batch], Batch]
+Read = Callable[[TrainState], Params]
+Indices = Callable[[int], np.ndarray]
+PromptsAt = Callable[[int], tuple[jax.Array, jax.Array]]
 
 
-def epochs(size, batch_size, seed):
+def epochs(size: int, batch_size: int, seed: int) -> Indices:
   """-> indices(step): int [P], a fresh permutation of `size` every epoch.
 
   An epoch that ends within a batch goes on with the next epoch's first ones,
@@ -34,7 +44,7 @@ def epochs(size, batch_size, seed):
   return indices
 
 
-def offline(data, indices):
+def offline(data: Batch, indices: Indices) -> Source:
   """A fixed data set.
 
   Args:
@@ -44,7 +54,9 @@ def offline(data, indices):
   return lambda state, key, step: take(data, indices(step))
 
 
-def replay_order(num_steps, batch_size, *, shuffle, seed=0):
+def replay_order(
+  num_steps: int, batch_size: int, *, shuffle: int, seed: int = 0
+) -> Indices:
   """-> indices(step) over the log of an online run, each prompt once.
 
   Args:
@@ -61,30 +73,37 @@ def replay_order(num_steps, batch_size, *, shuffle, seed=0):
   return lambda step: order[step * batch_size : (step + 1) * batch_size]
 
 
-def online(prompts, sample, reward, annotate, read, finish=lambda batch: batch):
+def online(
+  prompts: PromptsAt,
+  sample: Sample,
+  reward: Callable[[Batch, TrainState], jax.Array],
+  annotate: Annotate,
+  read: Read,
+  finish: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Source:
   """Fresh completions of whatever policy `read` finds in the state.
 
   Args:
     prompts: step -> prompts [P, S], valid [P, S].
     sample: (params, prompts, valid, key) -> Batch without rewards.
-    reward: Batch -> f32 [B].
+    reward: (Batch, state) -> f32 [B]; see `rewards.stateless`.
     annotate: (ref_params, batch) -> Batch with `ref_logps`.
     read: state -> params of the sampler: `current`, `anchor(name)`, or several
       of them for a `sample` that takes several.
     finish: Batch -> Batch, what becomes of rewards and masks before training;
-      see `rewards.TRUNCATED`.
+      see `truncated.TRUNCATED`.
   """
 
   def source(state, key, step):
     tokens, valid = prompts(step)
     batch = sample(read(state), tokens, valid, key)
-    batch = finish(batch.replace(rewards=reward(batch)))
+    batch = finish(batch.replace(rewards=reward(batch, state)))
     return annotate(state.anchors['ref'], batch)
 
   return source
 
 
-def side_by_side(*samplers):
+def side_by_side(*samplers: Sample) -> Sample:
   """One sampler whose groups hold the rows of several, in their order.
 
   Args:
@@ -100,7 +119,9 @@ def side_by_side(*samplers):
   return sample
 
 
-def hybrid(pairs, sample, annotate, read):
+def hybrid(
+  pairs: Source, sample: Sample, annotate: Annotate, read: Read
+) -> Source:
   """Rows of a source, and fresh completions of the same prompts behind them.
 
   Args:
@@ -111,12 +132,13 @@ def hybrid(pairs, sample, annotate, read):
   def source(state, key, step):
     batch = pairs(state, key, step)
     fresh = sample(read(state), batch.prompts, batch.prompt_valid, key)
+    ops.require_own_samples(fresh)  # HyPO's KL is estimated from them
     return join(batch, annotate(state.anchors['ref'], fresh))
 
   return source
 
 
-def mixed(first, second):
+def mixed(first: Source, second: Source) -> Source:
   """Prompts of two sources in one batch; their groups must be of one size."""
 
   def source(state, key, step):
@@ -125,21 +147,21 @@ def mixed(first, second):
       raise ValueError(
         f'groups of {a.group_size} and of {b.group_size} completions do not mix'
       )
-    a, b = with_policy_logps(a, b)
-    known = lambda x, y, name: (
-      None if getattr(y, name) is None else getattr(x, name)
-    )
-    common = lambda x, y: x.replace(
-      **{k: known(x, y, k) for k in ('sampler_logps', 'policy_logps')}
-    )
-    return jax.tree.map(
-      lambda x, y: jnp.concatenate([x, y]), common(a, b), common(b, a)
-    )
+    a, b = _with_common_logps(*with_policy_logps(a, b))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)
 
   return source
 
 
-def mismatched(source, annotate):
+def _with_common_logps(a, b):
+  """Two batches without the writers' log-probs that only one of them has."""
+  for name in ('sampler_logps', 'policy_logps'):
+    if getattr(a, name) is None or getattr(b, name) is None:
+      a, b = a.replace(**{name: None}), b.replace(**{name: None})
+  return a, b
+
+
+def mismatched(source: Source, annotate: Annotate) -> Source:
   """A source whose groups end with a completion of the next prompt.
 
   What KTO needs for its reference point. The extra row's reward is 0.5.
@@ -176,11 +198,11 @@ def _with_mismatch(batch):
   )
 
 
-def current(state):
+def current(state: TrainState) -> Params:
   """On policy: the params as they are."""
   return state.params
 
 
-def anchor(name):
+def anchor(name: str) -> Read:
   """Off policy: the reference ('ref'), or a lagging copy ('sampler')."""
   return lambda state: state.anchors[name]

@@ -1,28 +1,23 @@
 """One train step for every method."""
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from align_jax.types import TrainState
+from align_jax.types import Batch, Metrics, Params, TrainState
+
+View = Callable[[Params], Params]
 
 
-def make_optimizer(*, warmup_steps=0, max_grad_norm=1.0, weight_decay=0.0):
-  """Adam(W) behind global-norm clipping, constant after a linear warm-up.
-
-  The learning rate itself is a traced hyper-parameter of the train step.
-  """
-  schedule = optax.linear_schedule(0.0, 1.0, warmup_steps)
-  return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
-    optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-    optax.add_decayed_weights(weight_decay),
-    optax.scale_by_schedule(schedule) if warmup_steps else optax.identity(),
-    optax.scale(-1.0),
-  )
-
-
-def init_state(params, tx, anchors=(), stats=None):
+def init_state(
+  params: Params,
+  tx: optax.GradientTransformation,
+  anchors: Iterable[str] | Mapping[str, Params] = (),
+  stats: Mapping[str, float] | None = None,
+) -> TrainState:
   """A state at step 0.
 
   Copies, because the state is donated; `tx.init` runs eagerly, so that the
@@ -44,7 +39,12 @@ def init_state(params, tx, anchors=(), stats=None):
   )
 
 
-def refresh(state, step, every, view=lambda params: params):
+def refresh(
+  state: TrainState,
+  step: int,
+  every: Mapping[str, int],
+  view: View = lambda params: params,
+) -> TrainState:
   """Copies the params into each anchor whose period divides the step.
 
   Args:
@@ -60,7 +60,9 @@ def refresh(state, step, every, view=lambda params: params):
 PREVIOUS = 'previous'  # the anchor of the params before the newest update
 
 
-def remember(state, view=lambda params: params):
+def remember(
+  state: TrainState, view: View = lambda params: params
+) -> TrainState:
   """Copies the params into the anchor PREVIOUS, if the state has it.
 
   To be called when a step's batch is there and its update is not: the next
@@ -82,30 +84,34 @@ def _microbatches(batch, num):
   return jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), batch)
 
 
-def slots(batch):
+def computed_tokens(batch: Batch) -> int:
   """Tokens that a model computes on, padding included, prompts once: int."""
   return batch.prompts.size + batch.completions.size
 
 
-def parts_within(batch, tokens):
-  """The smallest number of equal parts of at most `tokens` slots each.
+def parts_within(batch: Batch, tokens: int) -> int:
+  """The smallest number of equal parts, of at most `tokens` each.
 
   Raises:
     ValueError: one prompt with its completions is larger than that.
   """
   for num in range(1, batch.num_prompts + 1):
-    if batch.num_prompts % num == 0 and slots(batch) <= num * tokens:
+    if batch.num_prompts % num == 0 and computed_tokens(batch) <= num * tokens:
       return num
   raise ValueError(
     f'microbatch_tokens={tokens}: a prompt with its {batch.group_size} '
-    f'completions has {slots(batch) // batch.num_prompts} slots'
+    f'completions has {computed_tokens(batch) // batch.num_prompts} tokens'
   )
 
 
 ROW_MEANS = ('reward', 'kl', 'baseline')  # metrics that are means over rows
 
 
-def value_and_grad(forward, loss, num_microbatches=1):
+def value_and_grad(
+  forward: Callable[..., Any],
+  loss: Callable[..., tuple[jax.Array, Metrics]],
+  num_microbatches: int = 1,
+) -> Callable[..., tuple[tuple[jax.Array, Metrics], Params]]:
   """-> f(params, batch, hparams, *anchors) -> (loss, metrics), grads.
 
   A microbatch's mean is weighted by its `metrics['weight']`, so the sum over
@@ -114,7 +120,10 @@ def value_and_grad(forward, loss, num_microbatches=1):
   """
 
   def objective(params, batch, hparams, *anchors):
-    return loss(forward(params, batch, *anchors), batch, **hparams)
+    with jax.named_scope('forward'):
+      outputs = forward(params, batch, *anchors)
+    with jax.named_scope('loss'):
+      return loss(outputs, batch, **hparams)
 
   one = jax.value_and_grad(objective, has_aux=True)
   if num_microbatches == 1:
@@ -168,19 +177,47 @@ def _shuffled(batch, key, num_epochs, num_minibatches):
   return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
 
+def update(
+  grad: Callable[..., tuple[tuple[jax.Array, Metrics], Params]],
+  tx: optax.GradientTransformation,
+  params: Params,
+  opt_state: optax.OptState,
+  batch: Batch,
+  hparams: Mapping[str, Any],
+  *anchors: Mapping[str, Params],
+) -> tuple[Params, optax.OptState, Metrics]:
+  """One update of the parameters by one batch: pure, and all there is to it.
+
+  Args:
+    grad: see `value_and_grad`.
+    hparams: of the loss, and 'learning_rate', which the update is multiplied
+      by; 1 without it.
+  """
+  hparams = dict(hparams)
+  learning_rate = hparams.pop('learning_rate', 1.0)
+  (value, metrics), grads = grad(params, batch, hparams, *anchors)
+  with jax.named_scope('update'):
+    updates, opt_state = tx.update(grads, opt_state, params)
+    updates = jax.tree.map(lambda u: u * learning_rate, updates)
+    metrics = {**metrics, 'loss': value, 'grad_norm': optax.tree.norm(grads)}
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
 def make_train_step(
-  forward,
-  loss,
-  tx,
+  forward: Callable[..., Any],
+  loss: Callable[..., tuple[jax.Array, Metrics]],
+  tx: optax.GradientTransformation,
   *,
-  prepare=None,
-  reads_anchors=False,
-  num_microbatches=1,
-  microbatch_tokens=0,
-  num_epochs=1,
-  num_minibatches=1,
-  state=None,
-):
+  prepare: Callable[..., Batch] | None = None,
+  reads_anchors: bool = False,
+  num_microbatches: int = 1,
+  microbatch_tokens: int = 0,
+  num_epochs: int = 1,
+  num_minibatches: int = 1,
+  state: TrainState | None = None,
+) -> Callable[
+  [TrainState, Batch, Mapping[str, Any]], tuple[TrainState, Metrics]
+]:
   """One step of any method.
 
   Args:
@@ -194,8 +231,8 @@ def make_train_step(
     reads_anchors: forward is (params, batch, anchors).
     num_microbatches: prompts are split into this many parts, one at a time,
       whose gradients add up to one update.
-    microbatch_tokens: instead of their number, the most slots of one, see
-      `parts_within`; 0: off.
+    microbatch_tokens: instead of their number, the most computed tokens of one,
+      see `parts_within`; 0: off.
     num_epochs, num_minibatches: updates over one batch: in every epoch its
       prompts are shuffled and split into minibatches, an update each.
     state: a placed state, whose shardings the returned state keeps.
@@ -204,41 +241,39 @@ def make_train_step(
     `program`; donates the state, but not its anchors. `hparams` are traced
     numbers: a sweep over them compiles once. The state's `stats` override them,
     and take the metrics of their names after the step. Metrics are means over
-    the updates; 'slots' says what was computed on, see `slots`.
+    the updates, but for 'computed_tokens', see the function.
   """
-  num_updates = num_epochs * num_minibatches
 
   def updated(state, anchors, batch, hparams):
     hparams = {**hparams, **state.stats}
-    learning_rate = hparams.pop('learning_rate', 1.0)
     anchors = (anchors,) if reads_anchors else ()
+    if prepare:
+      of_loss = {k: v for k, v in hparams.items() if k != 'learning_rate'}
+      with jax.named_scope('prepare'):
+        outputs = forward(state.params, batch, *anchors)
+        batch = prepare(outputs, batch, of_loss)
 
-    def update(carry, batch):
-      params, opt_state = carry
+    def body(carry, batch):
       num = num_microbatches
       if microbatch_tokens:
         num = parts_within(batch, microbatch_tokens)
       grad = value_and_grad(forward, loss, num)
-      (value, metrics), grads = grad(params, batch, hparams, *anchors)
-      updates, opt_state = tx.update(grads, opt_state, params)
-      updates = jax.tree.map(lambda u: u * learning_rate, updates)
-      norm = optax.tree.norm(grads)
-      metrics = {**metrics, 'loss': value, 'grad_norm': norm}
-      return (optax.apply_updates(params, updates), opt_state), metrics
+      *carry, metrics = update(grad, tx, *carry, batch, hparams, *anchors)
+      return tuple(carry), metrics
 
-    if prepare:
-      outputs = forward(state.params, batch, *anchors)
-      batch = prepare(outputs, batch, hparams)
     carry = state.params, state.opt_state
-    if num_updates == 1:
-      carry, metrics = update(carry, batch)
+    if num_epochs * num_minibatches == 1:
+      carry, metrics = body(carry, batch)
     else:
       key = jax.random.fold_in(jax.random.key(0), state.step)
       parts = _shuffled(batch, key, num_epochs, num_minibatches)
-      carry, metrics = jax.lax.scan(update, carry, parts)
+      carry, metrics = jax.lax.scan(body, carry, parts)
       metrics = jax.tree.map(lambda m: jnp.mean(m, 0), metrics)
-    # One program for each number of slots.
-    metrics = {**metrics, 'slots': jnp.float32(slots(batch))}
+    # One program for each number of them.
+    metrics = {
+      **metrics,
+      'computed_tokens': jnp.float32(computed_tokens(batch)),
+    }
     params, opt_state = carry
     stats = {name: metrics.get(name, x) for name, x in state.stats.items()}
     state = state.replace(
@@ -262,5 +297,5 @@ def make_train_step(
     state, metrics = updated(state, read, batch, hparams)
     return state.replace(anchors=anchors), metrics
 
-  train_step.program = updated
+  train_step.program = updated  # type: ignore[attr-defined]
   return train_step

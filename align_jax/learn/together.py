@@ -7,15 +7,11 @@ processes side by side are faster, see docs/performance.md.
 """
 
 import contextlib
-import hashlib
 
 import jax
 import jax.numpy as jnp
 
 from align_jax.learn.logs import Writer
-from align_jax.learn.rewards import REWARDS
-
-NUMBERS = ('learning_rate', 'loss_kwargs', 'config', 'name')  # may differ
 
 
 def stack(trees):
@@ -25,38 +21,6 @@ def stack(trees):
 
 def unstack(tree, index):
   return jax.tree.map(lambda x: x[index], tree)
-
-
-def kind(run):
-  """What runs must have in common to go together; None for one that cannot.
-
-  Rewards of texts are computed on the host, a run that keeps its log writes it
-  alone, and a budget is held by each run at its own pace.
-  """
-  if run['labels'] in ('judge', *REWARDS):
-    return None
-  if run['keep_log'] or run['kl_budget']:
-    return None
-  if run['reweigh']:
-    return None
-  shared = {k: v for k, v in run.items() if k not in NUMBERS}
-  words = {k: v for k, v in run['loss_kwargs'].items() if isinstance(v, str)}
-  return repr((sorted(shared.items()), sorted(run['loss_kwargs']), words))
-
-
-def groups(runs):
-  """The runs in lists that can go together, in their order."""
-  found = {}
-  for i, run in enumerate(runs):
-    found.setdefault(kind(run) or i, []).append(run)
-  return list(found.values())
-
-
-def directory(runs):
-  """Where the checkpoints of these runs are while they are under way."""
-  names = '\n'.join(run['name'] for run in runs)
-  digest = hashlib.blake2b(names.encode(), digest_size=4).hexdigest()
-  return f'{runs[0]["arm"]}/together-{digest}'
 
 
 def source(one):

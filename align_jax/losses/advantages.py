@@ -10,7 +10,7 @@ def _grouped(rewards, group_size, what):
   if group_size < 2:
     raise ValueError(f'{what} needs group_size >= 2, got group_size 1')
   grouped = ops.by_group(rewards, group_size)
-  # Relative to the first, so that equal rewards leave exactly zero.
+  # Subtracting the first reward makes equal rewards give exactly zero.
   relative = grouped - grouped[:, :1]
   return relative - relative.mean(1, keepdims=True)
 
@@ -19,29 +19,30 @@ def group_centred(rewards, group_size):
   """Reward minus the mean of its group: f32 [B] -> f32 [B].
 
   Raises:
-    ValueError: the group size is 1, where nothing is left.
+    ValueError: the group size is 1.
   """
   return _grouped(rewards, group_size, 'a group baseline').reshape(-1)
 
 
 def leave_one_out(rewards, group_size):
-  """Reward minus the mean of the group's others: f32 [B] -> f32 [B].
+  """Reward minus the mean of the rest of its group: f32 [B] -> f32 [B].
 
   Raises:
-    ValueError: the group size is 1, where nothing is left over.
+    ValueError: the group size is 1.
   """
   centred = _grouped(rewards, group_size, 'a leave-one-out baseline')
   return (centred * (group_size / (group_size - 1))).reshape(-1)
 
 
 def group_normalised(rewards, group_size, ddof=1):
-  """Standardised within the group: f32 [B] -> f32 [B].
+  """Rewards standardised within each group: f32 [B] -> f32 [B].
 
-  No epsilon: a group of equal rewards gives exactly zero, any other exactly
-  unit variance (trl and tunix add 1e-4 and 1e-6 to the deviation).
+  There is no epsilon. A group of equal rewards gives exactly zero, any other
+  exactly unit variance. TRL and Tunix add 1e-4 and 1e-6 to the standard
+  deviation.
 
   Args:
-    ddof: 1 divides the squares by G - 1, as torch.std does; 0 by G.
+    ddof: 1 divides the sum of squares by G - 1, as torch.std does. 0: by G.
   Raises:
     ValueError: the group size is 1.
   """
@@ -51,12 +52,13 @@ def group_normalised(rewards, group_size, ddof=1):
 
 
 def whiten(x, mask):
-  """Divided by the deviation over `mask`, after taking the mean away.
+  """Standardises `x` over the mask.
 
   Args:
-    x: f32 [B, T]; mask: bool [B, T].
+    x: f32 [B, T].
+    mask: bool [B, T].
   Returns:
-    f32 [B, T], 0 outside the mask; all zero where all are equal.
+    f32 [B, T], 0 outside the mask. All zero if all values are equal.
   """
   count = jnp.maximum(mask.sum(), 1)
   first = jnp.take(jnp.where(mask, x, 0).reshape(-1), mask.argmax())
@@ -68,9 +70,9 @@ def whiten(x, mask):
 
 
 def at_last_token(rewards, mask):
-  """f32 [B] -> f32 [B, T]: the row's reward where its mask ends, float32.
+  """Each row's reward at its last masked token: f32 [B] -> f32 [B, T].
 
-  A row without any masked token has no place for it, and gets none.
+  A row without masked tokens gets no reward.
   """
   slots = jnp.arange(mask.shape[1])
   last = jnp.where(mask, slots, -1).max(1, keepdims=True)
@@ -78,7 +80,7 @@ def at_last_token(rewards, mask):
 
 
 def reward_to_go(rewards, mask):
-  """Sum of the rewards from each token on: f32 [B, T] -> f32 [B, T]."""
+  """Sum of the rewards from each token onwards: f32 [B, T] -> f32 [B, T]."""
   rewards = jnp.where(mask, rewards, 0)
   return jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
 
@@ -86,14 +88,16 @@ def reward_to_go(rewards, mask):
 def gae(rewards, values, mask, *, gamma=1.0, lam=0.95):
   """Generalised advantage estimation (Schulman et al. 2015, eq. 16).
 
-  Nothing is worth anything after the last token, and tokens outside the mask
-  are no steps: the next masked token is the next step.
+  The value after the last token is 0. Tokens outside the mask are not steps:
+  the next masked token is the next step.
 
   Args:
-    rewards, values: f32 [B, T]; values[t] is worth of the state before token t.
+    rewards: f32 [B, T].
+    values: f32 [B, T], of the state before each token.
     mask: bool [B, T].
   Returns:
-    advantages and returns (advantages + values), f32 [B, T]; 0 outside.
+    advantages and returns (advantages + values), f32 [B, T], 0 outside the
+    mask.
   """
 
   def step(carry, inputs):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses.preference import log_ratios
+from align_jax.losses.row import Loss
 
 
 def _duels(batch, name):
@@ -19,19 +20,21 @@ def _duels(batch, name):
 def nash_md(logps, batch, *, beta=0.05):
   """Nash-MD's policy gradient (Munos et al. 2023, sec. 7).
 
-  (P(y > y') - 1/2 - beta log-ratio(y)) grad log pi(y), y' an opponent from the
-  geometric mixture of policy and reference. Where it vanishes the policy is
-  ref exp(P(y > y') / beta) / Z, the best answer to that mixture; it is the Nash
-  equilibrium of the regularised game only where the mixture is all policy.
+  (P(y > y') - 1/2 - beta log-ratio(y)) grad log pi(y), where the opponent y' is
+  drawn from the geometric mixture of policy and reference. At the fixed point
+  the policy is ref exp(P(y > y') / beta) / Z, the best response to that
+  mixture. It is the Nash equilibrium of the regularised game only if the
+  mixture is the policy itself.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: needs `ref_logps`; the first row of each pair is the policy's, the
-      second its opponent's; `rewards` are the probabilities that they win.
+    batch: needs `ref_logps`. The first row of each pair is the policy's, the
+      second its opponent's. `rewards` are the rows' win probabilities.
     beta: price of a nat (tau in the paper), in probability.
   Returns:
     scalar (its gradient matters), {weight: pairs, reward: of the policy, kl}.
   """
+  ops.require_own_samples(batch)
   wins = _duels(batch, 'nash_md')[:, 0]
   ratios = jax.lax.stop_gradient(log_ratios(logps, batch))
   ratios = ops.by_group(ratios, 2)[:, 0]
@@ -47,17 +50,18 @@ def nash_md(logps, batch, *, beta=0.05):
 def xpo(logps, batch, *, beta=0.1, alpha=1e-3):
   """Exploratory preference optimisation (Xie et al. 2024, eq. 5).
 
-  Online DPO, and optimism: likelihood is taken from what the reference writes.
+  Online DPO plus an optimism term, which lowers the likelihood of the
+  reference's completions.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: needs `ref_logps`; the first row of each pair is the policy's, the
+    batch: needs `ref_logps`. The first row of each pair is the policy's, the
       second the reference's.
     beta: strength of the KL term, per nat.
-    alpha: of the optimism, per nat.
+    alpha: strength of the optimism term, per nat.
   Returns:
-    scalar, {weight: pairs, accuracy, margin in nats}; a tie has the optimism
-    only.
+    scalar, {weight: pairs, accuracy, margin in nats}. A tied pair has only the
+    optimism term.
   """
   rewards = _duels(batch, 'xpo')
   ratios = ops.by_group(log_ratios(logps, batch), 2)
@@ -73,4 +77,13 @@ def xpo(logps, batch, *, beta=0.1, alpha=1e-3):
   }
 
 
-LOSSES = {'nash_md': nash_md, 'xpo': xpo}
+LOSSES = {
+  'nash_md': Loss(
+    nash_md,
+    'Munos et al. 2023, sec. 7',
+    rows='duel',
+    rewards='chances',
+    off={'beta': 0.0},
+  ),
+  'xpo': Loss(xpo, 'Xie et al. 2024, eq. 5', rows='duel', off={'alpha': 0.0}),
+}

@@ -1,10 +1,10 @@
 """The KL penalty of a policy gradient: where it enters, and its estimator.
 
-A term is `(outputs, batch) -> Penalty`. What is taken from the rewards acts
-through the score function, what is added to the loss through its own gradient;
-`beta` multiplies both. Only some have the gradient of the reverse sequence KL
-in expectation (Tang and Munos 2025, arXiv 2506.09477); what the others have
-instead stands in `BIASED`, and a run that chooses one says so at its start.
+A term is `(outputs, batch) -> Penalty`. A penalty in the rewards acts through
+the score function, a penalty in the loss through its own gradient. `beta`
+multiplies both. Only some terms have the gradient of the reverse sequence KL in
+expectation (Tang and Munos 2025, arXiv 2506.09477). `BIASED` says what the
+others have instead; runs with a biased KL term print a warning at start.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Penalty(NamedTuple):
 
 
 def as_outputs(outputs):
-  """Log-probs alone are outputs too."""
+  """Wraps log-probs f32 [B, T] in `Outputs`, unless they are that already."""
   return outputs if isinstance(outputs, Outputs) else Outputs(outputs)
 
 
@@ -36,16 +36,22 @@ def _in_loss(x):
 
 
 def _masked_difference(logps, others, batch):
-  """log of a probability ratio inside the mask, else 0: f32 [B, T].
+  """Log of a probability ratio inside the mask, else 0: f32 [B, T].
 
-  Outside anything may stand, infinities included, and a gradient would meet
-  them were they left out of what is made of the ratio only.
+  Log-probs outside the mask may be infinite. They are masked here because
+  masking a function of the ratio would still give nan gradients.
   """
   return jnp.where(batch.mask, logps.astype(jnp.float32) - others, 0)
 
 
 def log_weights(logps, batch):
-  """log pi(y_t) - log sampler(y_t) inside the mask, else 0: f32 [B, T]."""
+  """log pi(y_t) - log writer(y_t) inside the mask, else 0: f32 [B, T].
+
+  The writer is the policy that generated the rows. Both probabilities are at
+  temperature 1 and untruncated, even if the rows were sampled otherwise.
+  """
+  if batch.policy_logps is not None:
+    return _masked_difference(logps, batch.policy_logps, batch)
   if batch.sampler_logps is None:
     raise ValueError(
       'an importance weight needs a batch with `sampler_logps`, the log-probs '
@@ -56,6 +62,7 @@ def log_weights(logps, batch):
 
 def _log_ratios(outputs, batch):
   """log pi(y_t) - log ref(y_t) inside the mask, else 0: f32 [B, T]."""
+  ops.require_own_samples(batch)
   return _masked_difference(outputs.logps, batch.ref_logps, batch)
 
 
@@ -67,32 +74,33 @@ def _estimated(place, estimator):
 
 
 def _exact(outputs, batch):
+  ops.require_own_samples(batch)
   if outputs.kls is None:
     raise ValueError('an exact KL term needs outputs with `kls`')
   return jnp.where(batch.mask, outputs.kls, 0)
 
 
 def reward_exact(outputs, batch):
-  """The exact KL of each step, as a reward alone."""
+  """The exact KL of each step, in the reward only."""
   return _in_reward(_exact(outputs, batch))
 
 
 def loss_exact(outputs, batch):
-  """The exact KL of each step, as a loss alone."""
+  """The exact KL of each step, in the loss only."""
   return _in_loss(_exact(outputs, batch))
 
 
 def exact(outputs, batch):
   """Rao-Blackwellised gradient (Amini et al. 2025, arXiv 2504.10637).
 
-  A step's KL is a loss for the step itself, and a reward for those before it.
+  The KL of a step enters its own loss, and the reward of all earlier steps.
   """
   kls = _exact(outputs, batch)
   return Penalty(jax.lax.stop_gradient(kls), kls)
 
 
 def loss_k2_sequence(outputs, batch):
-  """k2 of the whole completion: every token answers for all log-ratios."""
+  """k2 of the whole completion: all log-ratios weigh on every token."""
   k1 = _log_ratios(outputs, batch)
   total = jax.lax.stop_gradient(k1.sum(1, keepdims=True))
   return _in_loss(total * k1)
@@ -105,7 +113,7 @@ def loss_k3_weighted(outputs, batch):
 
 
 def none(outputs, batch):
-  """No penalty: the policy goes where the reward is."""
+  """No penalty."""
   return _in_loss(jnp.zeros(batch.mask.shape))
 
 

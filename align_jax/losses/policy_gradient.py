@@ -1,17 +1,20 @@
 """Policy gradients on sampled rewards, from REINFORCE to PPO.
 
-A method is an advantage, a surrogate, a reduction over tokens and a KL term
-(`losses.kl`); every one of them is a parameter here or a function of its own.
-The value of such a loss means nothing by itself, its gradient does.
+A method combines an advantage, a surrogate, a reduction over tokens and a KL
+term (`losses.kl`). Each is a parameter here or a function of its own. Only the
+gradient of such a loss is meaningful, not its value.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses import advantages as adv
-from align_jax.losses.kl import KL_TERMS, as_outputs, log_weights
+from align_jax.losses.kl import EXACT, KL_TERMS, as_outputs, log_weights
 from align_jax.losses.preference import log_ratios
+from align_jax.losses.row import Loss
 
 # --- Reductions of token losses: (x [B, T], batch) -> scalar, weight ----------
 
@@ -38,7 +41,7 @@ def clipped(log_weight, advantages, clip_low, clip_high):
   """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
   Returns:
-    the losses, and 1 where the clipped side is the lower one, else 0.
+    the losses, and an array that is 1 where clipping is active, else 0.
   """
   weight = jnp.exp(log_weight)
   gain = weight * advantages
@@ -56,7 +59,7 @@ def _metrics(weight, out, batch, **more):
 
 
 def _rewards(out, batch, beta, kl):
-  """Rewards f32 [B] after the KL term, and its token losses f32 [B, T]."""
+  """Rewards f32 [B] less the KL term, and the term's losses f32 [B, T]."""
   penalty = KL_TERMS[kl](out, batch)
   rewards = batch.rewards.astype(jnp.float32)
   return rewards - beta * penalty.reward.sum(1), beta * penalty.loss
@@ -75,7 +78,8 @@ def _reinforce(out, batch, advantages, penalty):
 def reinforce(logps, batch, *, beta=0.05, kl='reward_k1'):
   """REINFORCE without a baseline (Williams 1992).
 
-  Maximises E[r] - beta KL(policy || reference); unbiased, and noisy.
+  Maximises E[r] - beta KL(policy || reference). The gradient is unbiased and
+  has a high variance.
 
   Args:
     logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
@@ -90,9 +94,9 @@ def reinforce(logps, batch, *, beta=0.05, kl='reward_k1'):
 
 
 def mean_baseline(logps, batch, *, beta=0.05, kl='reward_k1'):
-  """The mean reward of the batch, for every row: {'baseline': f32 [B]}."""
+  """The batch's mean reward, repeated for every row: {'baseline': f32 [B]}."""
   rewards, _ = _rewards(as_outputs(logps), batch, beta, kl)
-  # Relative to the first, so that equal rewards are exactly their mean.
+  # Subtracting the first reward makes equal rewards exactly their mean.
   mean = rewards[0] + (rewards - rewards[0]).mean()
   return {'baseline': jnp.broadcast_to(mean, rewards.shape)}
 
@@ -100,8 +104,9 @@ def mean_baseline(logps, batch, *, beta=0.05, kl='reward_k1'):
 def reinforce_mean(logps, batch, *, beta=0.05, kl='reward_k1'):
   """REINFORCE with the batch's mean reward as the baseline.
 
-  A row is in its own baseline: the expected gradient is that of `reinforce`
-  times (B - 1) / B, except for a `kl` in the loss, which has no baseline.
+  The baseline includes the row itself, so the expected gradient is that of
+  `reinforce` times (B - 1) / B. A `kl` in the loss has no baseline and is not
+  scaled.
 
   Args:
     batch: as prepared by `mean_baseline`; the rest as in `reinforce`.
@@ -117,9 +122,9 @@ def reinforce_ema(
   """REINFORCE with a moving average of earlier rewards as the baseline.
 
   Args:
-    baseline: the average so far; the train state carries it from step to step
-      as its statistic of that name.
-    decay: share of the old average that stays; the rest as in `reinforce`.
+    baseline: the average so far. The train state carries it between steps, as
+      the statistic of that name.
+    decay: weight of the old average. The rest as in `reinforce`.
   Returns:
     scalar, and metrics with the `baseline` for the next step.
   """
@@ -133,8 +138,8 @@ def reinforce_ema(
 def rloo(logps, batch, *, beta=0.05, kl='reward_k1'):
   """REINFORCE leave-one-out (Ahmadian et al. 2024, eq. 6).
 
-  Maximises E[r] - beta KL(policy || reference); with samples of the current
-  policy the gradient is unbiased for it. The whole completion is one action.
+  Maximises E[r] - beta KL(policy || reference). The gradient is unbiased on
+  samples of the current policy. The whole completion is one action.
 
   Args:
     logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
@@ -157,16 +162,16 @@ def _clipped_loss(out, batch, advantages, penalty, low, high, reduce):
   advantages = jax.lax.stop_gradient(advantages)
   losses, active = clipped(log_weights(out.logps, batch), advantages, low, high)
   loss, weight = reduce(losses + penalty, batch)
-  # A mean over what the loss is a mean over, as its weight is that of both.
+  # The metric shares the loss's weight, so it is a mean over the same units.
   share = per_token if reduce is per_token else per_sequence_mean
   return loss, _metrics(weight, out, batch, clipped=share(active, batch)[0])
 
 
 def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
-  """REINFORCE++'s, over the whole batch: {'advantages': f32 [B, T]}.
+  """Advantages of REINFORCE++: {'advantages': f32 [B, T]}.
 
-  r - beta * (sum of log-ratios from the token on), standardised over all tokens
-  of the batch.
+  r - beta * (sum of log-ratios from the token onwards), standardised over all
+  tokens of the batch.
   """
   penalty = KL_TERMS[kl](as_outputs(logps), batch)
   rewards = adv.at_last_token(batch.rewards, batch.mask)
@@ -177,10 +182,10 @@ def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
 def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
   """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262, eq. 5 to 7).
 
-  Global instead of group statistics; one completion per prompt is enough. The
-  standardisation and the mean over tokens divide the gradient of E[r] - beta KL
-  by numbers of the batch: biased in a small one, a mere scale in a large one,
-  however long completions are.
+  Statistics are of the batch, not of the group, so one completion per prompt is
+  enough. Standardisation and the token mean divide the gradient of
+  E[r] - beta KL by statistics of the batch. In a small batch this is a bias, in
+  a large one only a scale, for completions of any length.
 
   Args:
     logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
@@ -199,7 +204,11 @@ def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
 
 
 def baseline_advantages(logps, batch, *, beta=0.05, kl='loss_k2'):
-  """Group-centred, then standardised over the batch: {'advantages': [B, T]}."""
+  """Group-centred rewards, standardised over the batch.
+
+  Returns:
+    {'advantages': f32 [B, T]}.
+  """
   rewards, _ = _rewards(as_outputs(logps), batch, beta, kl)
   centred = adv.group_centred(rewards, batch.group_size)[:, None]
   wide = jnp.broadcast_to(centred, batch.mask.shape)
@@ -209,12 +218,12 @@ def baseline_advantages(logps, batch, *, beta=0.05, kl='loss_k2'):
 def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
   """REINFORCE++ with a group baseline (Hu et al. 2025, eq. 8 and 9).
 
-  The group's mean is taken away, the batch's deviation divides, and the KL is a
-  loss of its own.
+  Rewards lose their group's mean and are divided by the batch's standard
+  deviation. The KL is a separate loss.
 
   Args:
-    batch: as prepared by `baseline_advantages`; group_size >= 2; the rest as in
-      `reinforce_pp`.
+    batch: as prepared by `baseline_advantages`, with group_size >= 2. The rest
+      as in `reinforce_pp`.
   """
   return reinforce_pp(logps, batch, beta=beta, kl=kl, clip=clip)
 
@@ -222,15 +231,16 @@ def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
 def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
   """Group relative policy optimisation (Shao et al. 2024, eq. 3 and 4).
 
-  Its stated objective is not E[r] - beta KL: dividing by the group's deviation
-  weighs prompts by how sure their reward is, 1 / |y| favours long completions
-  among the bad and short among the good, and k3 as a loss has the gradient of
-  the forward KL. Its fixed point is therefore not ref * exp(r / beta) but, for
-  one-token completions and large groups, ref / (1 - (r - mean) / (beta std)).
+  It does not optimise E[r] - beta KL, for three reasons. Dividing by the
+  group's standard deviation weighs prompts by the inverse spread of their
+  rewards. 1 / |y| favours long completions among the bad and short ones among
+  the good. k3 as a loss has the gradient of the forward KL. For one-token
+  completions and large groups the fixed point is
+  ref / (1 - (r - mean) / (beta std)) instead of ref * exp(r / beta).
 
   Args:
     logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
-    batch: needs `ref_logps` and `sampler_logps`; group_size >= 2.
+    batch: needs `ref_logps`, `sampler_logps` and group_size >= 2.
     beta: price of a nat, in standard deviations of reward.
     kl: a name in `kl.KL_TERMS`.
     clip: the token's probability ratio is clipped to 1 -+ clip.
@@ -248,12 +258,12 @@ def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
 def dr_grpo(logps, batch, *, beta=0.0, kl='loss_k2', clip=0.2, length=1.0):
   """GRPO done right (Liu et al. 2025, arXiv 2503.20783): no std, no 1 / |y|.
 
-  At the sampling policy its gradient is that of E[r], times (G - 1) / G since a
-  row is in its own baseline.
+  At the sampling policy its gradient is that of E[r] times (G - 1) / G, because
+  the baseline includes the row itself.
 
   Args:
-    length: constant that sums over tokens are divided by; theirs is the
-      longest completion allowed. The rest as in `grpo`.
+    length: constant divisor of sums over tokens. The paper uses the maximum
+      completion length. The rest as in `grpo`.
   """
   out = as_outputs(logps)
   rewards, penalty = _rewards(out, batch, beta, kl)
@@ -267,13 +277,13 @@ def dr_grpo(logps, batch, *, beta=0.0, kl='loss_k2', clip=0.2, length=1.0):
 def dapo(logps, batch, *, beta=0.0, kl='loss_k3', clip_low=0.2, clip_high=0.28):
   """DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8): clip-higher, token mean.
 
-  Tokens weigh the same whatever completion they are in, and rare tokens have
-  more room to grow. Of its other two parts, a group of equal rewards gives no
-  gradient here (dynamic sampling draws such prompts again), and overlong
-  completions are a matter of the source (`truncated`).
+  All tokens weigh the same, and rare tokens have more room to grow. The paper
+  has two further parts. Dynamic sampling redraws prompts whose group has equal
+  rewards; here such a group has no gradient. Overlong completions are up to the
+  source (`truncated`).
 
   Args:
-    clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high]; the rest
+    clip_low, clip_high: the ratio is clipped to [1 - low, 1 + high]. The rest
       as in `grpo`.
   Returns:
     scalar, {weight: tokens, reward, kl, clipped: share of tokens}.
@@ -291,10 +301,10 @@ def gspo(
 ):
   """GSPO (Zheng et al. 2025, arXiv 2507.18071, eq. 5 and 7).
 
-  One importance weight per completion, the geometric mean of its tokens'.
+  A completion has one importance weight, the geometric mean over its tokens.
 
   Args:
-    clip_low, clip_high: for the sequence's weight; the rest as in `grpo`.
+    clip_low, clip_high: bounds of that weight. The rest as in `grpo`.
   Returns:
     scalar, {weight: rows, reward, kl, clipped: share of rows}.
   """
@@ -323,7 +333,7 @@ def gae_targets(
 ):
   """Advantages, returns and old values of a rollout, each f32 [B, T].
 
-  The reward stands at the last token; the KL term is each token's own.
+  The last token gets the reward. Each token gets its own KL term.
   """
   penalty = KL_TERMS[kl](outputs, batch)
   rewards = adv.at_last_token(batch.rewards, batch.mask) - beta * penalty.reward
@@ -354,21 +364,21 @@ def ppo(
 ):
   """Proximal policy optimisation with a value head (Schulman et al. 2017).
 
-  As used for RLHF (Ouyang et al. 2022; Huang et al. 2024, arXiv 2403.17031):
+  As used for RLHF (Ouyang et al. 2022, Huang et al. 2024, arXiv 2403.17031):
   per-token KL in the reward, GAE, clipped values, several epochs over a
-  rollout. At the first of them, in a large batch, the expected gradient of the
-  policy is that of E[r] - beta KL over the mean length if gamma = 1 and either
-  lam = 1 or the critic is right; otherwise the critic's error enters. Whitening
-  divides by the deviation of the advantages, no more.
+  rollout. Assume gamma = 1, and either lam = 1 or an exact critic. Then, in the
+  first epoch and a large batch, the policy's expected gradient is that of
+  E[r] - beta KL divided by the mean length. Otherwise the critic's error
+  enters. Whitening only divides by the advantages' standard deviation.
 
   Args:
     outputs: `Outputs` with `values` (and `kls` for an exact `kl`).
-    batch: as prepared by `gae_targets`; needs `ref_logps`, `sampler_logps`.
+    batch: as prepared by `gae_targets`. Needs `ref_logps`, `sampler_logps`.
     beta: price of a nat, in units of reward.
     kl: a name in `kl.KL_TERMS`.
-    gamma, lam: discount, and the decay of GAE.
-    clip, value_clip: the ratio stays within 1 -+ clip, and a value within
-      value_clip of what it was when the rollout was made.
+    gamma, lam: discount, and decay of GAE.
+    clip: the token's probability ratio is clipped to 1 -+ clip.
+    value_clip: a value is clipped to its value at the rollout -+ value_clip.
     value_coef: weight of the critic's loss.
     whiten: 1 standardises advantages over the batch's tokens, 0 does not.
   Returns:
@@ -392,23 +402,42 @@ def ppo(
   return loss + value_coef * value_loss, metrics
 
 
-PREPARE = {  # see `losses.PREPARE`
-  'reinforce_mean': mean_baseline,
-  'reinforce_pp': token_advantages,
-  'reinforce_pp_baseline': baseline_advantages,
-  'ppo': gae_targets,
-}
+def with_kl(*needs):
+  """Needs of a loss with a KL term: `kls` too, if the term is exact."""
+  return lambda hparams: (*needs, *(['kls'] if hparams['kl'] in EXACT else []))
+
+
+_gradient = functools.partial(
+  Loss, needs=with_kl('logps'), choices={'kl': KL_TERMS}, off={'beta': 0.0}
+)
+_single = functools.partial(_gradient, rows='single')
 
 LOSSES = {
-  'reinforce': reinforce,
-  'reinforce_mean': reinforce_mean,
-  'reinforce_ema': reinforce_ema,
-  'rloo': rloo,
-  'reinforce_pp': reinforce_pp,
-  'reinforce_pp_baseline': reinforce_pp_baseline,
-  'grpo': grpo,
-  'dr_grpo': dr_grpo,
-  'dapo': dapo,
-  'gspo': gspo,
-  'ppo': ppo,
+  'reinforce': _single(reinforce, 'Williams 1992', rewards='absolute'),
+  'reinforce_mean': _single(reinforce_mean, '', prepare=mean_baseline),
+  'reinforce_ema': _single(
+    reinforce_ema, '', rewards='absolute', carries=('baseline',)
+  ),
+  'rloo': _gradient(rloo, 'Ahmadian et al. 2024, eq. 6'),
+  'reinforce_pp': _single(
+    reinforce_pp,
+    'Hu et al. 2025, arXiv 2501.03262, eq. 5 to 7',
+    prepare=token_advantages,
+  ),
+  'reinforce_pp_baseline': _gradient(
+    reinforce_pp_baseline,
+    'Hu et al. 2025, eq. 8 and 9',
+    prepare=baseline_advantages,
+  ),
+  'grpo': _gradient(grpo, 'Shao et al. 2024, eq. 3 and 4'),
+  'dr_grpo': _gradient(dr_grpo, 'Liu et al. 2025, arXiv 2503.20783'),
+  'dapo': _gradient(dapo, 'Yu et al. 2025, arXiv 2503.14476, eq. 8'),
+  'gspo': _gradient(gspo, 'Zheng et al. 2025, arXiv 2507.18071, eq. 5 and 7'),
+  'ppo': _single(
+    ppo,
+    'Schulman et al. 2017',
+    needs=with_kl('logps', 'values'),
+    rewards='absolute',
+    prepare=gae_targets,
+  ),
 }

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
+from align_jax.losses.row import Loss
 
 
 def best_and_worst(x, batch):
@@ -11,10 +12,10 @@ def best_and_worst(x, batch):
 
   Args:
     x: f32 [B].
-    batch: groups of at least two; `rewards` f32 [B].
+    batch: groups of at least two, with `rewards` f32 [B].
   Returns:
-    f32 [P] twice, and weight f32 [P]: 0 where all rewards of the group are
-    equal.
+    f32 [P] of the best, f32 [P] of the worst, and a weight f32 [P] that is 0
+    for groups of equal rewards.
   Raises:
     ValueError: the group size is 1.
   """
@@ -30,7 +31,7 @@ def best_and_worst(x, batch):
 
 
 def best_minus_worst(x, batch):
-  """Their difference f32 [P], and the weight; see `best_and_worst`."""
+  """`x` of the best minus the worst row, and weight: f32 [P], f32 [P]."""
   best, worst, weight = best_and_worst(x, batch)
   return best - worst, weight
 
@@ -49,7 +50,7 @@ def pair_metrics(margin, weight):
 
 
 def _on_log_ratios(logps, batch, of_margin):
-  """Mean over pairs of a function of the log-ratio margin f32 [P]."""
+  """Mean over pairs of a function of the log-ratio margins f32 [P]."""
   margin, weight = best_minus_worst(log_ratios(logps, batch), batch)
   loss = ops.weighted_mean(of_margin(margin), weight)
   return loss, pair_metrics(margin, weight)
@@ -61,11 +62,12 @@ def _on_log_ratios(logps, batch, of_margin):
 def dpo(logps, batch, *, beta=0.1):
   """Direct preference optimisation (Rafailov et al. 2023, eq. 7).
 
-  -log sigmoid(beta * Delta), Delta the difference of summed log-ratios.
+  -log sigmoid(beta * Delta), where Delta is the difference of summed
+  log-ratios.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: needs `ref_logps`; each group's best and worst row form the pair.
+    batch: needs `ref_logps`. Each group's best and worst row form the pair.
     beta: strength of the KL term, per nat.
   Returns:
     scalar, {weight: pairs, accuracy, margin in nats}.
@@ -74,10 +76,10 @@ def dpo(logps, batch, *, beta=0.1):
 
 
 def cdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
-  """DPO with smoothed labels (Mitchell 2023): a share of them is wrong.
+  """DPO with smoothed labels (Mitchell 2023), of which a share is wrong.
 
   Args:
-    label_smoothing: that share, in [0, 0.5); the rest as in `dpo`.
+    label_smoothing: that share, in [0, 0.5). The rest as in `dpo`.
   """
   return _on_log_ratios(
     logps,
@@ -93,10 +95,10 @@ def rdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
   """Robust DPO (Chowdhury et al. 2024, eq. 12): unbiased under wrong labels.
 
   Its expectation over labels flipped with that probability is DPO's loss on the
-  right ones, hence it may be negative.
+  true labels. The loss may be negative.
 
   Args:
-    label_smoothing: share of wrong labels, in [0, 0.5); the rest as in `dpo`.
+    label_smoothing: share of wrong labels, in [0, 0.5). The rest as in `dpo`.
   """
   return _on_log_ratios(
     logps,
@@ -114,14 +116,14 @@ def rdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
 def ipo(logps, batch, *, beta=0.1, logp_reduction='sum'):
   """Identity preference optimisation (Azar et al. 2023, eq. 17, tau = beta).
 
-  (Delta - 1 / (2 beta))^2. Summed log-ratios are the form that Tang et al. 2024
-  use online and offline alike; TRL's offline and HALOs' IPO average them over
-  the tokens, where beta then differs by about the completion length.
+  (Delta - 1 / (2 beta))^2. Tang et al. 2024 sum the log-ratios, online and
+  offline. TRL's offline IPO and HALOs average them over tokens, so their beta
+  differs by about the completion length.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: needs `ref_logps`; each group's best and worst row form the pair.
-    beta: strength of the KL term; the margin aimed at is 1 / (2 beta) nats.
+    batch: needs `ref_logps`. Each group's best and worst row form the pair.
+    beta: strength of the KL term. The target margin is 1 / (2 beta) nats.
     logp_reduction: 'sum' | 'mean' over a completion's tokens.
   Returns:
     scalar, {weight: pairs, accuracy, margin in nats (per token for 'mean')}.
@@ -136,7 +138,7 @@ def ipo(logps, batch, *, beta=0.1, logp_reduction='sum'):
 def slic_norm(logps, batch, *, beta=0.1):
   """SLiC's hinge on the log-ratio margin (Liu et al. 2023, RSO, eq. 9).
 
-  max(0, 1 - beta * Delta); see `slic` for the margin on log-probs.
+  max(0, 1 - beta * Delta). `slic` has the margin on log-probs.
 
   Args: as in `dpo`.
   """
@@ -147,8 +149,8 @@ def rpo(logps, batch, *, beta=0.1, alpha=1.0):
   """DPO + alpha NLL of the best, per token (Pang et al. 2024, eq. 1).
 
   Args:
-    alpha: weight of the NLL, whose mean over the completion's tokens is taken;
-      the rest as in `dpo`.
+    alpha: weight of the NLL, a mean over the completion's tokens. The rest as
+      in `dpo`.
   """
   loss, metrics = dpo(logps, batch, beta=beta)
   nll = _best_nll(ops.masked_mean, logps, batch)
@@ -158,18 +160,18 @@ def rpo(logps, batch, *, beta=0.1, alpha=1.0):
 def hypo(logps, batch, *, beta=0.1, kl_coef=0.1):
   """HyPO: offline DPO, and an on-policy KL term (Song et al. 2024, eq. 7).
 
-  The KL's gradient is the score function's with the log-ratio as the reward,
+  The gradient of the KL is the score function times the log-ratio, which is
   unbiased on fresh rows.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: needs `ref_logps`; in every group the first two rows are the pair,
-      all others fresh samples of the policy, whose rewards are not read.
-    beta: of DPO, per nat.
+    batch: needs `ref_logps`. The first two rows of every group are the pair.
+      All others are fresh samples of the policy, whose rewards are not read.
+    beta: strength of DPO's KL term, per nat.
     kl_coef: price of a nat of KL(policy || reference).
   Returns:
     scalar, {weight: groups, accuracy and margin of the pairs, kl: of the fresh
-    rows in nats}; a group whose pair ties has a KL term only.
+    rows in nats}. A group with a tied pair has only the KL term.
   """
   if batch.group_size < 3:
     raise ValueError(
@@ -203,15 +205,15 @@ def _best_nll(reduce, logps, batch):
 
 
 def raft(logps, batch):
-  """Likelihood of each group's best completion alone (Dong et al. 2023).
+  """Negative log-likelihood of each group's best row (Dong et al. 2023).
 
   With two samples per prompt it is the best-of-2 of Tang et al. 2024 (4.4).
-  Nothing holds the policy near the reference: stop early.
+  No term keeps the policy near the reference: stop early.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: each group's best row by `rewards` is fitted; groups with equal
-      rewards weigh nothing.
+    batch: the loss fits each group's best row by `rewards`. Groups of equal
+      rewards have no weight.
   Returns:
     scalar (nats per completion), {weight: groups, accuracy, margin}.
   """
@@ -223,8 +225,8 @@ def raft(logps, batch):
 def slic(logps, batch, *, margin=1.0, alpha=1.0):
   """SLiC-HF: hinge on log-probs and NLL (Zhao et al. 2023, eq. 1).
 
-  max(0, margin - log pi(best) + log pi(worst)) + alpha NLL(best). Theirs
-  regularises towards the SFT targets; here the best row stands for them.
+  max(0, margin - log pi(best) + log pi(worst)) + alpha NLL(best). The paper
+  regularises towards the SFT targets; here the best row replaces them.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
@@ -243,11 +245,11 @@ def slic(logps, batch, *, margin=1.0, alpha=1.0):
 def cpo(logps, batch, *, beta=0.1, alpha=1.0):
   """Contrastive preference optimisation (Xu et al. 2024, arXiv 2401.08417).
 
-  DPO with a uniform reference, and NLL of the best (eq. 6).
+  DPO with a uniform reference, plus the NLL of the best row (eq. 6).
 
   Args:
     beta: scale of the log-prob margin, per nat.
-    alpha: weight of the NLL, a mean over the completion's tokens; the rest as
+    alpha: weight of the NLL, a mean over the completion's tokens. The rest as
       in `slic`.
   """
   margin, weight = best_minus_worst(ops.masked_sum(logps, batch.mask), batch)
@@ -263,7 +265,7 @@ def simpo(logps, batch, *, beta=2.0, gamma=1.0):
 
   Args:
     beta: scale of the mean log-probs.
-    gamma: margin aimed at, after scaling; the rest as in `slic`.
+    gamma: target margin after scaling. The rest as in `slic`.
   Returns:
     scalar, {weight: pairs, accuracy, margin in nats per token}.
   """
@@ -273,23 +275,23 @@ def simpo(logps, batch, *, beta=2.0, gamma=1.0):
 
 
 def log_odds(mean_logps):
-  """log p - log(1 - p) of p = exp(mean_logps) < 1."""
+  """log p - log(1 - p), where p = exp(mean_logps) < 1."""
   return mean_logps - jnp.log(-jnp.expm1(mean_logps))
 
 
 def orpo(logps, batch, *, beta=0.1):
   """Odds ratio preference optimisation (Hong et al. 2024, eq. 6 and 7).
 
-  NLL(best) - beta log sigmoid(log odds(best) - log odds(worst)), the odds of a
-  completion being those of its geometric mean token probability.
+  NLL(best) - beta log sigmoid(log odds(best) - log odds(worst)). The odds of a
+  completion are those of its geometric mean token probability.
 
   Args:
-    beta: weight of the odds ratio (lambda in the paper); the rest as in `slic`.
+    beta: weight of the odds ratio (lambda in the paper). The rest as in `slic`.
   Returns:
     scalar, {weight: pairs, accuracy, margin of the log odds}.
   """
   means = ops.masked_mean(logps.astype(jnp.float32), batch.mask)
-  # Certainty has infinite odds: as near to it as float32 can tell.
+  # Probability 1 has infinite odds, so stop at the next float32 below.
   odds = log_odds(jnp.minimum(means, -(2.0**-24)))
   margin, weight = best_minus_worst(odds, batch)
   loss = beta * ops.weighted_mean(jax.nn.softplus(-margin), weight)
@@ -300,14 +302,14 @@ def orpo(logps, batch, *, beta=0.1):
 def cpl(logps, batch, *, alpha=0.1, gamma=1.0, bias=0.5):
   """Contrastive preference learning (Hejna et al. 2023, eq. 5 and app. A).
 
-  -log e^S(best) / (e^S(best) + e^(bias S(worst))), S the discounted sum of
-  alpha log pi: regret, not return, explains the preference.
+  -log e^S(best) / (e^S(best) + e^(bias S(worst))), where S is the discounted
+  sum of alpha log pi. The model explains preferences by regret, not return.
 
   Args:
     alpha: temperature of the regret model.
     gamma: discount per token.
-    bias: below 1 the worst row has to be beaten by more, which keeps the policy
-      near the data; 1 is plain. The rest as in `slic`.
+    bias: 1 is the plain loss. Below 1 the best row must win by more, which
+      keeps the policy near the data. The rest as in `slic`.
   Returns:
     scalar, {weight: pairs, accuracy, margin of S without bias}.
   """
@@ -326,8 +328,8 @@ def cpl(logps, batch, *, alpha=0.1, gamma=1.0, bias=0.5):
 def mismatch_kl(logps, batch, *, beta=0.1):
   """KTO's reference point, from the whole batch: {'z0': f32 [B]}.
 
-  Mean log-ratio of the last rows of all groups, no gradient, at least 0. A
-  biased estimate of the KL: never report it as one.
+  It is the mean log-ratio of the groups' last rows, at least 0, without
+  gradient. It is a biased estimate of the KL: never report it as the KL.
   """
   ratios = ops.by_group(log_ratios(logps, batch), batch.group_size)[:, -1]
   z0 = jax.lax.stop_gradient(jnp.maximum(ratios.mean(), 0))
@@ -339,10 +341,10 @@ def kto(logps, batch, *, beta=0.1, desirable=1.0, undesirable=1.0):
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: as prepared by `mismatch_kl`; needs `ref_logps`. The last row of
-      every group is a completion of another prompt (`sources.mismatched`); of
-      all others those with reward above 0.5 are desirable, those below it are
-      not, and 0.5 weighs nothing.
+    batch: as prepared by `mismatch_kl`. Needs `ref_logps`. The last row of
+      every group completes another prompt (`sources.mismatched`). Other rows
+      are desirable if their reward is above 0.5, undesirable below, and have
+      no weight at 0.5.
     beta: strength of the KL term, per nat.
     desirable, undesirable: weights of the two kinds of row.
   Returns:
@@ -368,26 +370,33 @@ def kto(logps, batch, *, beta=0.1, desirable=1.0, undesirable=1.0):
   }
 
 
-PREPARE = {'kto': mismatch_kl}  # see `losses.PREPARE`
-
-# Never read `ref_logps`: nothing in them holds a policy near the reference.
-REFERENCE_FREE = ('raft', 'slic', 'cpo', 'simpo', 'orpo', 'cpl')
-
 LOGP_REDUCTIONS = {'sum': ops.masked_sum, 'mean': ops.masked_mean}
 
 LOSSES = {
-  'dpo': dpo,
-  'cdpo': cdpo,
-  'rdpo': rdpo,
-  'ipo': ipo,
-  'slic_norm': slic_norm,
-  'rpo': rpo,
-  'hypo': hypo,
-  'raft': raft,
-  'slic': slic,
-  'cpo': cpo,
-  'simpo': simpo,
-  'orpo': orpo,
-  'cpl': cpl,
-  'kto': kto,
+  'dpo': Loss(dpo, 'Rafailov et al. 2023, eq. 7'),
+  'cdpo': Loss(cdpo, 'Mitchell 2023'),
+  'rdpo': Loss(rdpo, 'Chowdhury et al. 2024, eq. 12'),
+  'ipo': Loss(
+    ipo,
+    'Azar et al. 2023, eq. 17',
+    choices={'logp_reduction': LOGP_REDUCTIONS},
+  ),
+  'slic_norm': Loss(slic_norm, 'Liu et al. 2023 (RSO), eq. 9'),
+  'rpo': Loss(rpo, 'Pang et al. 2024, eq. 1'),
+  'hypo': Loss(
+    hypo, 'Song et al. 2024, eq. 7', rows='hybrid', off={'kl_coef': 0.0}
+  ),
+  'raft': Loss(raft, 'Dong et al. 2023', reference=False),
+  'slic': Loss(slic, 'Zhao et al. 2023 (SLiC-HF), eq. 1', reference=False),
+  'cpo': Loss(cpo, 'Xu et al. 2024, arXiv 2401.08417, eq. 6', reference=False),
+  'simpo': Loss(simpo, 'Meng et al. 2024, eq. 6', reference=False),
+  'orpo': Loss(orpo, 'Hong et al. 2024, eq. 6 and 7', reference=False),
+  'cpl': Loss(cpl, 'Hejna et al. 2023, eq. 5 and app. A', reference=False),
+  'kto': Loss(
+    kto,
+    'Ethayarajh et al. 2024, eq. 8',
+    rows='mismatched',
+    rewards='chances',
+    prepare=mismatch_kl,
+  ),
 }

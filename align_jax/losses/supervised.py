@@ -1,20 +1,23 @@
 """Maximum likelihood, distillation, and the losses of scalar-head models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses import preference
+from align_jax.losses.row import Loss
 
 
 def sft(logps, batch):
   """Negative log-likelihood, a mean over the tokens of `mask`.
 
-  The mask says what is learned: of a conversation the assistant's turns alone.
+  In a conversation the mask contains only the assistant's turns.
 
   Args:
     logps: f32 [B, T], log-probs of the tokens under the policy.
-    batch: read at `mask` only; rewards are ignored.
+    batch: only `mask` is read.
   Returns:
     scalar, {weight: number of tokens}.
   """
@@ -24,12 +27,13 @@ def sft(logps, batch):
 def forward_kl(kls, batch):
   """Distillation by KL(teacher || policy) at each token (Hinton et al. 2015).
 
-  On the teacher's or a data set's completions it covers all that the teacher
-  does; on the policy's own it is GKD with the forward KL (Agarwal et al. 2023).
+  On completions of the teacher or a data set it covers the teacher's whole
+  distribution. On the policy's own completions it is GKD with the forward KL
+  (Agarwal et al. 2023).
 
   Args:
     kls: f32 [B, T], exact KL from teacher to policy, with its gradient.
-    batch: read at `mask` only.
+    batch: only `mask` is read.
   Returns:
     scalar (nats per token), {weight: number of tokens}.
   """
@@ -39,12 +43,12 @@ def forward_kl(kls, batch):
 def reverse_kl(kls, batch):
   """Distillation by KL(policy || teacher) at each token (Gu et al. 2023).
 
-  On the policy's own completions no gradient flows through how they were drawn,
-  as in GKD: a step does not answer for where it leads.
+  As in GKD, no gradient flows through the sampling of the policy's own
+  completions: each step ignores its effect on later steps.
 
   Args:
     kls: f32 [B, T], exact KL from policy to teacher, with its gradient.
-    batch: read at `mask` only.
+    batch: only `mask` is read.
   Returns:
     scalar (nats per token), {weight: number of tokens}.
   """
@@ -55,7 +59,7 @@ def binary_cross_entropy(scores, batch):
   """Logistic classification of single completions.
 
   Args:
-    scores: f32 [B], logit that the row is good.
+    scores: f32 [B], logits that the rows are good.
     batch: `rewards` f32 [B] in [0, 1] are the (soft) labels.
   Returns:
     scalar, {weight: rows, accuracy}.
@@ -72,8 +76,8 @@ def verifier(scores, batch):
   """Correctness, predicted after every token (Cobbe et al. 2021, sec. 4.2).
 
   Args:
-    scores: f32 [B, T], logit after each token that the completion ends well.
-    batch: `rewards` f32 [B] in [0, 1]: whether it did.
+    scores: f32 [B, T], logit after each token that the completion is correct.
+    batch: `rewards` f32 [B] in [0, 1] say whether it is.
   Returns:
     scalar, a mean over tokens, {weight: number of tokens, accuracy}.
   """
@@ -94,10 +98,10 @@ def bradley_terry(
 
   Args:
     scores: f32 [B], one score per completion.
-    batch: each group's best and worst row by `rewards` form the pair; groups
-      with equal rewards weigh nothing.
-    margin: score by which the best must lead, per unit of the pair's
-      difference in `rewards` (Touvron et al. 2023, eq. 2).
+    batch: each group's best and worst row by `rewards` form the pair. Groups of
+      equal rewards have no weight.
+    margin: required lead of the best score, per unit of difference in `rewards`
+      (Touvron et al. 2023, eq. 2).
     label_smoothing: share of labels believed wrong, in [0, 0.5).
     centring: weight of (best + worst)^2, which keeps scores around zero
       (Eisenstein et al. 2023).
@@ -121,9 +125,9 @@ def preference_model(scores, batch):
 
   Args:
     scores: f32 [B], logit that the first completion of the row's pair is
-      preferred; rows as `rewards.ordered_pairs` lays them out.
-    batch: `rewards` f32 [B], probability that the first one is preferred;
-      0.5 is a tie and weighs nothing.
+      preferred. `pair_model.ordered_pairs` gives the order of rows.
+    batch: `rewards` f32 [B], probability that the first one is preferred. 0.5
+      is a tie and has no weight.
   Returns:
     scalar, {weight: rows, accuracy}.
   """
@@ -137,12 +141,34 @@ def preference_model(scores, batch):
   }
 
 
+_imitates = functools.partial(
+  Loss, rows='single', rewards='unread', reference=False
+)
+_scores = functools.partial(Loss, needs=('scores',), reference=False)
+
 LOSSES = {
-  'sft': sft,
-  'forward_kl': forward_kl,
-  'reverse_kl': reverse_kl,
-  'binary_cross_entropy': binary_cross_entropy,
-  'verifier': verifier,
-  'bradley_terry': bradley_terry,
-  'preference_model': preference_model,
+  'sft': _imitates(sft, ''),
+  'forward_kl': _imitates(
+    forward_kl, 'Hinton et al. 2015', needs=('kls_from_teacher',)
+  ),
+  'reverse_kl': _imitates(
+    reverse_kl, 'Gu et al. 2023', needs=('kls_to_teacher',)
+  ),
+  'binary_cross_entropy': _scores(
+    binary_cross_entropy, '', rows='single', rewards='absolute'
+  ),
+  'verifier': _scores(
+    verifier,
+    'Cobbe et al. 2021, sec. 4.2',
+    needs=('token_scores',),
+    rows='single',
+    rewards='absolute',
+  ),
+  'bradley_terry': _scores(bradley_terry, 'Ouyang et al. 2022, eq. 1'),
+  'preference_model': _scores(
+    preference_model,
+    'Tang et al. 2024, sec. 3',
+    rows='ordered',
+    rewards='chances',
+  ),
 }

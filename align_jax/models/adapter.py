@@ -1,9 +1,10 @@
 """Any model with a pure apply, such as a Flax module's, as a policy or scorer.
 
-What `models.interface` asks for, from `Adapter.init` and `Adapter.apply` alone:
-every completion is glued to a copy of its prompt, and sampling runs the whole
-row again for every token. Slow, and right for whatever `apply` is; a model with
-a cache of its own registers functions like these with `interface.of`.
+This module makes what `models.interface` asks for from `Adapter.init` and
+`Adapter.apply` alone. It appends every completion to a copy of its prompt, and
+sampling runs the whole row again for every token. This is slow, and right for
+any `apply`. A model with a cache of its own registers functions like these with
+`interface.of`.
 
 Parameters are {'module': what `init` returned}, with a 'head' [D] beside it for
 scalar scores.
@@ -21,8 +22,8 @@ from align_jax import ops
 class Adapter:
   """What a user writes: a frozen dataclass with `init` and `apply`.
 
-  Its fields are what the model is; two with equal fields are one model, and
-  share compiled programs.
+  Its fields define the model. Two with equal fields are one model and share
+  compiled programs.
   """
 
   vocab_size: int  # V
@@ -33,30 +34,30 @@ class Adapter:
     raise NotImplementedError
 
   def apply(self, tree, tokens, positions, valid):
-    """What is known after each token, causally.
+    """Logits or hidden states after each token, computed causally.
 
     Args:
       tree: as `init` returns it.
       tokens: int32 [B, N].
       positions: int32 [B, N], of each token among the valid ones of its row.
-      valid: bool [B, N], not padding, which may be anywhere; no token may
-        attend to it.
+      valid: bool [B, N], False on padding, which may be anywhere. No token may
+        attend to padding.
     Returns:
-      logits [B, N, V]; or hidden states [B, N, D], with `head_weights`.
+      logits [B, N, V], or hidden states [B, N, D] for `head_weights`.
     """
     raise NotImplementedError
 
   def head_weights(self, tree):
-    """[D, V], if `apply` returns hidden states; None if they are logits."""
+    """[D, V] if `apply` returns hidden states, None if it returns logits."""
     return None
 
   def axes(self, tree):
-    """Logical axes of each array, see `sharding.RULES`; here replicated."""
+    """Logical axes of each array, see `sharding.RULES`. Default: replicated."""
     return jax.tree.map(lambda x: (None,) * x.ndim, tree)
 
 
 def init(key, c):
-  """Parameters; the scalar head starts at zero."""
+  """Parameters. A scalar head starts at zero."""
   params = {'module': jax.jit(c.init)(key)}
   if c.head == 'scalar':
     params['head'] = jnp.zeros(width(c))
@@ -74,7 +75,7 @@ def axes(c):
 
 
 def width(c):
-  """D: the size of what `apply` says of a token, logits or hidden states."""
+  """D: the size of what `apply` returns per token."""
   row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   valid = jax.ShapeDtypeStruct((1, 1), bool)
   return jax.eval_shape(c.apply, _abstract(c), row, row, valid).shape[-1]
@@ -123,7 +124,7 @@ def hidden_states(
 
 
 def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
-  """The state after each prompt [P, D]; the prompts stand for their cache."""
+  """The state after each prompt [P, D], and the prompts as their own cache."""
   if cache_dtype is not None:
     raise ValueError(f'cache_dtype={cache_dtype!r}: an Adapter keeps no keys')
   return _states(params, c, prompts, prompt_valid)[:, -1], ((prompts,),)
@@ -142,11 +143,11 @@ def split_layers(params, c):
 def decode_step(
   params, c, tokens, index, prompt_kv, prompt_valid, cache, cache_dtype=None
 ):
-  """Feeds completion token number `index`, all before it once more.
+  """Feeds completion token number `index`, and all before it once more.
 
   Args:
     tokens: int32 [P, G].
-    index: int [], the same for all rows; or int [P].
+    index: int [], the same for all rows, or int [P].
   """
   slots, index = jnp.arange(cache.shape[-1]), jnp.reshape(index, (-1, 1, 1))
   cache = jnp.where(slots == index, tokens[..., None], cache)

@@ -1,4 +1,4 @@
-"""Attention over keys and values that lie in several places."""
+"""Attention over keys and values that are stored in several arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -9,32 +9,32 @@ MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 
 
 def masked(scores, mask, softcap=None):
-  """Scores in float32, capped, and out of sight where the mask is False."""
+  """Scores in float32, capped, and `MASKED` where the mask is False."""
   scores = soft_cap(scores.astype(jnp.float32), softcap)
   return jnp.where(mask, scores, MASKED)
 
 
+@jax.named_scope('attention')
 def attend(q, parts, softcap=None):
   """Softmax attention over all keys of all parts.
 
-  The parts are never put side by side, and the weighted values are divided by
-  the weights' sum, not the weights: both would copy the largest arrays there
-  are.
+  The parts are never concatenated. The sum of the weights divides the weighted
+  values, not the weights. Doing otherwise would copy the largest arrays.
 
   Args:
     q: [..., T, H], scaled.
-    parts: a list of (equations, keys, values, mask): `PROMPT`, `SHARED` or
-      `OWN`, the keys and values that it names, and a mask that broadcasts to
-      the scores [..., T, keys].
+    parts: a list of (equations, keys, values, mask). The equations are one of
+      `PROMPT`, `SHARED` and `OWN`, which give the shapes of keys and values.
+      The mask broadcasts to the scores [..., T, keys].
     softcap: of the scores, see `parts.soft_cap`.
   Returns:
-    as q; finite where the mask lets nothing through.
+    the shape and dtype of q. Finite also where the mask hides every key.
   """
 
   def score(equations, keys, mask):
     return masked(jnp.einsum(equations[0], q, keys), mask, softcap)
 
-  parts = [part for part in parts if part[1].shape[-2]]  # of some keys
+  parts = [part for part in parts if part[1].shape[-2]]  # not empty
   scores = [score(equations, k, mask) for equations, k, _, mask in parts]
   tops = [s.max(-1, keepdims=True) for s in scores]
   top = jax.lax.stop_gradient(jax.tree.reduce(jnp.maximum, tops))
@@ -47,7 +47,7 @@ def attend(q, parts, softcap=None):
   return (values / total).astype(q.dtype)
 
 
-# Of the scores, then of the weighted values.
+# The einsum of the scores, then that of the weighted values.
 PROMPT = 'pkrsh,pkth->pkrst', 'pkrst,pkth->pkrsh'  # one sequence
 SHARED = 'pkgrth,pksh->pkgrts', 'pkgrts,pksh->pkgrth'  # one for all G
 OWN = 'pkgrth,pkguh->pkgrtu', 'pkgrtu,pkguh->pkgrth'  # each of G its own

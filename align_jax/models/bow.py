@@ -1,7 +1,8 @@
 """A bag-of-words verifier: each completion token scored by itself, summed.
 
-Structurally simpler than the policy, so it learns from far fewer labels: the
-generation-verification gap that online methods live on (Swamy et al. 2025).
+It is structurally simpler than the policy, so it learns from far fewer labels.
+This is the generation-verification gap that online methods exploit (Swamy et
+al. 2025).
 """
 
 import jax
@@ -9,14 +10,20 @@ import jax.numpy as jnp
 
 from align_jax import ops
 
+# Width of the embeddings, and their standard deviation at the start. With these
+# a token's first score has a standard deviation of half the root of S. Both are
+# chosen, not measured.
+DIM = 32
+EMBED_SCALE = 0.3
 
-def init(key, *, vocab_size, prompt_len, dim=32):
-  """Parameters; `prompt_len` is S, prompts being left-padded to it."""
+
+def init(key, *, vocab_size, prompt_len, dim=DIM):
+  """Parameters for prompts left-padded to `prompt_len`, S."""
   keys = jax.random.split(key, 4)
   normal = jax.random.normal
   return {
-    'prompt': 0.3 * normal(keys[0], (prompt_len, vocab_size, dim)),
-    'embed': 0.3 * normal(keys[1], (vocab_size, dim)),
+    'prompt': EMBED_SCALE * normal(keys[0], (prompt_len, vocab_size, dim)),
+    'embed': EMBED_SCALE * normal(keys[1], (vocab_size, dim)),
     'match': dim**-0.5 * normal(keys[2], (dim, dim)),
     'token': dim**-0.5 * normal(keys[3], (dim, dim)),
     'head': jnp.zeros(dim),

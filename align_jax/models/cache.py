@@ -1,8 +1,8 @@
-"""Keys and values that are kept while completions grow.
+"""Keys and values that are stored while completions grow.
 
-How they are kept is one of `STORES`; the sums over them are float32. A prompt's
-are kept once for its G completions, keys with the tokens last: what is read in
-every step then lies as the products want it.
+`STORES` has the ways to store them. Sums over them are float32. A prompt's keys
+and values are stored once for its G completions. Keys have the tokens on the
+last axis, the layout that the product of every step reads.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Stored(NamedTuple):
   """Keys or values of tokens: of completions [P, K * G, T, H]."""
 
   numbers: jax.Array
-  scales: jax.Array | None = None  # f32, without the last axis; None: 1
+  scales: jax.Array | None = None  # f32, without the last axis. None: 1
 
 
 def _cast(dtype):
@@ -31,7 +31,7 @@ def _int8(x):
 
 
 def store(x, dtype):
-  """x [..., H] as `STORES[dtype]` keeps it.
+  """x [..., H] as `STORES[dtype]` stores it.
 
   Raises:
     ValueError: `dtype` is none of `STORES`.
@@ -42,20 +42,20 @@ def store(x, dtype):
 
 
 def store_prompt(keys, values, dtype):
-  """[P, K, S, H] each; the keys are kept as [P, K, H, S]."""
+  """Keys and values [P, K, S, H]. The keys are stored as [P, K, H, S]."""
   keys, values = store(keys, dtype), store(values, dtype)
   return keys._replace(numbers=keys.numbers.swapaxes(-1, -2)), values
 
 
 def empty(shape, dtype):
-  """Zeros; shape is (P, K * G, T, H)."""
+  """Zeros of a shape (P, K * G, T, H)."""
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
   kept = jax.eval_shape(lambda x: store(x, dtype), like)
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
 
 
 def grow(caches, size):
-  """Whatever tree of Stored there is, with room for `size` tokens."""
+  """Any tree of Stored, padded to room for `size` tokens."""
 
   def pad(x):
     widths = [(0, 0)] * x.ndim
@@ -91,6 +91,7 @@ def _mix(weights, values, dtype):
   )
 
 
+@jax.named_scope('attention')
 def attend(q, prompt, own, see_prompt, see_own):
   """Attention of one token per row to its prompt and its completion.
 
@@ -98,7 +99,7 @@ def attend(q, prompt, own, see_prompt, see_own):
     q: [P, K, G, R, H].
     prompt: keys and values as `store_prompt` returns them.
     own: keys and values, Stored.
-    see_prompt, see_own: f32 [P, K, G, R, S or T] -> the same, masked scores.
+    see_prompt, see_own: mask scores, f32 [P, K, G, R, S or T] -> the same.
   Returns:
     [P, K, G, R, H].
   """

@@ -1,4 +1,4 @@
-"""What a decoder is made of: one record of switches, each off by default."""
+"""What a decoder consists of: one record of switches, each off by default."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class ModelConfig:
   head: str = 'lm'  # 'lm': logits [V] per token | 'scalar': one score
   dtype: str = 'float32'  # of activations; the parameters have their own
   # Positions.
-  rope_dim: int | None = None  # how much of a head turns; None: all of it
+  rope_dim: int | None = None  # dimensions of a head to rotate. None: all
   rope_scaling: tuple = ()  # (name in rope.SCALINGS, ((option, value), ...))
   local_rope_theta: float | None = None  # of layers with a window; unscaled
   num_positions: int = 0  # learned positions; 0: RoPE
@@ -38,7 +38,7 @@ class ModelConfig:
   o_bias: bool = False
   attention_scale: float | None = None  # of the scores; None: head_dim**-0.5
   attention_softcap: float | None = None
-  # The MLP, and how the parts are put together.
+  # The MLP, and how attention and MLP are combined.
   activation: str = 'silu'
   gated: bool = True
   mlp_bias: bool = False
@@ -57,8 +57,8 @@ class ModelConfig:
         f'num_kv_heads={self.num_kv_heads}'
       )
     if self.head_dim % 2 and not self.num_positions:
-      raise ValueError(f'head_dim={self.head_dim} is odd; RoPE turns pairs')
-    if self.turned % 2 or not 0 < self.turned <= self.head_dim:
+      raise ValueError(f'head_dim={self.head_dim} is odd; RoPE rotates pairs')
+    if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
       raise ValueError(
         f'rope_dim={self.rope_dim} is odd or beyond head_dim={self.head_dim}'
       )
@@ -87,8 +87,8 @@ class ModelConfig:
       raise ValueError(f'{name}={value!r} is neither {names}')
 
   @property
-  def turned(self) -> int:
-    """How many of a head's dimensions RoPE turns."""
+  def rotary_dim(self) -> int:
+    """How many of a head's dimensions RoPE rotates."""
     if self.num_positions:
       return self.head_dim - self.head_dim % 2
     return self.head_dim if self.rope_dim is None else self.rope_dim

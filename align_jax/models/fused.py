@@ -1,10 +1,11 @@
-"""Attention by a kernel that never holds the scores, where there is one.
+"""Attention by a kernel that never stores the scores, where there is one.
 
-For whole rows at once: scoring, training, and a prompt before its completions
-are sampled. Decoding has its own, see `cache.attend`. Row by row the queries
-are the last T of U slots, and see what is not after them and is padding like
-they are or none like they are: what is no padding then sees what `attend` lets
-it see, and padding sees itself, so that every row of scores has an entry.
+It runs whole rows at once: in scoring, in training, and over a prompt before
+its completions are sampled. Decoding has its own, see `cache.attend`.
+
+In each row the queries are the last T of U slots. A query sees no later slot.
+Tokens see only tokens, as in `attention.attend`, and padding sees only padding.
+So padding sees at least itself, and every row of scores has an entry.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from align_jax import sharding
 
 NVIDIA = 'gpu: NVIDIA of compute capability 8 or more'
-BLOCKS = (512, 256, 128)  # of splash; nothing has been measured on a TPU
+BLOCKS = (512, 256, 128)  # of splash. Not measured: no TPU was available
 
 
 def _padded(size, x, valid):
@@ -29,12 +30,12 @@ def _padded(size, x, valid):
 
 
 def splash(q, k, v, q_valid, kv_valid, softcap=None, interpret=False):
-  """Pallas' splash attention; slots are padded to multiples of 128.
+  """Pallas' splash attention, with slots padded to multiples of 128.
 
   Args: see `Kernel.attend`.
-    interpret: in plain JAX, on any machine.
+    interpret: run it in plain JAX, on any machine.
   """
-  # Takes a while, and is of no use elsewhere.
+  # This import is slow, and only splash needs it.
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
   size, later = q.shape[1], k.shape[1] - q.shape[1]
@@ -71,10 +72,10 @@ def _block_sizes(queries, keys):
 
 
 def cudnn(q, k, v, q_valid, kv_valid, softcap=None, implementation='cudnn'):
-  """cuDNN's flash attention; slots are padded to even numbers.
+  """cuDNN's flash attention, with slots padded to even numbers.
 
-  Its mask is an additive array [B, 1, T, U], kept for the backward pass once
-  for all layers.
+  Its mask is an additive array [B, 1, T, U]. One serves all layers, and is
+  stored for the backward pass.
 
   Args: see `Kernel.attend`.
     implementation: of `jax.nn.dot_product_attention`.
@@ -96,10 +97,10 @@ def cudnn(q, k, v, q_valid, kv_valid, softcap=None, implementation='cudnn'):
 class Kernel(NamedTuple):
   """A way to attend, and what it needs.
 
-  `attend` takes queries, scaled, [B, T, K, R, H], keys and values [B, U, K, H],
-  T <= U, what is no padding of either, bool [B, T] and [B, U], and the softcap;
-  it returns what the queries attended to, as they are: finite, and garbage on
-  padding.
+  `attend` takes scaled queries [B, T, K, R, H], keys and values [B, U, K, H]
+  with T <= U, which slots of either are no padding, bool [B, T] and [B, U], and
+  the softcap. It returns the attended values in the shape of the queries. They
+  are finite, and garbage on padding.
   """
 
   attend: Callable
@@ -111,7 +112,7 @@ class Kernel(NamedTuple):
 
 
 def machine():
-  """JAX's platform: 'cpu', 'tpu', 'gpu'; or NVIDIA."""
+  """JAX's platform, 'cpu', 'tpu' or 'gpu', or NVIDIA."""
   device = jax.devices()[0]
   if 'cuda' not in device.client.platform_version:
     return device.platform
@@ -119,7 +120,7 @@ def machine():
 
 
 def missing(kernel, c):
-  """What a kernel needs that the ModelConfig has not; '' if nothing."""
+  """What a kernel needs and the ModelConfig lacks, '' if nothing."""
   if c.dtype not in kernel.dtypes:
     return f'dtype in {list(kernel.dtypes)}, got dtype={c.dtype!r}'
   if c.head_dim % kernel.head_multiple or c.head_dim > kernel.head_limit:
@@ -135,11 +136,11 @@ def missing(kernel, c):
 
 
 def _missing_here(kernel, c, num_prompts, size):
-  """The same of the machine, its mesh and the batch."""
+  """What a kernel needs and the machine, mesh or batch lacks."""
   if machine() != kernel.machine:
     return f'a machine {kernel.machine!r}, found {machine()!r}'
   short = [w for w in c.windows if w and w < size]
-  # Windows are an array under the scan over layers, a kernel's are constants.
+  # Windows are an array under the scan over layers. A kernel needs constants.
   if short:
     return f'windows of at least the {size} slots of a row, got {min(short)}'
   mesh = jax.sharding.get_abstract_mesh()
@@ -165,7 +166,7 @@ def choose(c, num_prompts, size):
     size: slots of a row, prompt and completion.
   Returns:
     (q, k, v, q_valid, kv_valid) -> attended, as `Kernel.attend`, on the mesh in
-    force if there is one; None for the plain way, `attention.attend`.
+    force if there is one. None: use plain `attention.attend`.
   Raises:
     ValueError: `c.attention` names a kernel that cannot run.
   """
@@ -183,7 +184,7 @@ def choose(c, num_prompts, size):
 
 
 def check_vmap(c):
-  """Raises ValueError where `c.attention` has no rule for `jax.vmap`."""
+  """Raises ValueError if `c.attention` has no rule for `jax.vmap`."""
   kernel, named = KERNELS['cudnn'], getattr(c, 'attention', 'plain')
   if named in ('auto', 'cudnn') and machine() == kernel.machine:
     if not missing(kernel, c):
@@ -193,8 +194,9 @@ def check_vmap(c):
       )
 
 
+@jax.named_scope('attention')
 def _attend(kernel, softcap, q, *others):
-  """Each device its own rows and heads: XLA cannot split a kernel."""
+  """Runs each device's rows and heads, since XLA cannot split a kernel."""
   if not q.size:
     return q
   f = functools.partial(kernel.attend, softcap=softcap)

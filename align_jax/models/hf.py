@@ -1,9 +1,9 @@
-"""Published checkpoints in and out: folders of safetensors and a config.json.
+"""Imports and exports published checkpoints: safetensors and a config.json.
 
-Tensors go one at a time from the file into the (sharded) parameters, and one
-file at a time back: the host never holds the model beside its own shards
-(`models.measure_import` measures it). No pickle is read and no code that came
-with a checkpoint is run.
+Tensors go one at a time from the file into the (sharded) parameters, and back
+one file at a time. So the host never needs memory for the model beside its own
+shards (`tools.measure_import` measures it). No pickle is read, and no code that
+came with a checkpoint is run.
 """
 
 import functools
@@ -23,13 +23,13 @@ from align_jax import sharding
 from align_jax.models import hf_config, hf_tensors, weights
 from align_jax.models.config import ModelConfig
 
-NAMED = 8  # tensors in a message; the others are counted
+NAMED = 8  # tensors named in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
 FLOATS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': jnp.bfloat16}
 # Buffers of old checkpoints, computed here.
 BUFFERS = ('rotary_emb.inv_freq', '.attn.bias', '.masked_bias')
 BUFFERS += ('.attention.bias',)
-# Of a checkpoint, all but its weights.
+# The files of a checkpoint except its weights.
 TEXTS = ('*.json', '*.txt', '*.model', '*.jinja')
 COPIED = """
 added_tokens.json chat_template.jinja chat_template.json generation_config.json
@@ -72,16 +72,16 @@ def load(
   Args:
     name: a local folder, or the id of a model on the hub.
     dtype: of the parameters.
-    head: 'lm' or 'scalar'; None: what the checkpoint has. A 'scalar' head on a
-      language model is new, zeros.
-    mesh: where the parameters go; None: the mesh in force, or one device.
+    head: 'lm' or 'scalar'. None: the checkpoint's. On a language model a
+      'scalar' head is new: zeros.
+    mesh: where the parameters go. None: the mesh in force, or one device.
     max_length: see `hf_config.from_hf`.
     revision: of the model on the hub.
     **changes: fields of ModelConfig, such as the `dtype` of activations under
       the name `activations`.
   Raises:
-    ValueError: a config.json or tensors that are not those of a known model;
-      names the field, the tensors or the file.
+    ValueError: a config.json or tensors that are not those of a known model.
+      Names the field, the tensors or the file.
   """
   folder = fetch(name, revision)
   fields = read_config(folder)
@@ -149,7 +149,7 @@ class Stored(NamedTuple):
   dtype: str  # as safetensors calls it
 
   def read(self):
-    """A view of the file: nothing is copied, and no page stays mapped after."""
+    """A view of the file, without a copy. It is unmapped once dropped."""
     dtype = np.dtype(FLOATS[self.dtype])
     if 0 in self.shape:
       return np.zeros(self.shape, dtype)
@@ -193,7 +193,7 @@ def _contents(path):
 
 
 def _match(rows, stored, config, family, folder):
-  """The stored name of each row's tensor; all that is wrong in one error."""
+  """The stored name of each row's tensor. One error lists all problems."""
   prefix = hf_tensors.base_prefix(config, family)
   bare = not any(n.startswith(prefix) for n in stored)
   names = {r: r.name.removeprefix(prefix) if bare else r.name for r in rows}
@@ -227,7 +227,7 @@ def _match(rows, stored, config, family, folder):
 
 
 def _check_tied(config, head, names, stored, folder):
-  """A tied head that is stored as well has to be the embedding."""
+  """Raises if a tied head is stored as well and is not the embedding."""
   if config.head != 'lm' or not config.tie_embeddings or head not in stored:
     return
   embed = next(n for r, n in names.items() if r.path == ('embed',))
@@ -245,9 +245,9 @@ def _write(whole, part, start):
 
 
 def _put(x, dtype, axes, mesh):
-  """A host array on the mesh, each device taking its own part.
+  """Puts a host array on the mesh, each device taking its own part.
 
-  One part at a time, and none aliases the file that `x` may be a view of.
+  Parts go one at a time, and none aliases the file that `x` may be a view of.
   """
   if mesh is None:
     return jnp.array(x.astype(dtype, copy=False))
@@ -271,7 +271,7 @@ def _blank(spec, dtype, mesh):
 
 
 def _fill(rows, names, stored, config, dtype, mesh):
-  """Each tensor into its parameter; the whole of one is its only copy."""
+  """Copies each tensor into its parameter, one tensor at a time."""
   specs = weights.specs(config)
   params = {**specs, 'layers': dict(specs['layers'])}
   for row in rows:
@@ -289,7 +289,7 @@ def _fill(rows, names, stored, config, dtype, mesh):
         tree[leaf] = _blank(spec, dtype, mesh)
       x = _write(tree[leaf], x, np.asarray(row.start, np.int32))
     tree[leaf] = x
-  # What no tensor fills is a new head.
+  # Parameters without a stored tensor can only be a new head: zeros.
   blank = lambda x: _blank(x, dtype, mesh) if isinstance(x, weights.Spec) else x
   return jax.tree.map(
     blank, params, is_leaf=lambda x: isinstance(x, weights.Spec)
@@ -307,12 +307,12 @@ def export(
   Args:
     folder: made if need be.
     params, config: of a transformer.
-    fields: the config.json that it came with; None: one of the family 'llama'.
+    fields: the config.json that it came with. None: one of the family 'llama'.
     source: a folder whose tokenizer files and generation_config.json are
       copied.
     shard_bytes: the largest size of a file.
   Raises:
-    ValueError: `fields` do not describe `config`; names what differs.
+    ValueError: `fields` do not describe `config`. Names what differs.
   """
   folder = pathlib.Path(folder)
   fields = _describe(params, config, fields or llama_fields(config))
@@ -330,7 +330,7 @@ def export(
 
 
 def _describe(params, config, fields):
-  """The config.json of this model, checked to say what the model is."""
+  """The config.json of this model, checked to describe it."""
   family = fields['model_type']
   dtype = str(jax.tree.leaves(params)[0].dtype)
   scalar = config.head == 'scalar'
@@ -358,7 +358,7 @@ def _describe(params, config, fields):
 
 
 def llama_fields(config):
-  """A config.json of the family 'llama' for a model that came without one."""
+  """A config.json of the family 'llama', for a model without its own."""
   return {
     'model_type': 'llama',
     'vocab_size': config.vocab_size,
@@ -393,7 +393,7 @@ def _plan(rows, params):
 
 
 def _split(plan, shard_bytes):
-  """File names -> the (tensor, bytes) they hold."""
+  """File names -> the (tensor, bytes) in each."""
   shards, room = [], 0
   for row, size in plan:
     if size > room or not shards:

@@ -1,9 +1,9 @@
 """config.json of published models -> ModelConfig, one function per family.
 
-What a field asks for and the model does not do is an error that names it. A
-field that nothing here reads is an error too, unless it is null, false, or says
-nothing about the forward pass (`HARMLESS`; dropout among them: no model here
-has any).
+A field that asks for something the model does not do is an error that names it.
+A field that nothing here reads is an error too, unless it is null or false, or
+has no effect on the forward pass (`HARMLESS`). Dropout is among these, since no
+model here has any.
 """
 
 from align_jax.models.config import ModelConfig
@@ -61,13 +61,13 @@ _ROPE_OPTIONS = {
 
 
 class Fields:
-  """The fields of a config.json, remembering which ones were read."""
+  """The fields of a config.json, with a record of which were read."""
 
   def __init__(self, fields):
     self.fields, self.seen = fields, set(HARMLESS)
 
   def __call__(self, name, default=_REQUIRED):
-    """The value of a field, or its default where it is absent or null."""
+    """The value of a field, or the default if it is absent or null."""
     self.seen.add(name)
     value = self.fields.get(name)
     if value is None and default is _REQUIRED:
@@ -75,12 +75,12 @@ class Fields:
     return default if value is None else value
 
   def given(self, name, default):
-    """The value of a field, null too, or its default where it is absent."""
+    """The value of a field, even null, or the default if it is absent."""
     self.seen.add(name)
     return self.fields.get(name, default)
 
   def must(self, name, expected):
-    """Raises unless a field is absent or what the model does."""
+    """Raises unless a field is absent or equals what the model does."""
     value = self(name, expected)
     if value != expected:
       raise ValueError(
@@ -101,8 +101,8 @@ def from_hf(fields, max_length=0, **changes):
 
   Args:
     fields: the file's dict.
-    max_length: the tokens of prompt and completion that RoPE of the kinds
-      'dynamic' and 'longrope' is fixed for; up to the trained length if 0.
+    max_length: the length, prompt and completion, at which 'dynamic' and
+      'longrope' RoPE are fixed. 0: up to the trained length.
     **changes: fields of ModelConfig that override the file.
   Raises:
     ValueError: an unknown model_type, or a field that asks for something the
@@ -166,7 +166,7 @@ def _rope(f, head_dim, max_length, theta=10_000.0, share=1.0, phi=False):
   """The rotary switches of ModelConfig, in either spelling of the file."""
   given = dict(f('rope_parameters', None) or f('rope_scaling', None) or {})
   if phi and given.get('rope_type', given.get('type')) in ('su', 'yarn'):
-    given |= {'rope_type': 'longrope'}  # what Phi-3 called it at first
+    given |= {'rope_type': 'longrope'}  # Phi-3's first name for it
   theta = given.get('rope_theta') or f('rope_theta', theta)
   share = given.get('partial_rotary_factor') or f(
     'partial_rotary_factor', share
@@ -180,7 +180,7 @@ def _rope(f, head_dim, max_length, theta=10_000.0, share=1.0, phi=False):
 
 
 def _windows(f, layers, size, sliding):
-  """Per layer `size` or 0; `sliding` tells which ones, unless the file does."""
+  """Per layer `size` or 0. The file says which, or else `sliding`."""
   types = f('layer_types', None)
   if types is None:
     types = ['sliding_attention' if s else 'full_attention' for s in sliding]

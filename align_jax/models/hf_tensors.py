@@ -1,7 +1,7 @@
 """Which tensor of a published checkpoint is which part of which parameter.
 
 A family is a table of rows: the tensor's name, the parameter, the part of it
-that the tensor fills, and how its layout turns into ours and back. Rows of
+that the tensor fills, and how to convert its layout to ours and back. Rows of
 parameters that a model does not have (`weights.specs`) are skipped.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from align_jax.models import weights
 
-ALL = ()  # the part of a parameter that is the whole of it
+ALL = ()  # the part that is the whole parameter
 
 
 class Form(NamedTuple):
@@ -199,7 +199,7 @@ def gpt2(c):
 
 
 def gpt_neox(c):
-  """Query, key and value of a head are neighbours, as they are here."""
+  """Query, key and value of a head are adjacent, as in our layout."""
   top = {
     'gpt_neox.embed_in.weight': ('embed', ALL, SAME),
     'gpt_neox.final_layer_norm.weight': ('norm', ALL, SAME),
@@ -266,7 +266,7 @@ def head_name(c, family):
 
 
 def base_prefix(c, family):
-  """What precedes the names of all but the head, 'model.' say."""
+  """The prefix of all names except the head's, such as 'model.'."""
   return FAMILIES[family](c)[1].split('.')[0] + '.'
 
 

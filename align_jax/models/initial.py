@@ -5,7 +5,7 @@ import dataclasses
 from align_jax.models import hf, hf_config
 from align_jax.models.interface import of
 
-# What a configuration may still say of a model that has a checkpoint.
+# The fields of a configuration that may be given with a checkpoint.
 BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype', 'attention')
 
 
@@ -13,13 +13,12 @@ def model_fields(model, max_length=0):
   """The fields of ModelConfig that a configuration's `model` stands for.
 
   Args:
-    model: fields of ModelConfig and an empty `checkpoint`; or a folder or hub
-      id as `checkpoint`, with its `revision`, the `param_dtype` to hold it in
-      and the `dtype` of activations and kind of `attention`.
+    model: fields of ModelConfig and an empty `checkpoint`. Or a `checkpoint`, a
+      folder or hub id, with its `revision`, the `param_dtype` of parameters,
+      the `dtype` of activations and the kind of `attention`.
     max_length: see `hf_config.from_hf`.
   Raises:
-    ValueError: names the field that does not go with the checkpoint, or
-      without one.
+    ValueError: a field does not go with a checkpoint, or needs one. Names it.
   """
   if not model.get('checkpoint'):
     for field in ('revision', 'param_dtype'):
@@ -58,7 +57,7 @@ def folder_of(model):
 
 
 def hf_fields(model):
-  """The config.json of the checkpoint; None for a model without one."""
+  """The config.json of the checkpoint, None for a model without one."""
   return hf.read_config(folder_of(model)) if model.get('checkpoint') else None
 
 

@@ -1,6 +1,6 @@
-"""What runs a model, by what describes it.
+"""Finds the functions that run a model, given its description.
 
-A model is known by a hashable record `c`: a `ModelConfig` or an `Adapter`. The
+A hashable record `c` describes a model: a `ModelConfig` or an `Adapter`. The
 rest of the package runs it by `of(c)`, which has
 
   init(key, c), axes(c), width(c)                parameters, their axes, D
@@ -9,8 +9,8 @@ rest of the package runs it by `of(c)`, which has
   head_weights(params, c), decode_head(params, c), logits(states, weights, c)
   matrix_dims(path, shape, c)                    what LoRA may adapt
 
-as `models.transformer` documents them. A record of another kind registers
-functions of its own: `interface.of.register(MyRecord)(lambda c: my_module)`.
+`models.transformer` documents them. A record of another kind registers its own
+functions: `interface.of.register(MyRecord)(lambda c: my_module)`.
 """
 
 import functools
@@ -33,11 +33,11 @@ def from_fields(adapter='', **fields):
   """The model that a config's fields describe.
 
   Args:
-    adapter: 'package.module:Class', an `Adapter` of the user's; '': the
-      transformer of this package.
+    adapter: 'package.module:Class', the user's `Adapter`. '': this package's
+      transformer.
     **fields: of that class, or of ModelConfig.
   Raises:
-    ValueError: no such class; names the config key.
+    ValueError: no such class. Names the config key.
   """
   if not adapter:
     return transformer.ModelConfig(**fields)

@@ -3,9 +3,9 @@
 A matrix W [inputs, outputs] becomes W + alpha / rank * A B, where A
 [inputs, rank] and B [rank, outputs] are trained and W is not. B starts at zero,
 so the first policy is the base itself. Fused matrices have one A for all of
-their outputs; stacked ones (layers, experts) a pair each.
+their outputs. Stacked matrices (layers, experts) have a pair each.
 
-The trained tree is {'lora': Adapters}; all else sees `merge`d parameters.
+The trained tree is {'lora': Adapters}. All else sees `merge`d parameters.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from align_jax.models.interface import of
 
 KEY = 'lora'  # of the adapters, among a run's params
-BASE = 'base'  # the anchor of W, where 'ref' moves and cannot be it
+BASE = 'base'  # the anchor of W, if 'ref' moves and cannot be it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def restored(raw, base, c, lora):
   """Adapters from the nested dicts of arrays that a checkpoint holds.
 
   Raises:
-    ValueError: they are not those of `lora` on a model like `base`.
+    ValueError: their shapes are not those of `lora` on a model like `base`.
   """
   like = jax.eval_shape(lambda: init(jax.random.key(0), base, c, lora))
   wanted, treedef = jax.tree.flatten(like)
@@ -127,7 +127,7 @@ def restored(raw, base, c, lora):
 
 
 def axes(c, lora):
-  """Logical axes of the adapters: those of the matrix, the rank on none."""
+  """Logical axes of the adapters: the matrix's, and none for the rank."""
   model = of(c)
   shapes = jax.eval_shape(lambda key: model.init(key, c), jax.random.key(0))
 
@@ -142,6 +142,22 @@ def axes(c, lora):
   found = _targets(shapes, c, lora)
   pairs = {path: pair(path, *dims) for path, (_, *dims) in found.items()}
   return Adapters(_nested(pairs), lora.alpha / lora.rank)
+
+
+def factor_dims(path, c):
+  """(stacked, input) dimensions of a factor, A or B, as a matrix of its own.
+
+  Args:
+    path: of its array within {KEY: Adapters}.
+    c: what `models.interface.of` knows, the model that is adapted.
+  """
+  *above, factor = (getattr(k, 'key', getattr(k, 'name', '')) for k in path)
+  keys, model = above[2:], of(c)  # without KEY and 'pairs'
+  w = jax.eval_shape(lambda key: model.init(key, c), jax.random.key(0))
+  for key in keys:
+    w = w[key]
+  stacked, inputs = model.matrix_dims('.'.join(keys), w.shape, c)
+  return stacked, inputs if factor == 'a' else 1
 
 
 def _adapted(w, pair, scale):
@@ -163,5 +179,5 @@ def merge(base, adapters):
 
 
 def base_of(anchors):
-  """What a state's adapters adapt: the reference, where that stays."""
+  """What a state's adapters adapt: the reference, or `BASE` if that moves."""
   return anchors[BASE] if BASE in anchors else anchors['ref']

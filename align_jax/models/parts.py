@@ -2,40 +2,25 @@
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-
-class Turned(NamedTuple):
-  """Weights [*in, *out] that are kept as [*out, *in]."""
-
-  weights: jax.Array
-
-
-def turn(weights, contracted=1):
-  """-> Turned, of weights [*in, *out] with `contracted` dimensions in."""
-  order = [*range(contracted, weights.ndim), *range(contracted)]
-  return Turned(weights.transpose(order))
+from align_jax.models import cpu
 
 
 def project(x, weights, contracted=1):
   """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
+  if isinstance(weights, cpu.Transposed):
+    return cpu.project_transposed(x, weights, contracted)
   rows = x.shape[: x.ndim - contracted]
-  if isinstance(weights, Turned):
-    outputs = weights.weights.shape[:-contracted]
-    flat = weights.weights.astype(x.dtype).reshape(math.prod(outputs), -1)
-    # As it stands: XLA would write it as the product that is not turned.
-    product = flat @ x.reshape(-1, flat.shape[1]).T
-    return jax.lax.optimization_barrier(product).T.reshape(*rows, *outputs)
   inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
   weights = weights.astype(x.dtype).reshape(math.prod(inputs), -1)
   return (x.reshape(-1, len(weights)) @ weights).reshape(*rows, *outputs)
 
 
 def with_bias(x, tree, name):
-  """x plus the tree's bias of that name, where there is one."""
+  """x plus the tree's bias of that name, if it has one."""
   return x + tree[name].astype(x.dtype) if name in tree else x
 
 
@@ -52,6 +37,7 @@ def layer_norm(x, scale, bias, eps):
   return (x32 * jax.lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
 
 
+@jax.named_scope('norm')
 def norm(x, tree, name, c):
   """x normed over its last dimension by the tree's parameters of that name."""
   scale = tree[name]
@@ -63,17 +49,18 @@ def norm(x, tree, name, c):
 
 
 def soft_cap(x, cap):
-  """Smoothly within (-cap, cap); as it is where there is no cap."""
+  """Squashes x smoothly into (-cap, cap). None: x itself."""
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 @functools.partial(jax.checkpoint, static_argnums=1)
 def _gate(both, activation):
-  """[..., 2, F] -> [..., F]; what lies between is cheaper made than kept."""
+  """[..., 2, F] -> [..., F]. Recomputed, which is cheaper than storing it."""
   gate, up = jnp.split(both, 2, axis=-2)
   return (activation(gate) * up)[..., 0, :]
 
 
+@jax.named_scope('mlp')
 def mlp(h, layer, c):
   """[..., D] -> [..., D]: gated or not, of one expert or of several."""
   activation = ACTIVATIONS[c.activation]
@@ -88,7 +75,7 @@ def mlp(h, layer, c):
 
 
 def _experts(h, layer, c, activation):
-  """Every expert sees every token; the router's weights keep a few of them."""
+  """Every expert runs every token, and the router weighs all but a few by 0."""
   probs = jax.nn.softmax(project(h, layer['router']).astype(jnp.float32))
   best, chosen = jax.lax.top_k(probs, c.experts_per_token)
   if c.renormalise_experts:

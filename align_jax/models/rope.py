@@ -1,10 +1,10 @@
 """Rotary embeddings (Su et al. 2021), and the ways to stretch them.
 
-A scaling is a function of the head's plain frequencies; it returns the new
-ones and a factor on the cosines and sines. Two of the published ones, 'dynamic'
-and 'longrope', depend on how long the sequence is, so that a token's log-prob
-would depend on what comes after it. Here the length is an option, fixed once:
-a policy stays one function of its prefix.
+A scaling is a function of the head's plain frequencies. It returns the new ones
+and a factor on the cosines and sines. Two of the published ones, 'dynamic' and
+'longrope', depend on how long the sequence is. A token's log-prob would then
+depend on the tokens after it. Here the length is an option, fixed once, so that
+a policy is one function of its prefix.
 """
 
 import math
@@ -19,7 +19,7 @@ def linear(plain, theta, *, factor):
 
 
 def dynamic(plain, theta, *, factor, original_length, length=0):
-  """NTK-aware: a larger theta for sequences of `length` tokens."""
+  """NTK-aware scaling: a larger theta for sequences of `length` tokens."""
   growth = factor * max(length, original_length) / original_length - factor + 1
   half = len(plain)
   theta = theta * growth ** (half / (half - 1))
@@ -97,7 +97,7 @@ def frequencies(size, theta, scaling=()):
   """Angle per position of each of the size / 2 pairs, and the factor.
 
   Args:
-    size: dimensions of a head that turn.
+    size: dimensions of a head that are rotated.
     scaling: as ModelConfig.rope_scaling.
   Returns:
     f32 [size / 2], float.
@@ -111,7 +111,7 @@ def frequencies(size, theta, scaling=()):
   return jnp.asarray(scaled, jnp.float32), factor
 
 
-def turns(size, frequencies, factor=1.0):
+def table(size, frequencies, factor=1.0):
   """Cosines and sines of the angles at positions 0 to `size` - 1.
 
   Args:
@@ -125,21 +125,20 @@ def turns(size, frequencies, factor=1.0):
 
 
 def rope(x, cos, sin):
-  """Turns the first dimensions of each head, half-split as in Llama.
+  """Rotates the first dimensions of each head, half-split as in Llama.
 
   Args:
     x: [..., H].
-    cos, sin: f32, broadcastable to [..., h], 2 h <= H; the dimensions beyond
-      stay as they are.
+    cos, sin: f32, broadcastable to [..., h], 2 h <= H. Dimensions beyond 2 h
+      are not rotated.
   """
   size, rest = 2 * cos.shape[-1], None
   if size < x.shape[-1]:
     x, rest = x[..., :size], x[..., size:]
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
-    x.dtype
-  )
-  return turned if rest is None else jnp.concatenate([turned, rest], -1)
+  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+  rotated = rotated.astype(x.dtype)
+  return rotated if rest is None else jnp.concatenate([rotated, rest], -1)
 
 
 SCALINGS = {

@@ -1,17 +1,16 @@
 """A decoder-only transformer in which a prompt is shared by its completions.
 
 Grouped-query attention, RoPE, RMSNorm, SwiGLU, unless the switches of its
-ModelConfig say otherwise; models/hf.py sets them for published checkpoints.
-Parameters are a dict of arrays (models/weights.py); layers are stacked on the
-first axis. Three ways through the same layer:
+ModelConfig say otherwise. models/hf.py sets these for published checkpoints.
+Parameters are a dict of arrays (models/weights.py), with layers stacked on the
+first axis. There are three ways through the same layer:
 
   hidden_states   prompts and all completion tokens at once (scoring, training)
   prefill         prompts, keeping their keys and values
   decode_step     one more token for every completion
 
-Completions read the keys and values of their prompt where they are; nothing is
-ever repeated per completion, unless a fused kernel wants whole rows
-(models/fused.py).
+Completions read their prompt's keys and values in place. Nothing is repeated
+per completion, unless a fused kernel needs whole rows (models/fused.py).
 """
 
 import math
@@ -21,19 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.models import cache, fused
+from align_jax.models import cache, cpu, fused
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
-from align_jax.models.parts import (
-  Turned,
-  mlp,
-  norm,
-  project,
-  soft_cap,
-  turn,
-  with_bias,
-)
-from align_jax.models.rope import frequencies, rope, turns
+from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
+from align_jax.models.rope import frequencies, rope, table
 
 # The rest of what `interface.of` finds in this module.
 from align_jax.models.weights import (  # noqa: F401
@@ -41,18 +32,14 @@ from align_jax.models.weights import (  # noqa: F401
   axes,
   init,
   matrix_dims,
+  plain_inputs,
   width,
 )
 from align_jax.sharding import shard
 
-UNROLLED = 8  # layers; a stack no deeper runs faster so, and compiles as soon
-# Numbers in a model from which on a few rows are multiplied faster by turned
-# matrices: on a CPU, where they come from memory and not from its cache.
-TURNED = 2**22
-
 
 def _layers(params, c):
-  """The stacked layers, and per layer what differs without being learned."""
+  """The stacked layers, with each layer's window and kind of RoPE."""
   layers = params['layers']
   if c.windows:
     endless = jnp.iinfo(jnp.int32).max
@@ -64,11 +51,13 @@ def _layers(params, c):
 
 
 class _Places(NamedTuple):
-  """Positions of tokens [...], and the angles of RoPE there."""
+  """Positions of tokens [...], and the rotations of RoPE there."""
 
   index: jax.Array
-  turns: tuple  # of (cos, sin), [..., 1, 1, h]: of all layers, or of those
-  # without a window and those with one; learned positions turn nothing
+  rotations: (
+    tuple  # of (cos, sin), [..., 1, 1, h]: one for all layers, or two, for
+  )
+  # layers without a window and layers with one. () for learned positions
 
 
 def _places(positions, c, size):
@@ -78,35 +67,36 @@ def _places(positions, c, size):
   kinds = [(c.rope_theta, c.rope_scaling)]
   if c.local_rope_theta is not None:
     kinds.append((c.local_rope_theta, ()))
-  # Looked up: XLA would compute the angles' cosines in every head and layer.
-  tables = [turns(size, *frequencies(c.turned, *kind)) for kind in kinds]
-  at = lambda table: table[positions][..., None, None, :]
+  # A table, since XLA would compute the cosines anew in every head and layer.
+  tables = [table(size, *frequencies(c.rotary_dim, *kind)) for kind in kinds]
+  at = lambda x: x[positions][..., None, None, :]
   return _Places(positions, jax.tree.map(at, tuple(tables)))
 
 
-def _turn(x, layer, places):
+def _rotate(x, layer, places):
   """RoPE for heads [..., heads, H]."""
-  if not places.turns:
+  if not places.rotations:
     return x
-  whole, *local = places.turns
+  whole, *local = places.rotations
   if local:
     choose = lambda a, b: jnp.where(layer['local'], a, b)
     whole = jax.tree.map(choose, local[0], whole)
   return rope(x, *whole)
 
 
+@jax.named_scope('qkv')
 def _qkv(x, layer, places, c):
-  """x [..., D] -> q [..., K, R, H], k and v [..., K, H]; q scaled."""
+  """x [..., D] -> q [..., K, R, H], scaled, and k and v [..., K, H]."""
   x = norm(x, layer, 'attention_norm', c)
   size = c.num_heads // c.num_kv_heads
   qkv = with_bias(project(x, layer['qkv']), layer, 'qkv_bias')
   q, k, v = jnp.split(qkv, (size, size + 1), axis=-2)
   if c.qk_norm:
     q, k = norm(q, layer, 'q_norm', c), norm(k, layer, 'k_norm', c)
-  turn = lambda x: _turn(x, layer, places)
+  q, k = _rotate(q, layer, places), _rotate(k, layer, places)
   scale = c.attention_scale
   scale = c.head_dim**-0.5 if scale is None else scale
-  return turn(q) * scale, turn(k)[..., 0, :], v[..., 0, :]
+  return q * scale, k[..., 0, :], v[..., 0, :]
 
 
 def _after_attention(x, attended, layer, c):
@@ -130,10 +120,11 @@ def _in_sight(mask, layer, queries, keys):
   return mask & (distance < layer['window'])
 
 
+@jax.named_scope('layer')
 def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
   """x [P, S, D] -> x, and this layer's keys and values [P, K, S, H].
 
-  Given `last`, x is [P, last, D], of the last slots.
+  Given `last`, the x returned is [P, last, D], of the last slots.
   """
   q, k, v = _qkv(x, layer, places, c)
   kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
@@ -155,6 +146,7 @@ def _attend_prompts(q, kv, layer, positions, valid, c):
   return jnp.moveaxis(attend(q, parts, c.attention_softcap), 3, 1)
 
 
+@jax.named_scope('layer')
 def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c, kernel):
   """x [P, G, T, D] attends to its prompt (valid and positions) and itself."""
   q, k, v = _qkv(x, layer, places, c)
@@ -168,7 +160,7 @@ def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c, kernel):
 
 
 def _attend_rows(q, k, v, prompt_valid, prompt_kv, valid, kernel):
-  """As `_attend_completions`, each of them with a copy of its prompt's."""
+  """As `_attend_completions`, with a copy of the prompt for each completion."""
   flat = lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:])
 
   def rows(prompt, own):
@@ -201,7 +193,7 @@ def _attend_completions(q, k, v, layer, positions, prompt, prompt_kv, valid, c):
 
 
 def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
-  """What of its prompt a token at [P, G(, T)] sees: [P, 1, G, 1, T, S]."""
+  """Where a token at [P, G(, T)] sees its prompt: [P, 1, G, 1, T, S]."""
   mask = prompt_valid[:, None, None, None, None]
   if 'window' not in layer:
     return mask
@@ -209,6 +201,7 @@ def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
   return _in_sight(mask, layer, queries, prompt_positions[:, None, None, None])
 
 
+@jax.named_scope('embed')
 def _embed(params, tokens, positions, c):
   x = params['embed'][tokens].astype(c.dtype)
   if c.embed_scale is not None:
@@ -219,28 +212,12 @@ def _embed(params, tokens, positions, c):
 
 
 def _check_length(c, size):
-  """Learned positions end somewhere; indexing beyond them would be silent."""
+  """Learned positions are finite, and JAX indexes beyond them silently."""
   if c.num_positions and size > c.num_positions:
     raise ValueError(
       f'{size} slots of prompt and completion, but the model has '
       f'num_positions={c.num_positions}'
     )
-
-
-def _over_layers(body, x, params, c, last):
-  """Scans `body(x, layer, last=None)`; -> x and the stacked outputs.
-
-  Where the stack is unrolled, its last layer is told `last`: what of a prompt
-  it must run to the end. A scan has one body for all layers.
-  """
-  layers = _layers(params, c)
-  if c.num_layers > UNROLLED:
-    return jax.lax.scan(body, x, layers)
-  but_last = jax.tree.map(lambda a: a[:-1], layers)
-  x, outputs = jax.lax.scan(body, x, but_last, unroll=True)
-  x, output = body(x, jax.tree.map(lambda a: a[-1], layers), last)
-  append = lambda a, b: jnp.concatenate([a, b[None]])
-  return x, jax.tree.map(append, outputs, output)
 
 
 def hidden_states(
@@ -251,10 +228,10 @@ def hidden_states(
   Args:
     prompts, prompt_valid: [P, S], left-padded.
     completions, valid: [P, G, T]; row p, g follows prompt p.
-    last: how many of a prompt's states are wanted, from its end; None: S. The
+    last: how many of a prompt's states are wanted, from its end. None: S. The
       others need not run through all of the last layer.
   Returns:
-    [P, last, D] and [P, G, T, D], after the last norm; garbage on padding.
+    [P, last, D] and [P, G, T, D], after the last norm. Garbage on padding.
   """
   size = prompts.shape[1] + completions.shape[2]
   _check_length(c, size)
@@ -275,7 +252,7 @@ def hidden_states(
 
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
-  (x, y), _ = _over_layers(body, (x, y), params, c, last)
+  (x, y), _ = cpu.over_layers(body, (x, y), _layers(params, c), last)
   x = ops.last_slots(x, last)
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
@@ -284,9 +261,9 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   """Hidden state after each prompt, and the prompts' keys and values.
 
   Args:
-    cache_dtype: a name in `cache.STORES`; None: that of the activations.
+    cache_dtype: a name in `cache.STORES`. None: the dtype of activations.
   Returns:
-    [P, D]; keys and values by layer, see `cache.store_prompt`.
+    [P, D], and keys and values by layer, see `cache.store_prompt`.
   """
   _check_length(c, prompts.shape[1])
   kernel = fused.choose(c, *prompts.shape)
@@ -296,7 +273,7 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
     x, layer, places, prompt_valid, c, kernel, last
   )
   x = _embed(params, prompts, positions, c)
-  x, kv = _over_layers(body, x, params, c, last=1)
+  x, kv = cpu.over_layers(body, x, _layers(params, c), last=1)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
   return norm(x[:, -1], params, 'norm', c), tuple(layers)
@@ -310,30 +287,21 @@ def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
 
 
 def split_layers(params, c):
-  """The parameters as `decode_step` wants them: a tuple of layers.
+  """The parameters as `decode_step` needs them: a tuple of layers.
 
-  Outside of the loop over tokens, which would take them apart in every step.
+  Called outside of the loop over tokens, which would split them in every step.
   """
   layers = _layers(params, c)
   split = [jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)]
-  if _is_large(params):
-    split = [_turned(layer, c) for layer in split]
-  return {**params, 'layers': tuple(jax.lax.optimization_barrier(split))}
+  if cpu.decodes_transposed(params):
+    split = [_transpose(layer, c) for layer in split]
+  return {**params, 'layers': tuple(cpu.separate(split))}
 
 
-def _is_large(params):
-  return sum(x.size for x in jax.tree.leaves(params)) >= TURNED
-
-
-def _turned(layer, c):
-  """A layer with its matrices turned, but those of experts."""
-  dims = {
-    name: matrix_dims(f'layers.{name}', a.shape, c)
-    for name, a in layer.items()
-    if name in INPUTS
-  }
-  plain = {name: dims[1] for name, dims in dims.items() if dims[0] == 1}
-  return layer | {name: turn(layer[name], n) for name, n in plain.items()}
+def _transpose(layer, c):
+  """A layer with its matrices transposed, except those of experts."""
+  inputs = plain_inputs(layer, c)
+  return layer | {k: cpu.transpose(layer[k], n) for k, n in inputs.items()}
 
 
 def decode_step(
@@ -346,9 +314,9 @@ def decode_step(
   Args:
     params: as `split_layers` returns them.
     tokens: int32 [P, G].
-    index: int [], the same for all rows; or int [P], one for each prompt's.
+    index: int [], the same for all rows, or int [P], one per prompt.
     prompt_kv: as `prefill` returns them.
-    caches: as `empty_cache` returns them; nothing beyond `index` is read.
+    caches: as `empty_cache` returns them. Nothing beyond `index` is read.
   Returns:
     hidden states [P, G, D] that predict the next token, and the caches.
   """
@@ -360,60 +328,55 @@ def decode_step(
   places = _places(positions, c, prompt_valid.shape[1] + size)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  slots, last = jnp.arange(size), jnp.reshape(index, (-1, 1, 1, 1, 1))
-  new_caches = []
-  for i, layer in enumerate(params['layers']):
-    q, k, v = _qkv(x, layer, places, c)
-    by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
-    own = tuple(
-      cache.put(old, cache.store(by_row(new), cache_dtype or c.dtype), index)
-      for old, new in zip(caches[i], (k, v))
-    )
+  dtype, new_caches = cache_dtype or c.dtype, []
+  for layer, kv, own in zip(params['layers'], prompt_kv, caches):
+    x, own = _decode_layer(x, layer, places, index, prompt, kv, own, c, dtype)
     new_caches.append(own)
-    seen = slots <= last
-    if c.windows:
-      seen &= last - slots < layer['window']
-    prompt_mask = _prompt_mask(layer, positions, *prompt)[..., 0, :]
-    attended = cache.attend(
-      q.swapaxes(1, 2),
-      prompt_kv[i],
-      own,
-      lambda scores: masked(scores, prompt_mask, c.attention_softcap),
-      lambda scores: masked(scores, seen, c.attention_softcap),
-    )
-    x = _after_attention(x, attended.swapaxes(1, 2), layer, c)
   return norm(x, params, 'norm', c), tuple(new_caches)
 
 
-@jax.custom_vjp
-def _transposed(embed):
-  """[V, D] -> [D, V], and so is the derivative until it is whole.
-
-  On a CPU the product that makes [V, D] of it takes up to twice as long.
-  """
-  return embed.T
-
-
-_transposed.defvjp(
-  lambda embed: (embed.T, None),
-  lambda _, cotangent: (jax.lax.optimization_barrier(cotangent).T,),
-)
+@jax.named_scope('layer')
+def _decode_layer(x, layer, places, index, prompt, prompt_kv, own, c, dtype):
+  """x [P, G, D] -> x, and the layer's cache with the keys and values of x."""
+  q, k, v = _qkv(x, layer, places, c)
+  by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
+  own = tuple(
+    cache.put(old, cache.store(by_row(new), dtype), index)
+    for old, new in zip(own, (k, v))
+  )
+  slots = jnp.arange(own[0].numbers.shape[2])
+  last = jnp.reshape(index, (-1, 1, 1, 1, 1))
+  seen = slots <= last
+  if c.windows:
+    seen &= last - slots < layer['window']
+  prompt_mask = _prompt_mask(layer, places.index, *prompt)[..., 0, :]
+  attended = cache.attend(
+    q.swapaxes(1, 2),
+    prompt_kv,
+    own,
+    lambda scores: masked(scores, prompt_mask, c.attention_softcap),
+    lambda scores: masked(scores, seen, c.attention_softcap),
+  )
+  return _after_attention(x, attended.swapaxes(1, 2), layer, c), own
 
 
 def decode_head(params, c):
-  """What `logits` takes of a few states at a time."""
-  if not _is_large(params):
-    return jax.lax.optimization_barrier(head_weights(params, c))
+  """Weights for `logits` of a few states at a time, as in decoding."""
+  if not cpu.decodes_transposed(params):
+    return cpu.separate(head_weights(params, c))
   if c.tie_embeddings:
-    return Turned(params['embed'])
-  return jax.lax.optimization_barrier(turn(params['head']))
+    return cpu.Transposed(params['embed'])
+  return cpu.separate(cpu.transpose(params['head']))
 
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
-  return _transposed(params['embed']) if c.tie_embeddings else params['head']
+  if c.tie_embeddings:
+    return cpu.transposed_embedding(params['embed'])
+  return params['head']
 
 
+@jax.named_scope('head')
 def logits(states, weights, c):
   """Float32 logits [..., V] of states [..., D]."""
   product = project(states, weights).astype(jnp.float32)

@@ -53,10 +53,10 @@ def specs(c: ModelConfig):
 def _attention_specs(c):
   L, D, K, H = c.num_layers, c.dim, c.num_kv_heads, c.head_dim
   R = c.num_heads // K
-  # Keeps the residual stream's size at init.
+  # Keeps the scale of the residual stream at init.
   out = 1 / (2 * L) ** 0.5 * (K * R * H) ** -0.5
   table = {
-    # R query heads, one key head and one value head per kv head: one matmul.
+    # Per kv head: R query heads, a key head and a value head, in one matmul.
     'qkv': Spec(
       (L, D, K, R + 2, H),
       (None, 'embed', 'heads', None, None),
@@ -117,7 +117,7 @@ def _is_spec(x):
 def init(key, c: ModelConfig):
   """Parameters float32, drawn from `specs`."""
   table, treedef = jax.tree.flatten(specs(c), is_leaf=_is_spec)
-  # One draw for all: XLA would compile one for each shape.
+  # One draw for all, since XLA would compile one draw per shape.
   sizes = [math.prod(s.shape) for s in table]
   noise = jax.random.normal(key, (sum(sizes),))
   parts = jnp.split(noise, np.cumsum(sizes)[:-1])
@@ -149,6 +149,20 @@ def matrix_dims(path, shape, c):
   if c.num_experts and name in ('gate_up', 'down'):
     stacked += 1
   return stacked, INPUTS[name]
+
+
+def plain_inputs(layer, c):
+  """{name: input dimensions} of a layer's matrices, those of experts left out.
+
+  Args:
+    layer: {name: array} of one layer, without the axis of layers.
+  """
+  dims = {
+    name: matrix_dims(f'layers.{name}', a.shape, c)
+    for name, a in layer.items()
+    if name in INPUTS
+  }
+  return {name: dims[1] for name, dims in dims.items() if dims[0] == 1}
 
 
 # Input dimensions of a layer's matrices, and of the head's.

@@ -1,5 +1,6 @@
 """Drawing a token from logits: truncation, one uniform number, mixtures."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -7,14 +8,18 @@ import jax.numpy as jnp
 
 from align_jax import ops
 
-BLOCK = 64  # tokens of a vocabulary that are searched together
+# Tokens of a vocabulary that are searched together, and the largest vocabulary
+# that is searched as one. Of 4096 tokens, as in the benchmark's size S, there
+# are as many blocks as tokens in one. Both are chosen, not measured.
+BLOCK = 64
+MAX_WHOLE = 4 * BLOCK
 
 
 class Truncation(NamedTuple):
-  """Tokens outside are never drawn; numbers, traced.
+  """Tokens outside of it are never drawn. Its numbers are traced.
 
-  Each of the three looks at what the ones before it have left, after the
-  temperature; tokens of equal probability stay or go together.
+  The three are applied in this order, after the temperature, each to the tokens
+  that are left. Tokens of equal probability stay or go together.
   """
 
   top_k: jax.Array | int = 2**30  # the k likeliest tokens, k >= 1
@@ -30,10 +35,10 @@ def _ordered(x):
 
 
 def _fewest(codes, enough):
-  """The likeliest tokens that are enough: bool [..., V].
+  """The fewest of the likeliest tokens that are enough: bool [..., V].
 
-  Bisection over the floats there are: exact, and several times cheaper than a
-  sort.
+  Bisects over the bit patterns of floats. This is exact, and several times
+  cheaper than a sort.
 
   Args:
     codes: uint32 [..., V], greater for a likelier token.
@@ -50,7 +55,7 @@ def _fewest(codes, enough):
   return codes >= jax.lax.fori_loop(0, 32, halve, bounds)[0]
 
 
-def truncate(logits, truncation):
+def truncate(logits: jax.Array, truncation: Truncation) -> jax.Array:
   """Logits f32 [..., V] with -inf outside of the truncation."""
   top_k, top_p, min_p = truncation
   codes, best = _ordered(logits), logits.max(-1, keepdims=True)
@@ -58,7 +63,7 @@ def truncate(logits, truncation):
   probs = jnp.where(kept, jnp.exp(logits - best), 0)
   mass = lambda x: jnp.where(x, probs, 0).sum(-1, keepdims=True)
   wanted = top_p * mass(kept)
-  # Rounding must not cost a token where there is nothing to cut.
+  # With top_p = 1 nothing is cut, and rounding must not drop a token.
   kept &= _fewest(codes, lambda x: mass(x) >= wanted) | (top_p >= 1)
   kept &= logits >= best + jnp.log(min_p)
   return jnp.where(kept, logits, -jnp.inf)
@@ -71,11 +76,11 @@ def _first_beyond(shares, masses):
     shares: f32 [...] in [0, 1).
     masses: f32 [..., N], not negative.
   Returns:
-    a place int32 [...] of positive mass, and how much of that mass, in [0, 1),
-    lies below the share.
+    a place int32 [...] of positive mass, and the part of that mass, in [0, 1),
+    that lies below the share.
   """
-  # A parallel cumsum is not quite monotone: places without mass are struck out,
-  # and the first place beyond is taken, not the number of places before it.
+  # A parallel cumsum is not quite monotone. So places without mass are struck
+  # out, and the first place beyond is taken, not the count of places before it.
   cdf = jnp.where(masses > 0, jnp.cumsum(masses, axis=-1), 0)
   wanted = shares * cdf.max(-1)
   place = (cdf > wanted[..., None]).argmax(-1).astype(jnp.int32)
@@ -83,12 +88,14 @@ def _first_beyond(shares, masses):
   return place, jnp.clip(1 - (end - wanted) / mass, 0, 1 - 2.0**-24)
 
 
-def inverse_cdf(uniforms, logits):
+def inverse_cdf(
+  uniforms: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """One token per row from one uniform number per row.
 
   Exact up to float32. Never returns a token of probability zero. A large
-  vocabulary is searched by blocks, then within one: a running sum over all of
-  it costs more than the sums of blocks.
+  vocabulary is searched by blocks, then within one block, because a running sum
+  over all tokens costs more than the sums of blocks.
 
   Args:
     uniforms: f32 [...] in [0, 1).
@@ -99,7 +106,7 @@ def inverse_cdf(uniforms, logits):
   best = logits.max(-1, keepdims=True)
   masses = jnp.exp(logits - best)
   size = logits.shape[-1]
-  width = size if size <= 4 * BLOCK else BLOCK
+  width = size if size <= MAX_WHOLE else BLOCK
   pad = [(0, 0)] * uniforms.ndim + [(0, -size % width)]
   blocks = jnp.pad(masses, pad).reshape(*uniforms.shape, -1, width)
   sums = blocks.sum(-1)
@@ -109,11 +116,13 @@ def inverse_cdf(uniforms, logits):
   return tokens, ops.pick(logits - best, tokens) - jnp.log(sums.sum(-1))
 
 
-def row_uniforms(key, prompt_ids, group_size, length):
+def row_uniforms(
+  key: jax.Array, prompt_ids: jax.Array, group_size: int, length: int
+) -> jax.Array:
   """One number in [0, 1) per token: f32 [P, G, T].
 
-  Those of a row come from the key, its prompt's id and its place in the group,
-  whatever else is sampled beside it and wherever.
+  A row's numbers depend only on the key, its prompt's id and its place in the
+  group. They do not depend on the batch or on its other rows.
   """
 
   def row(prompt_id, place):
@@ -124,8 +133,10 @@ def row_uniforms(key, prompt_ids, group_size, length):
   return jax.vmap(group, (0, None))(prompt_ids, jnp.arange(group_size))
 
 
-def geometric_mixture(logits, shares):
-  """Normalised log of the product of policies to the power of their shares.
+def geometric_mixture(
+  logits: Sequence[jax.Array], shares: Sequence[jax.Array | float]
+) -> jax.Array:
+  """The normalised product of policies, each to the power of its share.
 
   Args:
     logits: a list of f32 [..., V], one per policy.

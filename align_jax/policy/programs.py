@@ -1,18 +1,23 @@
-"""Jitted programs, built once per process: a sweep compiles once."""
+"""Jitted programs, built once per process, so that a sweep compiles once."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from align_jax.models import bow, lora
+from align_jax.models import bow, cache, lora
 from align_jax.policy import sampling, scoring
+from align_jax.policy.draw_tokens import Truncation
 
 # Fields of a Batch that no model reads.
 UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
 
 
 def _reading(f):
-  """Jitted `f(params, batch)`: one program, whatever else rows have."""
+  """Jitted `f(params, batch)`: one program, whichever other fields are set."""
   program = jax.jit(f)
 
   def read(params, batch):
@@ -22,12 +27,20 @@ def _reading(f):
   return read
 
 
+class Programs(NamedTuple):
+  """Jitted programs of a policy, see `scoring`."""
+
+  logps: Callable  # (params, batch) -> f32 [B, T]
+  kls: Callable  # (params, ref_params, batch) -> exact KL, log-ratio [B, T]
+  annotate: Callable  # (ref_params, batch) -> batch with `ref_logps`
+
+
 @functools.cache
 def policy_programs(config):
-  """Jitted log-probs, exact KLs and reference annotation of a policy."""
+  """The Programs of the policy that a config describes."""
   logps = _reading(functools.partial(scoring.token_logps, config=config))
   kls = jax.jit(functools.partial(scoring.token_kls, config=config))
-  return logps, kls, scoring.make_annotate(logps)
+  return Programs(logps, kls, scoring.make_annotate(logps))
 
 
 @functools.cache
@@ -36,21 +49,108 @@ def expectation(config):
   return jax.jit(functools.partial(scoring.expected, config=config))
 
 
-def sampler(task, group_size, slots=0):
+@functools.cache
+def entropies(config):
+  """Jitted (params, batch) -> entropy of the next token, f32 [B, T]."""
+  return _reading(functools.partial(scoring.token_entropies, config=config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How completions are drawn; by default from the policy itself.
+
+  Attributes:
+    temperature: divides the logits; > 0.
+    top_p, top_k, min_p: see `draw_tokens.Truncation`; 1, 0 and 0 cut nothing.
+    cache_dtype: how keys and values are kept, a name in `cache.STORES`; '': as
+      the activations are.
+    stop_tokens: ids that end a completion, as the task's EOS does.
+  """
+
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  min_p: float = 0.0
+  cache_dtype: str = ''
+  stop_tokens: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    object.__setattr__(self, 'stop_tokens', tuple(self.stop_tokens))
+    whole = lambda x: isinstance(x, int) and x >= 0
+    expected = {
+      'temperature': (0 < self.temperature < np.inf, 'a finite number > 0'),
+      'top_p': (0 < self.top_p <= 1, 'a number in (0, 1]'),
+      'top_k': (whole(self.top_k), 'an integer >= 0'),
+      'min_p': (0 <= self.min_p <= 1, 'a number in [0, 1]'),
+      'cache_dtype': (
+        self.cache_dtype in ('', *cache.STORES),
+        f"'' or one of {list(cache.STORES)}",
+      ),
+      'stop_tokens': (all(map(whole, self.stop_tokens)), 'token ids >= 0'),
+    }
+    for name, (right, wanted) in expected.items():
+      if not right:
+        raise ValueError(
+          f'sampling.{name}={getattr(self, name)!r}, expected {wanted}'
+        )
+
+  @property
+  def own(self):
+    """Whether tokens have the policy's own probabilities."""
+    return self.temperature == 1 and not self.truncates
+
+  @property
+  def truncates(self):
+    return (self.top_p, self.top_k, self.min_p) != (1, 0, 0)
+
+  def arguments(self):
+    """What `sampling.sample` is told: arrays, of what differs from default."""
+    found = {}
+    if self.temperature != 1:
+      found['temperature'] = self.temperature
+    if self.truncates:
+      every = 2**30  # more than any vocabulary
+      found['truncation'] = Truncation(
+        self.top_k or every, self.top_p, self.min_p
+      )
+    if self.stop_tokens:
+      found['stop_tokens'] = np.array(self.stop_tokens, np.int32)
+    return found
+
+  def ends(self, eos_id):
+    """All tokens that end a completion: int32 [K]; None: there are none."""
+    if not self.stop_tokens:
+      return eos_id
+    eos = () if eos_id is None else np.ravel(eos_id)
+    return np.array([*eos, *self.stop_tokens], np.int32)
+
+
+def sampler(task, group_size, rows_at_once=0, how=Sampling()):
   """Jitted (params, prompts, valid, key) -> Batch, as the task ends rows.
 
   Args:
-    slots: rows at a time, see `sampling.sample_many`; 0: all at once.
+    rows_at_once: see `sampling.sample_many`; 0: all at once.
+    how: Sampling. Its numbers are traced: they compile nothing.
   """
-  model, length, eos_id = task.model, task.max_new_tokens, task.eos_id
-  return _sampler(model, group_size, length, eos_id, slots)
+  program = _sampler(
+    task.model,
+    group_size,
+    task.max_new_tokens,
+    task.eos_id,
+    rows_at_once,
+    how.cache_dtype or None,
+  )
+  arguments = how.arguments()
+  return functools.partial(program, **arguments) if arguments else program
 
 
 @functools.cache
-def _sampler(config, group_size, max_new_tokens, eos_id, slots):
+def _sampler(
+  config, group_size, max_new_tokens, eos_id, rows_at_once, cache_dtype
+):
   f = sampling.sample
-  if slots:
-    f = functools.partial(sampling.sample_many, slots=slots)
+  if rows_at_once:
+    f = functools.partial(sampling.sample_many, slots=rows_at_once)
   return jax.jit(
     functools.partial(
       f,
@@ -58,24 +158,25 @@ def _sampler(config, group_size, max_new_tokens, eos_id, slots):
       group_size=group_size,
       max_new_tokens=max_new_tokens,
       eos_id=eos_id,
+      cache_dtype=cache_dtype,
     )
   )
 
 
-def mixture_sampler(task, group_size, slots=0):
+def mixture_sampler(task, group_size, rows_at_once=0, how=Sampling()):
   """Jitted ((params, other_params), prompts, valid, key, share) -> Batch."""
-  plain = sampler(task, group_size, slots)
+  draw = sampler(task, group_size, rows_at_once, how)
 
   def sample(policies, prompts, valid, key, share):
     params, other = policies
-    return plain(params, prompts, valid, key, None, other, share)
+    return draw(params, prompts, valid, key, other_params=other, share=share)
 
   return sample
 
 
 @functools.cache
 def scorer(config):
-  """Jitted (params, batch) -> f32 [B]; None stands for the bag of words."""
+  """Jitted (params, batch) -> f32 [B]. None is the bag of words."""
   if config is None:
     return _reading(bow.scores)
   return _reading(functools.partial(scoring.scores, config=config))
@@ -87,7 +188,7 @@ def token_scorer(config):
   return _reading(functools.partial(scoring.token_scores, config=config))
 
 
-CRITICS = ('critic', 'value_head')  # keys that are no part of the policy
+CRITICS = ('critic', 'value_head')  # keys that are not the policy's
 
 
 _merge = jax.jit(lora.merge)
@@ -102,3 +203,8 @@ def policy_of(params, base=None):
   if lora.KEY in params:
     return _merge(base, params[lora.KEY])
   return {k: v for k, v in params.items() if k not in CRITICS}
+
+
+def policy_in(state):
+  """The parameters of the policy in a run's state, merged, without critic."""
+  return policy_of(state.params, lora.base_of(state.anchors))

@@ -1,18 +1,17 @@
 """Completions from a policy: prefill P prompts, decode P x G rows.
 
-How tokens are drawn (temperature, truncation, what ends a row and when) is
-given as arrays: a change of them compiles nothing.
+Temperature, truncation, stop tokens and limits are arrays, so changing them
+compiles nothing.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.models import cache
+from align_jax.models import cache, cpu
 from align_jax.models.interface import of
 from align_jax.policy.draw_tokens import (
   Truncation,
@@ -21,45 +20,46 @@ from align_jax.policy.draw_tokens import (
   row_uniforms,
   truncate,
 )
-from align_jax.types import Batch
+from align_jax.types import Batch, Params
 
-SEGMENT = 32  # tokens; a cache grows by no less
+# A cache grows in at most so many lengths, and by at least so many tokens. Each
+# length is a loop to compile. Both are chosen, not measured.
+MAX_SEGMENTS = 4
+MIN_SEGMENT = 32
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Sampler:
   """A policy or the mixture of two, and how its tokens are drawn.
 
-  What it keeps per policy is a tuple of as many: states, keys and values. What
-  is made of the parameters here is made once, not once a token.
+  States, keys and values are tuples with one entry per policy.
   """
 
   config: Any
   cache_dtype: str | None
-  policies: tuple
+  policies: tuple  # parameters of each policy
+  layers: list  # of each policy, see `transformer.split_layers`
+  heads: list  # of each policy, see `transformer.decode_head`
   shares: tuple
   temperature: Any
   truncation: Truncation | None
   eos_id: int | None
   stop_tokens: jax.Array | None
 
-  @functools.cached_property
-  def layers(self):
-    return [of(self.config).split_layers(p, self.config) for p in self.policies]
-
-  @functools.cached_property
-  def heads(self):
-    return [of(self.config).decode_head(p, self.config) for p in self.policies]
-
   def start(self, prompts, valid, uniforms):
-    """Prompts [P, S], uniforms [P, G] -> the first tokens, as `draw` returns
-    them, and keys and values by policy."""
+    """The first tokens, as `draw` returns them, and each policy's cache.
+
+    Args:
+      prompts, valid: [P, S].
+      uniforms: f32 [P, G].
+    """
     shape = uniforms.shape
     states, kvs = [], []
     for params in self.policies:
-      state, kv = of(self.config).prefill(
-        params, self.config, prompts, valid, self.cache_dtype
-      )
+      with jax.named_scope('prefill'):
+        state, kv = of(self.config).prefill(
+          params, self.config, prompts, valid, self.cache_dtype
+        )
       states.append(jnp.broadcast_to(state[:, None], (*shape, state.shape[-1])))
       kvs.append(kv)
     return self.draw(states, uniforms, jnp.ones(shape, bool)), tuple(kvs)
@@ -71,6 +71,7 @@ class _Sampler:
       for _ in self.policies
     )
 
+  @jax.named_scope('decode')
   def decode(self, tokens, index, kvs, valid, caches):
     """See `transformer.decode_step`; -> states and caches."""
     step = lambda params, kv, cache: of(self.config).decode_step(
@@ -84,12 +85,13 @@ class _Sampler:
       of(self.config).logits(s, w, self.config)
       for s, w in zip(states, self.heads)
     ]
-    # XLA would make them part of the search for the largest, and slower.
-    logits = jax.lax.optimization_barrier(logits)
+    # Else XLA fuses the logits into the argmax, which is slower.
+    logits = cpu.separate(logits)
     if len(logits) == 1:
       return logits[0]
     return geometric_mixture(logits, self.shares)
 
+  @jax.named_scope('draw')
   def draw(self, states, uniforms, live):
     """The next token of each row: fields of a Batch, [P, G]; 0 unless `live`.
 
@@ -139,21 +141,25 @@ def _request(
   cache_dtype=None,
 ):
   """-> _Sampler, uniforms f32 [P, G, T] and limits int32 [P, G]."""
-  policies, shares = (params,), (1.0,)
+  policies: tuple = (params,)
+  shares: tuple = (1.0,)
   if other_params is not None:
     policies, shares = (params, other_params), (1 - share, share)
+  # Computed once, since a loop over tokens is traced after this.
+  layers = [of(config).split_layers(p, config) for p in policies]
+  heads = [of(config).decode_head(p, config) for p in policies]
   sampler = _Sampler(
     config,
     cache_dtype,
     policies,
+    layers,
+    heads,
     shares,
     temperature,
     truncation,
     eos_id,
     stop_tokens,
   )
-  # Before any loop is traced, so that they lie outside of all.
-  sampler.layers, sampler.heads
   num_prompts = prompts.shape[0]
   if prompt_ids is None:
     prompt_ids = jnp.arange(num_prompts)
@@ -178,12 +184,19 @@ def _batch(prompts, prompt_valid, rows, group_size):
 
 
 def _segments(length):
-  """Lengths of the cache in turn: what is not there yet is not read."""
-  step = max(SEGMENT, -(-length // 4))
+  """The lengths that the cache grows to, so that it is read no further."""
+  step = max(MIN_SEGMENT, -(-length // MAX_SEGMENTS))
   return [*range(step, length, step), length]
 
 
-def sample(params, prompts, prompt_valid, key, *args, **kwargs):
+def sample(
+  params: Params,
+  prompts: jax.Array,
+  prompt_valid: jax.Array,
+  key: jax.Array,
+  *args: Any,
+  **kwargs: Any,
+) -> Batch:
   """Samples `group_size` completions per prompt.
 
   Args:
@@ -193,28 +206,27 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
     temperature: of the sampling distribution; > 0, traced. None is 1.
     other_params, share: sample token by token from the geometric mixture
       params^(1 - share) * other_params^share of two policies instead (Munos et
-      al. 2023, sec. 6), in the same decode; share is traced.
-    truncation: a `Truncation`; None is the whole support.
-    stop_tokens: int32 [K], each ends a completion as `eos_id` does; pad with
+      al. 2023, sec. 6), in the same decode. share is traced.
+    truncation: a `Truncation`. None: the whole support.
+    stop_tokens: int32 [K]. Each ends a completion as `eos_id` does. Pad with
       -1, which is no token.
-    limits: int32 [P] or [P, G], the most tokens of a row, where that is less
-      than `max_new_tokens`; at least one is drawn.
-    prompt_ids: int32 [P], what a prompt's rows take their randomness from,
-      with the key; None counts them. A row is the same in whatever batch its
-      prompt has the same id, but for the rounding of sums.
+    limits: int32 [P] or [P, G], the most tokens of a row, if less than
+      `max_new_tokens`. At least one is drawn.
+    prompt_ids: int32 [P]. With the key they seed the rows of a prompt. None:
+      0, 1, 2, ... A row is the same in any batch where its prompt has the same
+      id, up to the rounding of sums.
     config: what `models.interface.of` knows.
     group_size: G.
-    max_new_tokens: T; a completion that has not ended by then is cut off.
-    eos_id: ends a completion and is part of it; None: nothing but `stop_tokens`
-      does.
-    cache_dtype: how keys and values are kept, a name in `cache.STORES`; None:
-      as the activations are. Anything coarser samples a policy a little off
-      the one that is scored, see `align_jax.tools.cache_cost`.
+    max_new_tokens: T. A completion that has not ended by then is cut off.
+    eos_id: ends a completion and is part of it. None: only `stop_tokens` do.
+    cache_dtype: how keys and values are stored, a name in `cache.STORES`. None:
+      in the dtype of activations. A coarser one samples a policy that differs
+      slightly from the scored one, see `align_jax.tools.cache_cost`.
   Returns:
-    Batch of B = P * G rows with zero `rewards` and with the `sampler_logps` of
-    the distribution drawn from. With a temperature, 1 or not, or a truncation
-    it has `policy_logps` as well, and no KL will be estimated from it. Decoding
-    stops once every row has ended.
+    Batch of B = P * G rows with zero `rewards` and the `sampler_logps` of the
+    sampling distribution. If a temperature (even 1) or a truncation is given it
+    also has `policy_logps`, and no KL is estimated from it. Decoding stops once
+    every row has ended.
   """
   sampler, uniforms, limits = _request(params, prompts, key, *args, **kwargs)
   uniforms = jnp.moveaxis(uniforms, -1, 0)
@@ -263,8 +275,9 @@ def sample(params, prompts, prompt_valid, key, *args, **kwargs):
 class _Slots(NamedTuple):
   """Rows that are decoded together, each with a copy of its prompt's keys."""
 
-  row: jax.Array  # int32 [slots]; their number where the slot is idle
-  index: jax.Array  # int32 [slots], the place of the row's newest token
+  row: jax.Array  # int32 [slots]; the number of rows where the slot is idle
+  # int32 [slots], the place of the row's newest token
+  index: jax.Array  # type: ignore[assignment]
   token: jax.Array  # int32 [slots], that token
   prompt: Any  # keys and values [slots, K, S, H] and validity [slots, S]
   caches: Any
@@ -282,23 +295,29 @@ def _in_chunks(f, arrays, size):
 
 
 def sample_many(
-  params, prompts, prompt_valid, key, *args, slots, refill=True, **kwargs
-):
+  params: Params,
+  prompts: jax.Array,
+  prompt_valid: jax.Array,
+  key: jax.Array,
+  *args: Any,
+  slots: int,
+  refill: bool | jax.Array = True,
+  **kwargs: Any,
+) -> Batch:
   """What `sample` does, `slots` rows at a time.
 
-  A row that ends makes room for the next one in order, so that a few long
-  completions do not keep the others waiting. Worth it where P * G is several
-  times `slots` and lengths differ much; the keys and values of all P prompts
-  are kept meanwhile.
+  The next row takes the slot of a row that has ended, so a few long completions
+  do not keep the others waiting. This pays where P * G is several times `slots`
+  and lengths differ much. The keys and values of all P prompts stay in memory.
 
   Args:
     slots: rows that are decoded together.
-    refill: False, traced, leaves slots idle until all of them are, as batches
-      do: every row is the same, to the bit, and later.
+    refill: traced. False leaves slots idle until all of them are, as batches
+      do. Every row is the same to the bit, and ends later.
     The others are those of `sample`.
   Returns:
     what `sample` returns, up to the rounding of sums of other shapes, which may
-    tip a draw; which slot a row had, and beside whom, leaves no trace.
+    change a draw. A row does not depend on its slot or on the other slots.
   """
   sampler, uniforms, limits = _request(params, prompts, key, *args, **kwargs)
   num_prompts, group_size, length = uniforms.shape
@@ -337,7 +356,7 @@ def sample_many(
     row, index = jnp.minimum(s.row, num - 1), s.index + 1
     new = sampler.draw(states, uniforms[row, index][:, None], ~idle(s)[:, None])
     new = {k: x[:, 0] for k, x in new.items()}
-    # What an idle slot has drawn is out of bounds, and dropped.
+    # An idle slot's index is out of bounds, so its token is dropped.
     put = lambda x, y: x.at[s.row, index].set(y)
     ended = sampler.ends(new['completions']) | (index + 1 >= limits[row])
     return s._replace(

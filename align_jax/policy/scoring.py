@@ -1,8 +1,10 @@
-"""What a model thinks of given completions: log-probs, exact KLs, scores.
+"""What a model says of given completions: log-probs, exact KLs, scores.
 
-Logits exist at completion positions only, and a chunk of positions at a time:
-the backward pass recomputes them, so [B, T, V] is never held.
+Logits exist at completion positions only, a chunk of positions at a time. The
+backward pass recomputes them, so [B, T, V] is never in memory.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,14 @@ import jax.numpy as jnp
 from align_jax import ops
 from align_jax.models.interface import of
 from align_jax.sharding import shard
+from align_jax.types import Batch, Model, Params
 
-LOGITS_PER_CHUNK = 2**24  # float32 entries of logits alive at a time
+# Logits in memory at a time: 64 MiB in float32, and in a backward pass as much
+# again for their cotangent. Chosen to bound memory, not measured for speed.
+LOGITS_PER_CHUNK = 2**24
 
 
-def predicting_states(params, c, batch):
+def predicting_states(params: Params, c: Model, batch: Batch) -> jax.Array:
   """Hidden states that predict each completion token: [B, T, D]."""
   completions = ops.by_group(batch.completions, batch.group_size)
   valid = ops.by_group(batch.valid, batch.group_size)
@@ -55,13 +60,13 @@ def _by_position(f, arrays, vocab_size):
 
 
 @jax.custom_vjp
-def log_prob_of(logits, tokens):
+def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
   """log softmax(logits)[token]: f32 [N, V], int [N] -> f32 [N]."""
   return _log_prob_of(logits, tokens)[0]
 
 
 def _log_prob_of(logits, tokens):
-  """Keeps the logits alone: the derivative is one pass over them."""
+  """Keeps the logits alone, since the derivative is one pass over them."""
   total = jax.nn.logsumexp(logits, axis=-1)
   picked = ops.pick(logits, tokens)
   return picked - total, (logits, total, tokens)
@@ -77,13 +82,15 @@ def _log_prob_of_vjp(kept, cotangent):
 log_prob_of.defvjp(_log_prob_of, _log_prob_of_vjp)
 
 
-def token_logps(params, batch, *, config, temperature=1.0):
+def token_logps(
+  params: Params, batch: Batch, *, config: Model, temperature: float = 1.0
+) -> jax.Array:
   """Log-probs of the completion tokens.
 
   Args:
     params: of a model with an 'lm' head.
-    batch: a Batch; rewards are not read.
-    temperature: logits are divided by it, as the sampler's are.
+    batch: a Batch. Its rewards are not read.
+    temperature: divides the logits, as in the sampler.
   Returns:
     f32 [B, T], nats; 0 on padding.
   """
@@ -97,16 +104,23 @@ def token_logps(params, batch, *, config, temperature=1.0):
   return jnp.where(batch.valid, logps, 0)
 
 
-def compare(params, ref_params, batch, ref_batch=None, *, config):
+def compare(
+  params: Params,
+  ref_params: Params,
+  batch: Batch,
+  ref_batch: Batch | None = None,
+  *,
+  config: Model,
+) -> tuple[jax.Array, ...]:
   """Both policies along given completions, from one pass of each.
 
   Args:
     params, ref_params: of the same architecture.
-    ref_batch: what the second one sees, if not the same: the completions of
-      `batch` after other prompts.
+    ref_batch: the completions of `batch` after other prompts, for the reference
+      to read. None: `batch`.
   Returns:
     exact KL(policy || reference) of the next token, log-probs of the token
-    under the policy and under the reference: f32 [B, T] each; nats, 0 on
+    under the policy and under the reference. Each is f32 [B, T], nats, 0 on
     padding.
   """
   weights = of(config).head_weights(params, config)
@@ -129,16 +143,18 @@ def compare(params, ref_params, batch, ref_batch=None, *, config):
   return tuple(jnp.where(batch.valid, x, 0) for x in out)
 
 
-def token_kls(params, ref_params, batch, *, config):
+def token_kls(
+  params: Params, ref_params: Params, batch: Batch, *, config: Model
+) -> tuple[jax.Array, jax.Array]:
   """Exact per-token KL(policy || reference) along given completions.
 
   Args:
     params, ref_params: of the same architecture.
-    batch: completions sampled from the policy, for their sum to estimate the
-      sequence KL.
+    batch: completions sampled from the policy, so that the sum of their KLs
+      estimates the sequence KL.
   Returns:
-    exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T]
-    (the Monte-Carlo term); nats, 0 on padding.
+    exact KL f32 [B, T], and the log-ratio of the token itself f32 [B, T] (the
+    Monte-Carlo term). Nats, 0 on padding.
   Raises:
     ValueError: `batch` was tempered or truncated.
   """
@@ -147,17 +163,19 @@ def token_kls(params, ref_params, batch, *, config):
   return kls, logps - ref_logps
 
 
-def expected(params, batch, worth, *, config):
-  """What the next token is worth on average, along given completions.
+def expected(
+  params: Params, batch: Batch, worth: jax.Array, *, config: Model
+) -> jax.Array:
+  """The expected worth of the next token, along given completions.
 
-  Summed over a completion that the policy sampled, it has the mean of the worth
-  of the tokens themselves and less noise (Rao-Blackwell), as the exact KL has.
+  Its sum over a completion that the policy sampled has the same mean as the sum
+  of the sampled tokens' worth, with less noise (Rao-Blackwell).
 
   Args:
     params: of a model with an 'lm' head.
     worth: f32 [B, T, V], of every token in each place.
   Returns:
-    f32 [B, T]; 0 on padding.
+    f32 [B, T], 0 on padding.
   Raises:
     ValueError: `batch` was tempered or truncated.
   """
@@ -172,8 +190,28 @@ def expected(params, batch, worth, *, config):
   return jnp.where(batch.valid, means, 0)
 
 
-def values(states, head):
-  """What a scalar head, f32 [D], makes of states [..., D]: f32 [...]."""
+def token_entropies(
+  params: Params, batch: Batch, *, config: Model
+) -> jax.Array:
+  """Exact entropy of the next token, along given completions.
+
+  Returns:
+    f32 [B, T], nats; 0 on padding.
+  """
+  weights = of(config).head_weights(params, config)
+
+  def f(state):
+    logps = jax.nn.log_softmax(_logits(state, weights, config))
+    # A token without mass adds its limit, 0, not 0 * inf.
+    return -jnp.where(logps == -jnp.inf, 0, jnp.exp(logps) * logps).sum(-1)
+
+  states = predicting_states(params, config, batch)
+  entropies = _by_position(f, [states], config.vocab_size)
+  return jnp.where(batch.valid, entropies, 0)
+
+
+def values(states: jax.Array, head: jax.Array) -> jax.Array:
+  """Scores f32 [...] of states [..., D] under a scalar head f32 [D]."""
   return states.astype(jnp.float32) @ head
 
 
@@ -192,12 +230,12 @@ def _completion_states(params, config, batch):
   return states.reshape(-1, *states.shape[2:])
 
 
-def token_scores(params, batch, *, config):
+def token_scores(params: Params, batch: Batch, *, config: Model) -> jax.Array:
   """Scalar-head score after each completion token: f32 [B, T]."""
   return values(_completion_states(params, config, batch), params['head'])
 
 
-def scores(params, batch, *, config):
+def scores(params: Params, batch: Batch, *, config: Model) -> jax.Array:
   """Scalar-head score of each completion, read at its last token: f32 [B]."""
   states = _completion_states(params, config, batch)
   # The last valid slot, not the count: a pair's first half may end in padding.
@@ -207,7 +245,9 @@ def scores(params, batch, *, config):
   return values(state, params['head'])
 
 
-def make_annotate(forward):
+def make_annotate(
+  forward: Callable[[Params, Batch], jax.Array],
+) -> Callable[[Params, Batch], Batch]:
   """-> annotate(ref_params, batch) -> batch with `ref_logps`."""
   return lambda ref_params, batch: batch.replace(
     ref_logps=forward(ref_params, batch)

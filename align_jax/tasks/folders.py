@@ -1,23 +1,32 @@
-"""What a task makes once for all runs: a folder, whole or not at all."""
+"""A folder that a task fills once for all runs, completely or not at all."""
 
+import inspect
 import json
 import os
 import pathlib
 import shutil
 
 
-def make_once(folder, build, settings):
-  """Has `build(partial folder)` fill the folder, unless it is there.
+def keywords(fn):
+  """{name: default} of the arguments of `fn` that have a default."""
+  known = inspect.signature(fn).parameters.values()
+  return {p.name: p.default for p in known if p.default is not p.empty}
+
+
+def make_once(folder, build, settings, defaults=None):
+  """Fills the folder by `build(partial_folder)`, unless it exists.
 
   Args:
     folder: path.
-    settings: dict of what it is made from, kept as settings.json.
+    settings: dict of everything the contents depend on, kept as settings.json.
+    defaults: values of settings that a folder of an earlier version may lack.
   Raises:
-    ValueError: it was made with others; names the first.
+    ValueError: the folder has other settings; names the first that differs.
   """
   folder = pathlib.Path(folder)
-  # As they will be read: tuples as lists, a path as text.
-  settings = json.loads(json.dumps(settings, default=str))
+  # JSON turns tuples into lists and paths into text.
+  read = lambda tree: json.loads(json.dumps(tree, default=str))
+  settings, defaults = read(settings), read(defaults or {})
   if not (folder / 'settings.json').exists():
     partial = folder.with_name(f'{folder.name}.partial-{os.getpid()}')
     partial.mkdir(parents=True)
@@ -27,7 +36,7 @@ def make_once(folder, build, settings):
       _publish(partial, folder)
     finally:
       shutil.rmtree(partial, ignore_errors=True)
-  _check_settings(folder, settings)
+  _check_settings(folder, settings, defaults)
 
 
 def _publish(partial, folder):
@@ -36,11 +45,12 @@ def _publish(partial, folder):
   except OSError:
     if not (folder / 'settings.json').exists():
       raise
-    # Another process was faster, and has made the same.
+    # Another process has finished the same folder first.
 
 
-def _check_settings(folder, settings):
+def _check_settings(folder, settings, defaults):
   made = json.loads((folder / 'settings.json').read_text())
+  made = {**{k: v for k, v in defaults.items() if k in settings}, **made}
   for name in sorted(made.keys() | settings.keys()):
     if made.get(name) != settings.get(name):
       raise ValueError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import sharding
-from align_jax.learn import step
+from align_jax.learn import optimizers, step
 from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
 from align_jax.models.transformer import ModelConfig
@@ -15,18 +15,20 @@ from align_jax.policy.programs import scorer
 from align_jax.tasks.windows import draw_windows, windows
 
 WEIGHT_DECAY = 0.1
-LOG_ODDS_SCALE = 0.04  # of the first embedding, else of scale 0.02
-PSEUDO_COUNT = 20  # of every token under each label
+LOG_ODDS_SCALE = 0.04  # embedding per unit of log odds; the rest has std 0.02
+PSEUDO_COUNT = 20  # added to every token's count under each label
+WARMUP_STEPS = 20  # of a judge's training
+ROWS = 128  # texts that are scored at a time
 
 
 def token_log_odds(good, bad, vocab_size):
-  """How much more often each token is in good texts than in bad: f32 [V].
+  """Log odds of each token in good against bad texts: f32 [V].
 
-  The naive Bayes weights that Wang & Manning 2012 found hard to beat on short
-  texts.
+  These are the naive Bayes weights that Wang & Manning 2012 found hard to beat
+  on short texts.
 
   Args:
-    good, bad: int [N], the tokens of all such texts.
+    good, bad: int [N], the tokens of all good and of all bad texts.
   """
 
   def log_share(tokens):
@@ -37,7 +39,7 @@ def token_log_odds(good, bad, vocab_size):
 
 
 def log_odds(reviews, held_out, vocab_size):
-  """The same of reviews, the first `held_out` of them excepted."""
+  """`token_log_odds` of all reviews but the first `held_out`: f32 [V]."""
   begin = reviews.starts[held_out]
   labels = np.repeat(reviews.labels, np.diff(reviews.starts))[begin:]
   tokens = reviews.tokens[begin:]
@@ -45,10 +47,10 @@ def log_odds(reviews, held_out, vocab_size):
 
 
 def init_judge(key, config, odds):
-  """Fresh parameters whose embedding knows each token's log odds already.
+  """Random parameters whose embedding contains each token's log odds.
 
-  A transformer learns word by word what counting gives at once; this saves
-  most of its training.
+  A transformer would learn these slowly, token by token. Starting from them
+  saves most of the training.
 
   Args:
     odds: f32 [V], see `token_log_odds`.
@@ -61,17 +63,20 @@ def init_judge(key, config, odds):
 
 
 def fit(config, loss, odds, draw, *, steps, learning_rate):
-  """A judge that is trained from nothing.
+  """Trains a judge from random parameters.
 
   Args:
-    config: ModelConfig, head 'scalar'.
+    config: ModelConfig with head 'scalar'.
     odds: f32 [V], see `token_log_odds`.
     draw: step -> Batch.
-    learning_rate: of the first half of the steps; falls to 0 over the second.
+    learning_rate: rate of the first half of the steps. It falls to 0 over the
+      second half.
   Returns:
     params.
   """
-  tx = step.make_optimizer(warmup_steps=20, weight_decay=WEIGHT_DECAY)
+  tx = optimizers.make_optimizer(
+    warmup_steps=WARMUP_STEPS, weight_decay=WEIGHT_DECAY
+  )
   train_step = step.make_train_step(scorer(config), loss, tx)
   state = step.init_state(init_judge(jax.random.key(0), config, odds), tx)
   for i in range(steps):
@@ -91,12 +96,12 @@ def train_judge(
   batch_size,
   **schedule,
 ):
-  """A classifier of windows with up to `size` tokens after the prompt.
+  """Trains a classifier of windows with up to `size` tokens after the prompt.
 
   Args:
     schedule: steps and learning_rate, see `fit`.
   Returns:
-    params; `scoring.scores` of them is the logit that a text is good.
+    params. `scoring.scores` with them gives the logit that a text is good.
   """
   arrays = jax.tree.map(jnp.asarray, reviews)
 
@@ -119,12 +124,12 @@ def train_judge(
 def judge_accuracy(
   params, config, reviews, bos_id, *, held_out, prompt_len, size
 ):
-  """How well it tells the labels of texts that it has not seen.
+  """How well the judge predicts the labels of held-out texts.
 
   Returns:
-    dict: `reviews` and the `tokens` shown of each; `opening_accuracy`, on
-    their beginnings; `accuracy`, on windows anywhere; `score_std`, of their
-    logits.
+    dict: `reviews`, their number; `tokens`, how many of each are shown;
+    `opening_accuracy`, on beginnings; `accuracy`, on windows anywhere;
+    `score_std`, standard deviation of the logits.
   """
   room = np.diff(reviews.starts)[:held_out] - prompt_len - size
   anywhere = np.random.default_rng(0).integers(0, np.maximum(room, 0) + 1)
@@ -132,15 +137,15 @@ def judge_accuracy(
   out = {'reviews': held_out, 'tokens': prompt_len + size}
   for name, offsets in (('opening_', 0 * anywhere), ('', anywhere)):
     scores = []
-    for start in range(0, held_out, 128):
-      # The last batch wraps around, to keep one shape.
-      index = np.arange(start, start + 128) % held_out
+    for start in range(0, held_out, ROWS):
+      # The last batch wraps around, so all batches have one shape.
+      index = np.arange(start, start + ROWS) % held_out
       batch = windows(
         reviews,
         bos_id,
         index,
         offsets[index],
-        np.full(128, size),
+        np.full(ROWS, size),
         prompt_len=prompt_len,
         size=size,
       )

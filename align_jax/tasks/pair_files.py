@@ -1,4 +1,4 @@
-"""A preference file split by prompt and tokenised, with every row counted."""
+"""Splits a preference file by prompt, tokenises it and counts every row."""
 
 import json
 from typing import NamedTuple
@@ -13,21 +13,23 @@ LEAK = 'its prompt, once it is cut, is held out'
 
 
 class Split(NamedTuple):
-  """A value for each part of a file; no prompt is in two of them."""
+  """A list for each part of a file. No prompt is in two parts."""
 
-  held_out: list  # what nothing is trained on
-  judge: list  # what the gold judge learns from
+  held_out: list  # nothing is trained on these
+  judge: list  # training data of the gold judge
   policy: list  # the rest
 
 
 def read(path, dataset, counts, **which):
-  """-> list of Examples, each a prompt with a better and a worse answer.
+  """Reads Examples, each a prompt with a better and a worse answer.
 
   Args:
-    path, dataset, counts, which: see `data.read_examples`; '' finds the
-      dataset.
+    path, dataset, counts, which: see `data.read_examples`. dataset='' detects
+      the format.
+  Returns:
+    list of Example.
   Raises:
-    ValueError: the file holds something else than preferences.
+    ValueError: the file does not contain preferences.
   """
   examples = list(
     data_lib.read_examples(path, dataset or None, counts=counts, **which)
@@ -42,14 +44,14 @@ def read(path, dataset, counts, **which):
 
 
 def split(examples, heldout_prompts, judge_share):
-  """The examples at random, equal prompts on one side: a Split.
+  """Splits examples at random, with equal prompts in the same part: a Split.
 
   Args:
-    examples: of `read`.
-    heldout_prompts: different prompts to hold out.
-    judge_share: of the other prompts, in [0, 1].
+    examples: see `read`.
+    heldout_prompts: number of distinct prompts to hold out.
+    judge_share: share of the other prompts for the judge, in [0, 1].
   Raises:
-    ValueError: too few prompts.
+    ValueError: there are too few prompts.
   """
   keys = [json.dumps(x.prompt) for x in examples]
   distinct = sorted(set(keys))
@@ -71,12 +73,12 @@ def split(examples, heldout_prompts, judge_share):
 
 
 def texts(examples, template, names):
-  """The better side of each as one text, as the template writes it.
+  """The prompt and better answer of each example, formatted by the template.
 
-  Rows that the template refuses are left out: encoding counts them.
+  Rows that the template refuses are skipped here, and counted by `encode`.
 
   Args:
-    names: the special tokens that a template may write.
+    names: special tokens that a template may write.
   """
   for example in examples:
     if isinstance(example.prompt, str):
@@ -95,10 +97,10 @@ def texts(examples, template, names):
 
 
 def encode(parts, encoder, limits, counts):
-  """A Split of Examples -> one of Encoded.
+  """Encodes a Split of Examples into a Split of Encoded.
 
-  A prompt that is held out may be the end of another one that was cut: such
-  rows are dropped, and counted as LEAK.
+  Truncating a long prompt may leave exactly a held-out prompt. Such rows are
+  dropped and counted as LEAK.
   """
   encoded = Split(
     *(
@@ -118,7 +120,7 @@ def encode(parts, encoder, limits, counts):
 
 
 def summary(counts, parts, path):
-  """What became of every row of the file, ready for JSON."""
+  """Counts of the file's rows by what happened to them, as a dict for JSON."""
   named = {name: len(part) for name, part in parts._asdict().items()}
   return dict(
     data=str(path),
@@ -133,7 +135,7 @@ def summary(counts, parts, path):
 
 
 def summary_lines(made):
-  """`summary` for the terminal."""
+  """The lines of a `summary` for the terminal."""
   rows = made['rows'] + made['more']
   yield f'{made["data"]}: {rows} rows, {made["kept"]} kept'
   for name in ('bad', 'dropped', 'of_the_kept'):

@@ -1,14 +1,90 @@
-"""A reward model of preferences as the gold judge, and how good it is."""
+"""The gold judge of preferences, trained here or loaded, and how good it is."""
+
+import dataclasses
+import json
 
 import numpy as np
 
-from align_jax import ops
-from align_jax.learn import batches, sources
+from align_jax import data as data_lib
+from align_jax import judges, ops
+from align_jax.learn import batches, rewards, sources
 from align_jax.losses import LOSSES
-from align_jax.tasks.judge import fit, token_log_odds
+from align_jax.tasks.judge import fit, judge_config, load_gold, token_log_odds
 
+TRAINED = 'pairs'  # the kind of judge that is trained here
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+  """Who the gold judge is.
+
+  Attributes:
+    judge: `kind`: 'pairs' is trained here, others are of `judges.JUDGES` and
+      are given `checkpoint` and all further entries.
+    judge_share: of the training prompts, those whose pairs only the judge (and
+      SFT) learns from.
+    judge_model: dict of ModelConfig fields, without vocab_size and head.
+    judge_steps, judge_batch_size, judge_learning_rate: of its training.
+  """
+
+  judge: dict
+  judge_share: float
+  judge_model: dict
+  judge_steps: int
+  judge_batch_size: int
+  judge_learning_rate: float
+
+  @property
+  def kind(self):
+    return self.judge['kind']
+
+  @property
+  def checkpoint(self):
+    return self.judge.get('checkpoint')
+
+
+def check_judge(judge):
+  """Refuses a Judge that nothing is known of, or too much.
+
+  Raises:
+    ValueError: names the knob.
+  """
+  kind, trained = judge.kind, judge.kind == TRAINED
+  shared, loaded = bool(judge.judge_share), bool(judge.checkpoint)
+  if trained != shared or trained == loaded:
+    raise ValueError(
+      f'task.judge.kind={kind!r}: {TRAINED!r} learns from task.judge_share of '
+      'the pairs and has no checkpoint; others have task.judge.checkpoint and '
+      f'task.judge_share=0; got judge_share={judge.judge_share} and '
+      f'checkpoint={judge.checkpoint!r}'
+    )
+  if not trained and kind not in judges.JUDGES:
+    known = sorted([TRAINED, *judges.JUDGES])
+    raise ValueError(f'task.judge.kind={kind!r} is none of {known}')
+
+
+def make_gold(folder, judge, vocab_size, tokenizer):
+  """The judge that no training sees: Batch -> f32 [B]."""
+  if judge.kind != TRAINED:
+    own = ('kind', 'checkpoint')
+    knobs = {k: v for k, v in judge.judge.items() if k not in own}
+    score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)
+    if isinstance(score, judges.Pairwise):
+      raise ValueError(
+        f'task.judge.kind={judge.kind!r} compares two answers, expected a '
+        'judge that scores one'
+      )
+    asked = json.loads((folder / 'prompts.json').read_text())
+    # It has a template of its own: it is shown the messages, all of them.
+    whole = lambda prompts, completions: score(
+      [asked[prompt] for prompt in prompts], completions
+    )
+    whole.__name__ = judge.kind
+    return rewards.from_text(whole, data_lib.decoder(tokenizer))
+  config = judge_config(judge.judge_model, vocab_size)
+  return load_gold(folder / 'judge.npz', config)
 
 
 def train(pairs, config, *, batch_size, **schedule):

@@ -11,6 +11,7 @@ SFT alike; the judge is tested on them, and eval prompts are their openings.
 The split is the same for every seed, so that seeds can be paired by prompt.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -29,6 +30,7 @@ from align_jax.tasks.judge import (
   save_params,
   train_judge,
 )
+from align_jax.tasks.knobs import defaults, fields_of, parted, whole
 from align_jax.tasks.windows import (
   Reviews,
   distinct_prompts,
@@ -51,72 +53,95 @@ def read(data, dataset):
   return texts, np.array([label_of[text] for text in texts], np.float32)
 
 
-def build(
-  folder,
-  *,
-  vocab_size,
-  data,
-  dataset,
-  tokenizer,
-  heldout_reviews,
-  prompt_len,
-  completion_len,
-  judge_model,
-  judge_len,
-  judge_steps,
-  judge_batch_size,
-  judge_learning_rate,
-):
-  """Fills `folder` with tokenizer, encoded texts and judge; see `make_task`."""
-  config = judge_config(judge_model, vocab_size)
-  texts, labels = read(data, dataset)
-  training = labels[heldout_reviews:]
-  if not heldout_reviews or len(set(training)) < 2:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texts:
+  """The texts, and what becomes a prompt.
+
+  Attributes:
+    data: a local file or a hub data set, see `data.rows`.
+    dataset: a name in `data.DATASETS`: how to read its rows.
+    tokenizer: a tokenizer.json or its folder, see `data.load_tokenizer`; ''
+      trains a byte-level BPE of model.vocab_size on the training texts.
+    heldout_reviews: texts that nothing is trained on.
+    prompt_len: S, tokens of a prompt, BOS included.
+    completion_len: T.
+  """
+
+  data: str
+  dataset: str
+  tokenizer: str
+  heldout_reviews: int
+  prompt_len: int
+  completion_len: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judge:
+  """The gold judge and its training.
+
+  Attributes:
+    judge_model: dict of ModelConfig fields, without vocab_size and head.
+    judge_len: most completion tokens that the judge is trained on; longer ones
+      say more about their label.
+    judge_steps, judge_batch_size, judge_learning_rate: of its training.
+  """
+
+  judge_model: dict
+  judge_len: int
+  judge_steps: int
+  judge_batch_size: int
+  judge_learning_rate: float
+
+
+def build(folder, vocab_size, asked, judge):
+  """Fills `folder` with tokenizer, encoded texts and judge; see `make_task`.
+
+  Args:
+    vocab_size: of policy and judge.
+    asked, judge: Texts and Judge.
+  """
+  whole(2, prompt_len=asked.prompt_len)
+  whole(1, completion_len=asked.completion_len, judge_len=judge.judge_len)
+  config = judge_config(judge.judge_model, vocab_size)
+  held_out = asked.heldout_reviews
+  texts, labels = read(asked.data, asked.dataset)
+  if not held_out or len(set(labels[held_out:])) < 2:
     raise ValueError(
-      f'{data}: {len(labels)} distinct texts, of which {heldout_reviews} are '
+      f'{asked.data}: {len(labels)} distinct texts, of which {held_out} are '
       'held out, must leave some of both labels to train on'
     )
   vocabulary = data_lib.make_vocabulary(
-    tokenizer, texts[heldout_reviews:], vocab_size
+    asked.tokenizer, texts[held_out:], vocab_size
   )
   data_lib.save_vocabulary(folder, vocabulary)
   reviews = encode(vocabulary, texts, labels)
   np.savez(folder / 'reviews.npz', **reviews._asdict())
-  bos_id = vocabulary.bos_id
+  sizes = dict(held_out=held_out, prompt_len=asked.prompt_len)
   params = train_judge(
     reviews,
-    bos_id,
+    vocabulary.bos_id,
     config,
-    held_out=heldout_reviews,
-    prompt_len=prompt_len,
-    size=judge_len,
-    steps=judge_steps,
-    batch_size=judge_batch_size,
-    learning_rate=judge_learning_rate,
+    size=judge.judge_len,
+    steps=judge.judge_steps,
+    batch_size=judge.judge_batch_size,
+    learning_rate=judge.judge_learning_rate,
+    **sizes,
   )
   save_params(folder / 'judge.npz', params)
   accuracy = judge_accuracy(
     params,
     config,
     reviews,
-    bos_id,
-    held_out=heldout_reviews,
-    prompt_len=prompt_len,
-    size=completion_len,
+    vocabulary.bos_id,
+    size=asked.completion_len,
+    **sizes,
   )
   (folder / 'judge.json').write_text(json.dumps(accuracy, indent=1) + '\n')
 
 
+@fields_of(Texts, Judge)
 def prepare(
-  *,
-  workdir,
-  model,
-  prompts,
-  eval_prompts,
-  sft_batch_size,
-  sft_len,
-  heldout_reviews,
-  **made,
+  *, workdir, model, prompts, eval_prompts, sft_batch_size, sft_len, **made
 ):
   """Makes once, in `workdir`, what no seed changes; see `make_task`.
 
@@ -127,19 +152,22 @@ def prepare(
   Raises:
     ValueError: the folder was made with other settings.
   """
-  del prompts, sft_batch_size, sft_len  # of each run
-  if eval_prompts > heldout_reviews:
+  del sft_batch_size  # of each run
+  texts, judge = parted(made, Texts, Judge)
+  whole(1, prompts=prompts, eval_prompts=eval_prompts, sft_len=sft_len)
+  if eval_prompts > texts.heldout_reviews:
     raise ValueError(
       f'task.eval_prompts={eval_prompts} is more than '
-      f'task.heldout_reviews={heldout_reviews}'
+      f'task.heldout_reviews={texts.heldout_reviews}'
     )
-  folder = pathlib.Path(workdir)
-  made['heldout_reviews'] = heldout_reviews
-  made['vocab_size'] = model['vocab_size']
-  settings = dict(made, data=data_lib.fingerprint(made['data']))
-  make_once(folder, lambda partial: build(partial, **made), settings)
+  size = model['vocab_size']
+  settings = {**vars(texts), **vars(judge), 'vocab_size': size}
+  settings['data'] = data_lib.fingerprint(texts.data)
+  fill = lambda partial: build(partial, size, texts, judge)
+  make_once(pathlib.Path(workdir), fill, settings, defaults(prepare))
 
 
+@fields_of(Texts, Judge)
 def make_task(
   *,
   seed,
@@ -147,12 +175,8 @@ def make_task(
   model,
   prompts,
   eval_prompts,
-  prompt_len,
-  completion_len,
   sft_batch_size,
   sft_len,
-  heldout_reviews,
-  judge_model,
   **made,
 ):
   """The task; makes what `prepare` makes if that is not there yet.
@@ -164,20 +188,10 @@ def make_task(
       the judge's.
     prompts, eval_prompts: how many to train on and to hold out, at most: equal
       ones count once, and training has none of the held-out ones.
-    prompt_len: S, tokens of a prompt, BOS included.
-    completion_len: T.
     sft_batch_size: demonstrations per step.
     sft_len: completion tokens of a demonstration; half of them are openings,
       half lie anywhere in a text.
-    heldout_reviews: texts that nothing is trained on.
-    judge_model: dict of ModelConfig fields, without vocab_size and head.
-    data: a local file or a hub data set, see `data.rows`.
-    dataset: a name in `data.DATASETS`: how to read its rows.
-    tokenizer: a tokenizer.json or its folder, see `data.load_tokenizer`; ''
-      trains a byte-level BPE of model.vocab_size on the training texts.
-    judge_len: most completion tokens that the judge is trained on; longer ones
-      say more about their label.
-    judge_steps, judge_batch_size, judge_learning_rate: of its training.
+    made: fields of Texts and Judge.
   Raises:
     ValueError, FileNotFoundError: one line that names the file and row, or the
       field, that is wrong.
@@ -188,14 +202,12 @@ def make_task(
     model=model,
     prompts=prompts,
     eval_prompts=eval_prompts,
-    prompt_len=prompt_len,
-    completion_len=completion_len,
     sft_batch_size=sft_batch_size,
     sft_len=sft_len,
-    heldout_reviews=heldout_reviews,
-    judge_model=judge_model,
     **made,
   )
+  texts, judge = parted(made, Texts, Judge)
+  prompt_len, heldout_reviews = texts.prompt_len, texts.heldout_reviews
   config, folder = from_fields(**model), pathlib.Path(workdir)
   tokenizer, bos_id, eos_id = data_lib.load_tokenizer(folder)
   with np.load(folder / 'reviews.npz') as arrays:
@@ -205,7 +217,7 @@ def make_task(
   trained_on = distinct_prompts(
     reviews, bos_id, train[:prompts], prompt_len, without=asked.tokens
   )
-  judge = judge_config(judge_model, config.vocab_size)
+  gold_config = judge_config(judge.judge_model, config.vocab_size)
   arrays = jax.tree.map(jnp.asarray, reviews)
 
   def demonstrate(state, key, step):
@@ -223,12 +235,12 @@ def make_task(
 
   return Task(
     model=config,
-    max_new_tokens=completion_len,
+    max_new_tokens=texts.completion_len,
     eos_id=eos_id,
     train_prompts=trained_on,
     eval_prompts=asked,
     demonstrations=demonstrate,
-    gold=load_gold(folder / 'judge.npz', judge),
+    gold=load_gold(folder / 'judge.npz', gold_config),
     decode=data_lib.decoder(tokenizer),
     tokenizer=folder,
   )

@@ -1,14 +1,15 @@
-"""The generated task: eight distinct tokens, each worth something to a prompt.
+"""The generated task: choose distinct tokens that are worth most to a prompt.
 
-A prompt is a few tokens (p_1, p_2, ...); a completion is exactly T tokens, no
-EOS. The gold reward is the sum of w(v) = W_1[p_1, v] + W_2[p_2, v] + ... over
-the *distinct* tokens v of the completion, less a penalty for each repeated one.
-Demonstrations are drawn without repeats from preferences that only correlate
-with w. A policy that trusts a bag-of-words proxy too far repeats its favourite
-tokens.
+A prompt is a few tokens (p_1, p_2, ...). A completion is exactly T tokens
+without EOS. The gold reward is the sum of w(v) = W_1[p_1, v] + W_2[p_2, v] +
+... over the *distinct* tokens v of the completion, less a penalty for each
+repeated token. Demonstrations have no repeats and follow preferences that only
+correlate with w. A policy that overoptimises a bag-of-words proxy repeats the
+tokens with the highest weights.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +20,17 @@ from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.types import Batch
 
-WORTH_SCALE = 1.0  # standard deviation of what a token is worth to a prompt
-# Every seed draws its own weights: prompts of two seeds share their tokens and
-# nothing else.
+WORTH_SCALE = 1.0  # standard deviation of a token's worth to a prompt
+# Every seed draws its own weights, so equal prompts of two seeds share only
+# their tokens.
 SHARED_PROMPTS = False
 
 
 def worth(weights, prompts):
-  """What each token is worth to each prompt, f32 [P, V].
+  """Worth of each token to each prompt: f32 [P, V].
 
   Args:
-    weights: f32 [V, V] for each token of a prompt.
+    weights: a f32 [V, V] for each position of a prompt.
     prompts: int32 [P, S].
   """
   return sum(w[prompts[:, i]] for i, w in enumerate(weights))
@@ -37,10 +38,10 @@ def worth(weights, prompts):
 
 @jax.jit
 def gold_steps(weights, repeat_penalty, batch):
-  """What every token would add to the gold reward after its prefix.
+  """Gold reward that each token would add after its prefix.
 
   Returns:
-    f32 [B, T, V]; those of the tokens that were taken add up to the reward.
+    f32 [B, T, V]. The entries of the chosen tokens add up to the reward.
   """
   value = worth(weights, batch.prompts)  # [P, V]
   value = jnp.repeat(value, batch.group_size, axis=0)[:, None]
@@ -52,7 +53,7 @@ def gold_steps(weights, repeat_penalty, batch):
 
 @jax.jit
 def gold_reward(weights, repeat_penalty, batch):
-  """f32 [B]; args as in `gold_steps`, which adds up to it."""
+  """Gold reward f32 [B], the sum of `gold_steps` over the chosen tokens."""
   value = worth(weights, batch.prompts)
   tokens = ops.by_group(batch.completions, batch.group_size)
   taken = jax.vmap(lambda of, rows: of[rows])(value, tokens)
@@ -65,11 +66,11 @@ def gold_reward(weights, repeat_penalty, batch):
 
 @functools.partial(jax.jit, static_argnames=('size', 'batch_size'))
 def demonstrations(weights, prompts, key, *, size, batch_size):
-  """Prompts drawn at random and completions without repeats: a Batch.
+  """Random prompts, and completions without repeats: a Batch.
 
   Args:
     prompts: int32 [N, S].
-    size: tokens of a completion, by Gumbel top-k.
+    size: tokens of a completion, drawn by Gumbel top-k.
   """
   pick_key, key = jax.random.split(key)
   drawn = prompts[jax.random.randint(pick_key, (batch_size,), 0, len(prompts))]
@@ -86,17 +87,26 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   )
 
 
+EVAL_SETS = ('train',)  # names of further prompts to measure on
+
+
+def side_of(number, length):
+  """Tokens whose prompts of that length are so many, at least."""
+  side = 1
+  while side**length < number:
+    side += 1
+  return side
+
+
 def split_prompts(num_train, num_eval, length):
   """Two disjoint sets of prompts, drawn from the smallest cube of tokens.
 
-  The same split for every seed.
+  All seeds have the same split.
 
   Args:
     length: S, tokens of a prompt.
   """
-  side = 1
-  while side**length < num_train + num_eval:
-    side += 1
+  side = side_of(num_train + num_eval, length)
   cube = np.indices((side,) * length, np.int32).reshape(length, -1).T
   cube = np.random.default_rng(0).permutation(cube)
   wrap = lambda x: Prompts(x, np.ones(x.shape, bool))
@@ -107,7 +117,19 @@ def split_prompts(num_train, num_eval, length):
 
 
 def prepare(**knobs):
-  """Nothing is trained or cached before the first seed."""
+  """Does nothing: all that the task needs is drawn from the seed."""
+
+
+def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
+  """Raises ValueError where the model has too few tokens for the prompts."""
+  del rest
+  vocab = model.get('vocab_size', math.inf)
+  needed = side_of(prompts + eval_prompts, prompt_len)
+  if needed > vocab or completion_len > vocab:
+    raise ValueError(
+      f'task.prompts={prompts} and task.completion_len={completion_len} need a '
+      f'larger model.vocab_size than {vocab}'
+    )
 
 
 def make_task(
@@ -127,28 +149,21 @@ def make_task(
 
   Args:
     model: dict, see `models.interface.from_fields`.
-    prompts, eval_prompts: how many to train on, and how many to hold out; 0
-      measures on the training prompts, as Tang et al. do.
+    prompts: number of prompts to train on.
+    eval_prompts: number of prompts to hold out. 0: measure on the training
+      prompts, as Tang et al. do.
     prompt_len: S.
     completion_len: T.
-    peak_shift: in [0, 1]; how far the best tokens lie from what the
-      demonstrations show: 0 not at all, 1 unrelated.
+    peak_shift: distance of the best tokens from the demonstrated ones, in
+      [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
   """
   del workdir  # nothing is cached
-  if not 0 <= peak_shift <= 1:
-    raise ValueError(f'task.peak_shift={peak_shift} is not within [0, 1]')
   config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts, prompt_len)
-  highest = max(train.tokens.max(), held_out.tokens.max())
-  if highest >= vocab or completion_len > vocab:
-    raise ValueError(
-      f'task.prompts={prompts} and task.completion_len={completion_len} need a '
-      f'larger model.vocab_size than {vocab}'
-    )
-  # A base model has seen prompts of every kind; preferences are taught on the
-  # training prompts alone.
+  # Demonstrations cover all prompts, as a base model has seen all kinds of
+  # prompts. Only preferences are restricted to the training prompts.
   shown_to = np.unique(np.concatenate([train.tokens, held_out.tokens]), axis=0)
   rng = np.random.default_rng([seed, 0])
   scale = WORTH_SCALE * prompt_len**-0.5
@@ -176,4 +191,6 @@ def make_task(
     gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
+    # As many as are held out. If none are, the held-out set is this one.
+    eval_sets={'train': Prompts(*train[:eval_prompts])} if eval_prompts else {},
   )

@@ -1,4 +1,4 @@
-"""Labelled texts as one long row of tokens, and windows on them as Batches."""
+"""Labelled texts as one long array of tokens, and windows of it as Batches."""
 
 import functools
 from typing import NamedTuple
@@ -15,7 +15,7 @@ OPENINGS = 0.5  # share of training windows that are a text's opening
 
 
 class Reviews(NamedTuple):
-  tokens: np.ndarray  # int32 [N]  one text after the other, EOS after each
+  tokens: np.ndarray  # int32 [N]  all texts, with EOS after each
   starts: np.ndarray  # int32 [R + 1]
   labels: np.ndarray  # f32 [R]
 
@@ -31,21 +31,21 @@ def encode(vocabulary, texts, labels):
 
 @functools.partial(jax.jit, static_argnames=('prompt_len', 'size'))
 def windows(reviews, bos_id, index, offsets, lengths, *, prompt_len, size):
-  """Stretches of texts as prompts and completions that go on from them.
+  """Windows of texts: a prompt, and the completion that follows it.
 
   Args:
     reviews: Reviews of arrays.
-    bos_id: put in front of every prompt, wherever the window is.
-    index: int [P], which texts.
-    offsets: int [P], where windows begin; brought back to where the text
-      still fills the prompt.
-    lengths: int [P], of the completions; they also end where the text does,
-      with EOS. At least one token is left to them: of a text too short for
-      the prompt, that is EOS, and the prompt is left-padded.
+    bos_id: first token of every prompt.
+    index: int [P], indices of the texts.
+    offsets: int [P], first token of each window. Too large an offset is reduced
+      until the text fills the prompt.
+    lengths: int [P], maximum tokens of the completions, which also end with the
+      text's EOS. A completion has at least one token. If the text is too short
+      for the prompt, that token is EOS and the prompt is left-padded.
     prompt_len: S, BOS included.
     size: T.
   Returns:
-    Batch of P prompts, G = 1; rewards are the labels.
+    Batch of P prompts with G = 1, whose rewards are the labels.
   """
   start, end = reviews.starts[index], reviews.starts[index + 1]
   room = jnp.maximum(end - start - prompt_len, 0)
@@ -75,9 +75,9 @@ def windows(reviews, bos_id, index, offsets, lengths, *, prompt_len, size):
 def draw_windows(
   reviews, bos_id, held_out, key, *, batch_size, prompt_len, size, shortest
 ):
-  """Windows on random texts, the first `held_out` of them excepted.
+  """Windows of random texts, except the first `held_out`.
 
-  Half of them are openings, as prompts are; the others lie anywhere. Their
+  Half of them are openings, as prompts are, and half lie anywhere. Their
   completions have `shortest` to `size` tokens.
   """
   pick, place, opening, length = jax.random.split(key, 4)
@@ -101,7 +101,7 @@ def draw_windows(
 
 
 def openings(reviews, bos_id, index, *, prompt_len, size):
-  """The windows at the beginning of the texts `index`: int [P]."""
+  """The windows at the beginning of the texts `index`, int [P]: a Batch."""
   return windows(
     reviews,
     bos_id,
@@ -114,7 +114,7 @@ def openings(reviews, bos_id, index, *, prompt_len, size):
 
 
 def distinct_prompts(reviews, bos_id, index, prompt_len, without=()):
-  """The different openings of the texts `index`, but those in `without`."""
+  """The distinct openings of the texts `index`, except those in `without`."""
   batch = openings(reviews, bos_id, index, prompt_len=prompt_len, size=1)
   tokens, valid = np.asarray(batch.prompts), np.asarray(batch.prompt_valid)
   seen = {row.tobytes() for row in without}

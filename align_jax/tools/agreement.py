@@ -165,7 +165,9 @@ def figures(rows, orders):
 
 
 def make_parser():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(
+    prog='align agreement', description=__doc__.split('\n')[0]
+  )
   parser.add_argument('folder', help='a checkpoint: local folder or hub id')
   parser.add_argument('data', help='judged pairs')
   parser.add_argument(

@@ -104,7 +104,9 @@ def random_policy():
 
 
 def main(argv=None):
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(
+    prog='align cache cost', description=__doc__.split('\n')[0]
+  )
   parser.add_argument('folder', nargs='?', help='a local folder or a hub id')
   args = parser.parse_args(argv)
   if args.folder:

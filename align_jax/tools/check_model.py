@@ -127,7 +127,9 @@ def check_transformers(report, name, model, prompts, valid, completions):
 
 
 def main(argv=None):
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = argparse.ArgumentParser(
+    prog='align check', description=__doc__.split('\n')[0]
+  )
   parser.add_argument('folder', help='a local folder or a hub id')
   parser.add_argument('--tokens', type=int, default=32, help='decoded')
   args = parser.parse_args(argv)

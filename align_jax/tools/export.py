@@ -1,11 +1,14 @@
 """A run as a Hugging Face folder: weights, tokenizer, template, settings.
 
   python -m align_jax.tools.export RUN FOLDER [--dtype bfloat16]
+    [--step=N | --kl=NATS]
 
 RUN is the directory of an arm's run or of `sft`, whose last policy becomes a
 model for AutoModelForCausalLM; or of a `proxy0`, or the folder `task` of a
 judge that was trained there, which become reward models for
-AutoModelForSequenceClassification.
+AutoModelForSequenceClassification. --step and --kl take an earlier policy, of
+the checkpoints that `arm.keep` has kept: that after N updates, or the one whose
+measured KL is the nearest.
 """
 
 import argparse
@@ -20,8 +23,10 @@ import jax.numpy as jnp
 
 from align_jax import tasks
 from align_jax.data import load_tokenizer
-from align_jax.lab import stages
-from align_jax.learn.checkpoint import final_params
+from align_jax.lab import setups, stages, streams
+from align_jax.learn.checkpoint import final_params, params_of, steps_of
+from align_jax.learn.kept import measured
+from align_jax.losses import LOSSES
 from align_jax.models import hf, initial, lora
 from align_jax.models.transformer import ModelConfig
 from align_jax.policy.programs import policy_of
@@ -39,7 +44,7 @@ class Found(NamedTuple):
 
 
 def experiment_of(run):
-  """The folder and the fields of the experiment that a run belongs to.
+  """The folder of the experiment, or of its variant, that a run belongs to.
 
   Raises:
     ValueError: the run belongs to none.
@@ -47,44 +52,81 @@ def experiment_of(run):
   for folder in run.parents:
     path = folder / 'settings.json'
     if path.is_file():
-      settings = json.loads(path.read_text())
+      settings = json.loads(path.read_text('utf-8'))
       if {'task', 'model', 'sft'} <= settings.keys():
-        return folder, settings
+        return folder
   raise ValueError(f'{run}: no directory of a run, or of none of an experiment')
 
 
-def _judge(run, task, cfg, number):
-  knobs = cfg['task']
+def choose(run, step=None, kl=None):
+  """The step of the checkpoint that is asked for; None: the last.
+
+  Args:
+    run: its directory.
+    step: number of updates.
+    kl: nats; the nearest of those measured, the later one of two as near.
+  Raises:
+    ValueError: both are given, or there is no such checkpoint; lists those
+      there are.
+  """
+  if step is None and kl is None:
+    return None
+  asked = f'step={step}' if kl is None else f'kl={kl:g}'
+  if None not in (step, kl):
+    raise ValueError(f'step={step} and kl={kl:g}: expected one of them')
+  steps, kls = list(steps_of(run)), measured(run)
+  known = [s for s in steps if s in kls]
+  if step in steps:
+    return step
+  if kl is not None and known:
+    return min(known, key=lambda s: (abs(kls[s] - kl), -s))
+  there = '; '.join(described(s, kls) for s in steps) or 'none'
+  raise ValueError(f'{run}: no checkpoint of {asked}, there are: {there}')
+
+
+def described(step, kls):
+  """A checkpoint in words."""
+  kl = f'KL {kls[step]:.4g} nats' if step in kls else 'KL not measured'
+  return f'step {step}, {kl}'
+
+
+def _params(run, step):
+  return final_params(run) if step is None else params_of(run, step)
+
+
+def _judge(run, task, setup, number, step):
+  knobs = setup.shared.task
   if not (run / 'judge.npz').is_file():
     raise ValueError(f'{run}: holds no judge that was trained here')
   config = judge_config(knobs['judge_model'], task.model.vocab_size)
   return Found(load_params(run / 'judge.npz', config), config, None)
 
 
-def _proxy(run, task, cfg, number):
-  proxy = cfg['proxy']
-  if proxy['verifier'] != 'transformer' or proxy['loss'] == 'preference_model':
+def _proxy(run, task, setup, number, step):
+  proxy = setup.shared.proxy
+  compares = LOSSES[proxy.loss].rows == 'ordered'  # reads two completions
+  if proxy.verifier != 'transformer' or compares:
     raise ValueError(
-      f'{run}: a reward model of proxy.verifier={proxy["verifier"]!r} and '
-      f'proxy.loss={proxy["loss"]!r} has no form that transformers reads'
+      f'{run}: a reward model of proxy.verifier={proxy.verifier!r} and '
+      f'proxy.loss={proxy.loss!r} has no form that transformers reads'
     )
   config = dataclasses.replace(task.model, head='scalar')
-  return Found(final_params(run), config, initial.hf_fields(cfg['model']))
+  params = _params(run, step)
+  return Found(params, config, initial.hf_fields(setup.shared.model))
 
 
-def _policy(run, task, cfg, number):
-  params = final_params(run)
+def _policy(run, task, setup, number, step):
+  params = _params(run, step)
   if lora.KEY in params:
-    params = _merged(run, params, task, cfg, number)
+    params = _merged(run, params, task, setup, number)
   params = policy_of(params)
-  return Found(params, task.model, initial.hf_fields(cfg['model']))
+  return Found(params, task.model, initial.hf_fields(setup.shared.model))
 
 
-def _merged(run, params, task, cfg, number):
+def _merged(run, params, task, setup, number):
   """Adapters put into the reference that they adapt."""
   settings = json.loads((run / 'settings.json').read_text())
-  directory = experiment_of(run)[0] / f'seed{number}'
-  base = stages.train_sft(cfg, directory, task, number, stages.silent)
+  base = stages.train_sft(setup, task, number, streams.silent)
   settings = lora.Lora(**settings['lora'])
   adapters = lora.restored(params[lora.KEY], base, task.model, settings)
   return lora.merge(base, adapters)
@@ -122,24 +164,29 @@ def generation(task, ids):
   return {**sampling, **ids, 'max_new_tokens': task.max_new_tokens}
 
 
-def export(run, folder, dtype='float32'):
-  """Writes the last policy, or the reward model, of a run.
+def export(run, folder, dtype='float32', step=None, kl=None):
+  """Writes the policy, or the reward model, of a run.
 
   Args:
     run: its directory, see above.
     folder: made if need be.
     dtype: of the weights.
+    step, kl: of its checkpoint, see `choose`; neither: the last.
+  Returns:
+    what was taken, in words; '' for the last.
   Raises:
     ValueError: no run there, or one that has no such form.
     FileNotFoundError: the run has not ended.
   """
   run, folder = pathlib.Path(run).resolve(), pathlib.Path(folder)
-  workdir, cfg = experiment_of(run)
+  home = experiment_of(run)
+  setup = setups.opened(home)
+  step = choose(run, step, kl)
   number = next(
-    (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, workdir)), 0
+    (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, home)), 0
   )
-  task = tasks.make_task(seed=number, **stages.task_knobs(cfg, workdir))
-  found = _kind(run)(run, task, cfg, number)
+  task = tasks.make_task(seed=number, **setups.task_knobs(setup))
+  found = _kind(run)(run, task, setup, number, step)
   ids = token_ids(task)
   fields = found.fields or hf.llama_fields(found.config)
   # The config.json of a checkpoint keeps what it says; the lengths and ends of
@@ -156,6 +203,7 @@ def export(run, folder, dtype='float32'):
   (folder / 'generation_config.json').write_text(
     json.dumps(generation(task, ids), indent=2, sort_keys=True) + '\n'
   )
+  return '' if step is None else described(step, measured(run))
 
 
 def _is_seed(path, workdir):
@@ -164,17 +212,19 @@ def _is_seed(path, workdir):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-    prog='python -m align_jax.tools.export', description=__doc__.split('\n')[0]
+    prog='align export', description=__doc__.split('\n')[0]
   )
   parser.add_argument('run', help='the directory of a run')
   parser.add_argument('folder', help='where it is written')
   parser.add_argument('--dtype', choices=DTYPES, default='float32')
+  parser.add_argument('--step', type=int, help='updates of the checkpoint')
+  parser.add_argument('--kl', type=float, help='nats, or as near as there is')
   args = parser.parse_args(argv)
   try:
-    export(args.run, args.folder, args.dtype)
+    taken = export(args.run, args.folder, args.dtype, args.step, args.kl)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
-  print(f'{args.folder}: written')
+  print(f'{args.folder}: written' + (f', of {taken}' if taken else ''))
 
 
 if __name__ == '__main__':

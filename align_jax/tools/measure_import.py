@@ -123,7 +123,7 @@ def measure(folder):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-    prog='align_jax.tools.measure_import', description=__doc__.split('\n')[0]
+    prog='align import memory', description=__doc__.split('\n')[0]
   )
   parser.add_argument('--layers', type=int, default=4)
   parser.add_argument('--folder', help='where the temporary folder is made')

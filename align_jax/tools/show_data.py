@@ -15,9 +15,7 @@ SHOWN = 3  # rows
 
 
 def make_parser():
-  parser = argparse.ArgumentParser(
-    prog='python -m align_jax.tools.show_data', description=__doc__
-  )
+  parser = argparse.ArgumentParser(prog='align data show', description=__doc__)
   add = parser.add_argument
   add('path', help='a local file, or the id of a Hugging Face data set')
   add('--split', default='train', help='of a Hugging Face data set')

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import sharding
-from align_jax.lab import malloc, stages, steps
+from align_jax.lab import malloc, placing, settings, steps
+from align_jax.lab.fields import build
+from align_jax.learn.optimizers import ADAMW
+from align_jax.learn.schedules import CONSTANT
 from align_jax.models import transformer
 from align_jax.policy import programs, sampling
 from align_jax.types import Batch
@@ -106,15 +109,15 @@ def static_batches(spec, gate):
 
 def trainer(loss, spec, config, params):
   """-> the state, train(state, batch) -> state, annotate(batch)."""
-  run = {
-    **spec['train'],
-    'loss': loss,
-    'loss_kwargs': spec['train']['loss_kwargs'][loss],
-    'num_microbatches': spec['task']['microbatches'],
-  }
+  told = dict(spec['train'], optimizer=ADAMW, schedule=CONSTANT)
+  method = settings.Loss(loss, told.pop('loss_kwargs')[loss])
+  told = build(settings.Optimizer, told, 'train.{}'.format)
   logps, _, annotate = programs.policy_programs(config)
-  state = stages.start_state(params, run, transformer.axes(config))
-  train_step, hparams = steps.train_program(logps, run, state)
+  tx = steps.optimizer(told, 1, config)
+  state = placing.start_state(params, tx, transformer.axes(config))
+  updates = settings.Updates(0, spec['task']['microbatches'], 0, 1, 1)
+  train_step = steps.train_step_of(logps, method, tx, state, updates)
+  hparams = steps.numbers(method, told)
 
   def train(state, batch):
     state, metrics = train_step(state, batch, hparams)
@@ -151,7 +154,7 @@ def updates(prepare, loss, spec, gate):
   """
   config, params = policy(spec)
   state, train, annotate = trainer(loss, spec, config, params)
-  batch = stages.on_mesh(full_batch)(spec)
+  batch = placing.on_mesh(full_batch)(spec)
   batch, refine = prepare(batch, annotate)
 
   def run():

@@ -7,7 +7,7 @@ import platform
 import re
 
 from align_jax.files import write_atomically
-from experiments import common
+from experiments import command
 
 
 def number(x):
@@ -40,7 +40,7 @@ def block(title, text, notes, versions, clock, cfg):
   told = [f'{name} {version}' for name, version in sorted(versions.items())]
   lines = [
     f'## {title}',
-    f'`{common.command()}`',
+    f'`{command.command()}`',
     text,
     f'Medians of {cfg["rounds"]} rounds; {COUNTED[clock]}. '
     f'{datetime.date.today()}, {machine()}; Python '

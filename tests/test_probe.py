@@ -12,12 +12,6 @@ def test_ranking_accuracy_leaves_out_what_gold_ties():
   assert probe.ranking_accuracy(0 * scores, gold) == 0.5
 
 
-def test_repeats_do_not_count_padding():
-  completions = np.array([[3, 3, 5, 0], [1, 0, 0, 0]])
-  valid = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
-  np.testing.assert_array_equal(probe.repeats(completions, valid), [1, 2])
-
-
 def test_checkpoints_begin_with_the_reference_and_end_with_the_run():
   steps = probe.checkpoint_steps(20, 1500, 14)
   assert steps[0] == 0 and steps[1] == 20 and steps[-1] == 1500

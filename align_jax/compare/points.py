@@ -1,0 +1,132 @@
+"""Points: what a checkpoint measured, as a dict, and as a row of points.jsonl.
+
+A point has `arm`, `config`, `seed` and `step`, and for every held-out prompt
+its KL from the reference, `kl_by_prompt`, and its gold reward,
+`gold_by_prompt`. Step 0 is the reference itself. Points of reweighed samples
+are those without `gold_samples`.
+"""
+
+import numbers
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from align_jax.files import read_jsonl
+
+Point = dict[str, Any]
+
+KEYS = {'arm': str, 'config': str, 'seed': int, 'step': int}
+ARRAYS = 'kl_by_prompt', 'gold_by_prompt'
+
+
+def load(path: pathlib.Path) -> list[Point]:
+  """The points of a points.jsonl file, every row checked.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: names the row and the field that is wrong, or the run that has
+      no point at step 0.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f'{path}: no such file')
+  try:
+    points = read_jsonl(path)
+  except ValueError as error:
+    raise ValueError(f'{path}: not lines of JSON ({error})') from error
+  if not points:
+    raise ValueError(f'{path}: holds no points')
+  for number, point in enumerate(points, 1):
+    _check(point, f'{path} row {number}')
+  started = {run_of(p) for p in points if p['step'] == 0}
+  for point in points:
+    if run_of(point) not in started:
+      raise ValueError(
+        f'{path}: {point["arm"]}/{point["config"]} of seed {point["seed"]} has '
+        'no point at step 0, expected the reference there'
+      )
+  return points
+
+
+def _check(point: Any, where: str) -> None:
+  if not isinstance(point, dict):
+    raise ValueError(f'{where}: {point!r} is no point, expected an object')
+  for field, kind in KEYS.items():
+    if not isinstance(point.get(field), kind):
+      raise ValueError(
+        f'{where}: {field}={point.get(field)!r}, expected {kind.__name__}'
+      )
+  for field in ARRAYS:
+    row = point.get(field)
+    if not isinstance(row, list) or not row or not all(map(_is_number, row)):
+      raise ValueError(f'{where}: {field} is no list of numbers')
+  sizes = [len(point[field]) for field in ARRAYS]
+  if len(set(sizes)) > 1:
+    raise ValueError(
+      f'{where}: {sizes[0]} values of {ARRAYS[0]} and {sizes[1]} of '
+      f'{ARRAYS[1]}, expected one of each per prompt'
+    )
+
+
+def _is_number(x: object) -> bool:
+  return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def run_of(point: Point) -> tuple[str, str, int]:
+  return point['arm'], point['config'], point['seed']
+
+
+def trained(points: Iterable[Point]) -> list[Point]:
+  """The points of policies; the others are of a pool of samples, reweighed."""
+  return [p for p in points if 'gold_samples' in p]
+
+
+def stage_of(point: Point) -> tuple[str, int]:
+  """What shares a reference: a seed, of a variant where there are some."""
+  return point.get('variant', ''), point['seed']
+
+
+def references(points: Iterable[Point]) -> list[Point]:
+  """The reference's point of each seed, and variant, once."""
+  start = (p for p in trained(points) if p['step'] == 0)
+  return list({stage_of(p): p for p in start}.values())
+
+
+def last_points(points: Iterable[Point]) -> dict[tuple[str, str, int], Point]:
+  """The last point of each run: {(arm, config, seed): point}."""
+  last: dict[tuple[str, str, int], Point] = {}
+  for p in points:
+    if p['step'] >= last.get(run_of(p), p)['step']:
+      last[run_of(p)] = p
+  return last
+
+
+def by_prompt(point: Point) -> np.ndarray:
+  return np.array(point['gold_by_prompt'])
+
+
+def proxy_by_prompt(point: Point) -> list[float]:
+  return point['proxy_by_prompt']
+
+
+def gain(points: Sequence[Point]) -> Callable[[Point], np.ndarray]:
+  """point -> gold reward per prompt above its own first point's.
+
+  Trained arms of a seed share theirs, the reference as evaluated; reweighed
+  ones start from their own, larger pool of the reference's samples, at n = 1
+  or beta = inf.
+  """
+  start = {stage_of(p): by_prompt(p) for p in references(points)}
+  pools = {
+    run_of(p): by_prompt(p)
+    for p in points
+    if 'gold_samples' not in p and p['step'] == 0
+  }
+
+  def score(point):
+    if 'gold_samples' in point:
+      return by_prompt(point) - start[stage_of(point)]
+    return by_prompt(point) - pools[run_of(point)]
+
+  return score

@@ -1,0 +1,130 @@
+"""Checks a whole config: its groups, and the fields outside groups."""
+
+import dataclasses
+
+from align_jax.lab.fields import (
+  build,
+  count,
+  field,
+  flag,
+  is_whole,
+  items,
+  nearest,
+  number,
+  table,
+  text,
+)
+from align_jax.lab.settings import (
+  SHARED,
+  Eval,
+  Golden,
+  Proxy,
+  Sft,
+  Shared,
+  nats,
+)
+
+PILOT_SEEDS = 100  # the first pilot seed; lower seeds are for the results
+
+
+def _ascending(x):
+  return all(a < b for a, b in zip(x, x[1:]))
+
+
+def _budgets(x):
+  return bool(x) and all(map(nats, x)) and _ascending(x)
+
+
+def _looks(x):
+  return all(is_whole(n) and n > 0 for n in x) and _ascending(x)
+
+
+def _window(x):
+  return len(x) == 2 and all(map(nats, x)) and x[0] <= x[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """The comparison, fixed in advance."""
+
+  budgets: tuple = field(
+    'ascending numbers of nats above 0, 1 or more', _budgets, convert=tuple
+  )
+  treatment: str = text()
+  control: str = text()
+  window: tuple = field('(low, high) nats, 0 < low <= high', _window)
+  margin: float = number(least=0)
+  half_width: float = number(above=0)
+  deviation: float = number(least=0)
+  schedule: tuple = field('ascending numbers of seeds', _looks, convert=tuple)
+  shown: tuple = items('numbers of nats above 0', nats)
+  golden_policy: str = text()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  data: int = count()
+  fsdp: int = count()
+  tensor: int = count()
+
+
+GROUPS = dict(
+  sft=Sft, golden=Golden, proxy=Proxy, eval=Eval, report=Report, mesh=Mesh
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """The fields of a config outside groups."""
+
+  seeds: int = count(most=PILOT_SEEDS)
+  pilot: bool = flag()
+  ages: tuple = items('steps, at least 1', lambda x: is_whole(x) and x > 0)
+  workers: int = count(0)
+  together: bool = flag()
+  task: dict = table()
+  model: dict = table()
+  arm: dict = table()
+  arms: dict = table()
+  methods: dict = table()
+  families: dict = table()
+  variants: dict = table()
+
+
+def check(cfg):
+  """Refuses unknown fields and values that are not allowed.
+
+  Args:
+    cfg: a config as plain dicts.
+  Raises:
+    ValueError: names the field, its value and what was expected.
+  """
+  known = [f.name for f in dataclasses.fields(Experiment)] + list(GROUPS)
+  for name in cfg:
+    if name not in known:
+      raise ValueError(f'config.{name}: no such field, {nearest(name, known)}')
+  group(cfg, Experiment)
+  for name in GROUPS:
+    group(cfg, GROUPS[name], name)
+
+
+def group(cfg, cls, name=''):
+  """The record of a config's group, or of the fields outside groups for ''."""
+  if name:
+    if not isinstance(cfg.get(name), dict):
+      raise ValueError(f'{name}={cfg.get(name)!r}, expected a group of fields')
+    return build(cls, cfg[name], lambda key: f'{name}.{key}')
+  return build(
+    cls, {k: v for k, v in cfg.items() if k not in GROUPS}, lambda key: key
+  )
+
+
+def shared(cfg):
+  """The Shared of a config of plain dicts."""
+  groups = {name: group(cfg, GROUPS[name], name) for name in SHARED}
+  return Shared(
+    task=cfg['task'],
+    model=cfg['model'],
+    batch_size=cfg['arm']['batch_size'],
+    **groups,
+  )

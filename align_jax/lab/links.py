@@ -1,0 +1,62 @@
+"""Links between runs, which read each other's logs and last policies."""
+
+from align_jax.lab.fields import nearest
+
+
+def check_links(runs):
+  """Checks the runs' `log_of` and `teacher_of`.
+
+  Args:
+    runs: all runs of an experiment.
+  Raises:
+    ValueError: a run names one that does not exist or cannot serve.
+  """
+  by_name = {(r.variant, r.name): r for r in runs}
+  names = sorted({run.name for run in runs})
+  for run in runs:
+    for key, name in (
+      ('log_of', run.source.log_of),
+      ('teacher_of', run.teacher.run),
+    ):
+      if name in ('', 'reference') and not (key == 'log_of' and name):
+        continue
+      other = by_name.get((run.variant, name))
+      if other is None:
+        raise ValueError(
+          f'{run.where(key)}={name!r} is none of the runs {", ".join(names)}: '
+          f'{nearest(name, names)}'
+        )
+      _check_link(run, other, key)
+  for run in runs:
+    _check_circle(run, by_name)
+
+
+def _check_circle(run, by_name):
+  """Refuses a run that waits for itself, maybe by way of others."""
+  waits, ahead = set(), [run]
+  while ahead:
+    for name in ahead.pop().needed:
+      if name == run.name:
+        raise ValueError(
+          f'{run.name}: log_of or teacher_of lead back to it, expected runs '
+          'that do not wait for one another'
+        )
+      if name not in waits:
+        waits.add(name)
+        ahead.append(by_name[run.variant, name])
+
+
+def _check_link(run, other, key):
+  if key == 'teacher_of' and other.lora.rank:
+    raise ValueError(
+      f'{run.name}: teacher_of={other.name!r} trains adapters '
+      '(lora.rank > 0), expected a run of all parameters'
+    )
+  logged = other.schedule.steps * other.updates.batch_size
+  asked = run.schedule.steps * run.updates.batch_size
+  if key == 'log_of' and asked > logged:
+    raise ValueError(
+      f'{run.where("steps")}={run.schedule.steps} of '
+      f'batch_size={run.updates.batch_size} replay {asked} prompts, expected '
+      f'at most the {logged} that {other.name!r} samples'
+    )

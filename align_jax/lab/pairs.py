@@ -1,0 +1,74 @@
+"""Samples of the reference: gold-labelled pairs, and opponents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax import tasks
+from align_jax.lab.streams import NOISE, OPPONENTS, stream
+from align_jax.learn import batches
+from align_jax.policy.programs import policy_programs, sampler
+
+
+def sample_parts(task, params, prompts, key, size, group_size, finish):
+  """Completions of the policy, sampled in parts.
+
+  Args:
+    prompts: N Prompts.
+    size: prompts sampled at once.
+    finish: Batch -> Batch, applied to each part.
+  Returns:
+    Batch of N prompts, G = `group_size`, on the host.
+  """
+  draw, parts = sampler(task, group_size), []
+  for start in range(0, len(prompts), size):
+    # The last batch wraps around, so all batches have one shape.
+    rows = np.arange(start, start + size) % len(prompts)
+    batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))
+    parts.append(finish(batch))
+  return batches.take(batches.concatenate(parts), np.arange(len(prompts)))
+
+
+def sample_pairs(task, params, prompts, seed, which, size, num):
+  """`num` gold-labelled pairs of the policy on random prompts.
+
+  Returns:
+    Batch of `num` prompts with G = 2 and rewards (1, 0), or (0.5, 0.5) for
+    ties, annotated with the policy as the reference.
+  """
+  _, _, annotate = policy_programs(task.model)
+
+  def labelled(batch):
+    gold = np.asarray(task.gold(batch)).reshape(-1, 2)
+    labels = 0.5 + 0.5 * np.sign(gold - gold[:, ::-1])
+    batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
+    return annotate(params, batch)
+
+  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
+  drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
+  return sample_parts(task, params, drawn, key, size, 2, labelled)
+
+
+def sample_opponents(task, params, seed, size, num):
+  """Fixed completions of the policy, the opponents of a preference model.
+
+  Returns:
+    Batch of G = `num` for each distinct train or eval prompt.
+  """
+  both = zip(task.train_prompts[:], task.eval_prompts[:])
+  tokens, valid = map(np.concatenate, both)
+  rows = np.where(valid, tokens, -1)
+  index = np.unique(rows, axis=0, return_index=True)[1]
+  prompts = tasks.Prompts(tokens[index], valid[index])
+  key = stream(seed, OPPONENTS)
+  bare = lambda batch: batch.replace(sampler_logps=None)
+  return sample_parts(task, params, prompts, key, size, num, bare)
+
+
+def flip(pairs, share, seed):
+  """The pairs with a random share of their labels flipped."""
+  rng = np.random.default_rng([seed, NOISE])
+  wrong = np.repeat(rng.random(pairs.num_prompts) < share, 2)
+  return pairs.replace(
+    rewards=jnp.where(wrong, 1 - pairs.rewards, pairs.rewards)
+  )

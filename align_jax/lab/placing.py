@@ -1,0 +1,34 @@
+"""Places states and batches on the mesh, if there is one."""
+
+import jax
+
+from align_jax import sharding
+from align_jax.learn import step
+
+
+def start_state(params, tx, axes, anchors=None, stats=None):
+  """A TrainState at step 0, on the mesh if there is one.
+
+  Args:
+    tx: the optimizer.
+    axes: logical axes of the params. An anchor may hold a subset of them.
+    anchors: {name: params}.
+  """
+  anchors, mesh = anchors or {}, sharding.current_mesh()
+  place = lambda tree: sharding.place(tree, {k: axes[k] for k in tree}, mesh)
+  params = place(params)
+  anchors = {name: place(tree) for name, tree in anchors.items()}
+  state = step.init_state(params, tx, anchors, stats)
+  return sharding.on_mesh(state, mesh)
+
+
+def on_mesh(source):
+  """The source with its batches split over the mesh, if there is one."""
+  mesh = sharding.current_mesh()
+  if mesh is None:
+    return source
+  return lambda *args: sharding.place_batch(source(*args), mesh)
+
+
+def replicated(params):
+  return jax.tree.map(lambda x: (None,) * x.ndim, params)

@@ -1,0 +1,64 @@
+"""Rules on settings that runs, SFT and the proxy share."""
+
+import difflib
+import math
+
+from align_jax.lab import steps as steps_of
+from align_jax.lab.fields import is_number
+from align_jax.losses import LOSSES, hparams_of
+
+
+def one_of(name, value, known):
+  if value not in known:
+    near = difflib.get_close_matches(str(value), known, 1)
+    hint = f': did you mean {near[0]!r}?' if near else ''
+    raise ValueError(f'{name}={value!r} is none of {sorted(known)}{hint}')
+
+
+def check_optimizer(optimizer, steps, where):
+  """Checks an optimizer's and its schedule's names, arguments and warm-up."""
+  try:
+    steps_of.optimizer(optimizer, steps, None)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{where("optimizer")}: {error}') from None
+  if 0 < steps < optimizer.warmup_steps:  # no steps read no warm-up
+    raise ValueError(
+      f'{where("warmup_steps")}={optimizer.warmup_steps}, expected at most '
+      f'{where("steps")}={steps}'
+    )
+
+
+# Bounds of hyper-parameters: (least, most). All others are at least 0.
+BOUNDS = {
+  'label_smoothing': (0, 0.5),
+  'bias': (0, 1),
+  'decay': (0, 1),
+  'lam': (0, 1),
+  'baseline': (-math.inf, math.inf),
+}
+
+
+def check_hparams(loss, where):
+  """Checks the hyper-parameters of a settings.Loss.
+
+  Args:
+    where: hyper-parameter -> its name in errors.
+  """
+  row = LOSSES[loss.name]
+  known = hparams_of(row)
+  for key, value in loss.kwargs.items():
+    if key not in known:
+      raise ValueError(
+        f'{where(key)} is none of the parameters of {loss.name!r}: '
+        f'{list(known)}'
+      )
+    if key in row.choices:
+      one_of(where(key), value, row.choices[key])
+      continue
+    low, high = BOUNDS.get(key, (0, math.inf))
+    if not (is_number(value) and low <= value <= high):
+      most = f' and at most {high}' if high < math.inf else ''
+      raise ValueError(
+        f'{where(key)}={value!r}, expected a finite number of at least '
+        f'{low}{most}'
+      )

@@ -1,0 +1,120 @@
+"""Setups: the settings of a variant's stages, and the folders that hold them.
+
+Variants of an experiment share each part of a stage that has equal settings.
+The part belongs to the first of them.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from align_jax.files import write_atomically
+from align_jax.lab import groups
+from align_jax.lab.fields import with_absent
+from align_jax.lab.groups import GROUPS
+from align_jax.lab.settings import SHARED, Shared
+from align_jax.models import initial
+
+OWNERS = 'owners.json'  # in a variant's folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """Settings and folders of one variant's stages.
+
+  Attributes:
+    variant: its name. '': the experiment has none.
+    owners: {part of a stage: the variant it belongs to}.
+  """
+
+  shared: Shared
+  workdir: pathlib.Path
+  variant: str
+  owners: dict
+
+  def folder(self, part, number):
+    """The folder with one part of a seed's stage."""
+    return self.workdir / self.owners[part] / f'seed{number}'
+
+  @property
+  def task_folder(self):
+    return self.workdir / self.owners['task'] / 'task'
+
+
+def depends_on(shared):
+  """{part of a stage: settings that it depends on, beside the seed}."""
+  task = shared.task, shared.model, shared.sft.batch_size
+  sft = task, shared.sft
+  sampled = sft, shared.batch_size
+  pairs, held_out = (sampled, shared.golden), (sampled, shared.eval.pairs)
+  return dict(
+    task=task,
+    sft=sft,
+    pairs=pairs,
+    held_out=held_out,
+    proxy=(pairs, held_out, shared.proxy),
+  )
+
+
+def setups_of(shared, workdir):
+  """{variant: Setup} of an experiment.
+
+  Args:
+    shared: {variant: settings.Shared}, in order. The only key is '' if there
+      are no variants.
+  """
+  parts = {name: depends_on(one) for name, one in shared.items()}
+
+  def owner(name, part):
+    return next(n for n in shared if parts[n][part] == parts[name][part])
+
+  return {
+    name: Setup(
+      one,
+      pathlib.Path(workdir),
+      name,
+      {part: owner(name, part) for part in parts[name]},
+    )
+    for name, one in shared.items()
+  }
+
+
+def write_owners(setups):
+  """Writes to each variant's folder who owns its parts."""
+  for name, setup in setups.items():
+    path = setup.workdir / name / OWNERS
+    write_atomically(path, json.dumps(setup.owners))
+
+
+def opened(folder):
+  """The Setup whose settings are in a folder.
+
+  Raises:
+    FileNotFoundError: there are no settings.
+    ValueError: the settings are wrong.
+  """
+  cfg = json.loads((folder / 'settings.json').read_text('utf-8'))
+  for name in SHARED:
+    cfg[name] = with_absent(GROUPS[name], cfg[name])
+  shared = groups.shared({**cfg, 'arm': {'batch_size': 1}})
+  path = folder / OWNERS
+  if not path.exists():
+    return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))
+  owners = json.loads(path.read_text('utf-8'))
+  return Setup(shared, folder.parent, folder.name, owners)
+
+
+def task_knobs(setup):
+  """The arguments of `tasks.make_task`, except the seed."""
+  shared = setup.shared
+  model, knobs = shared.model, dict(shared.task)
+  if model.get('checkpoint') and knobs.get('tokenizer') == '':
+    knobs['tokenizer'] = str(initial.folder_of(model))
+  # Some kinds of RoPE are scaled for this length.
+  length = knobs.get('prompt_len', 0) + knobs.get('completion_len', 0)
+  return dict(
+    workdir=setup.task_folder,
+    model=initial.model_fields(model, length),
+    sft_batch_size=shared.sft.batch_size,
+    **knobs,
+  )

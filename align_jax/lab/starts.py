@@ -1,0 +1,114 @@
+"""The start of a run: parameters, anchors and the numbers it carries."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from align_jax.lab.arms import sources_of
+from align_jax.lab.placing import start_state
+from align_jax.lab.streams import LORA, stream
+from align_jax.learn import budget
+from align_jax.learn.checkpoint import final_params
+from align_jax.learn.step import PREVIOUS
+from align_jax.losses import LOSSES, hparams_of
+from align_jax.models import lora
+from align_jax.models.interface import of
+from align_jax.policy.programs import policy_of
+
+
+def start_of(stage, run, tx):
+  """The state at step 0 of a run.
+
+  Args:
+    tx: the run's optimizer.
+  """
+  params, axes = stage.reference, of(stage.task.model).axes(stage.task.model)
+  if run.lora.rank:
+    params, own_axes = adapters_of(stage, run.lora)
+    axes = {**axes, **own_axes}
+  if 'values' in needs_of(run.loss):
+    critic, critic_axes = critic_of(stage, run.critic)
+    params, axes = {**params, **critic}, {**axes, **critic_axes}
+  anchors = anchors_of(stage, run, params)
+  return start_state(params, tx, axes, anchors, stats_of(run))
+
+
+def needs_of(loss):
+  """Names in `losses.row.NEEDS` that a settings.Loss needs."""
+  return LOSSES[loss.name].needs_of(loss.kwargs)
+
+
+def anchors_of(stage, run, params):
+  """The older copies of params that a run reads: {name: params}.
+
+  'ref' may move. The KL is still measured from the original reference.
+
+  Args:
+    params: the parameters that the run trains.
+  """
+  refreshed = run.schedule.refresh_every
+  anchors = dict.fromkeys(['ref', *refreshed], stage.reference)
+  if any(source.anchor == PREVIOUS for source in sources_of(run)):
+    anchors[PREVIOUS] = stage.reference
+  if run.lora.rank and 'ref' in refreshed:
+    anchors[lora.BASE] = stage.reference
+  if run.teacher.run:
+    anchors['teacher'] = teacher_params(stage, run.teacher.run)
+  if run.kl.nats:
+    anchors |= {budget.INSIDE: params, budget.HELD: params}
+  return anchors
+
+
+def critic_of(stage, critic):
+  """Params of the critic, to add to the policy's, and their axes.
+
+  Args:
+    critic: settings.Critic.
+  """
+  config = dataclasses.replace(stage.task.model, head='scalar')
+  size = of(config).width(config)
+  head_axes = of(config).axes(config)['head']
+  if critic.trunk == 'shared':
+    return {'value_head': jnp.zeros(size)}, {'value_head': head_axes}
+  axes = {'critic': of(config).axes(config)}
+  if critic.init == 'reward_model':
+    return {'critic': stage.proxy_params}, axes
+  trunk = {k: v for k, v in stage.reference.items() if k != 'head'}
+  return {'critic': {**trunk, 'head': jnp.zeros(size)}}, axes
+
+
+def adapters_of(stage, settings):
+  """Params of LoRA adapters for the reference, and their axes."""
+  config = stage.task.model
+  key = stream(stage.seed, LORA)
+  adapters = lora.init(key, stage.reference, config, settings)
+  return {lora.KEY: adapters}, {lora.KEY: lora.axes(config, settings)}
+
+
+def teacher_params(stage, name):
+  """The last policy of the named run, or the stage's for 'reference'."""
+  if name == 'reference':
+    return stage.reference
+  params = final_params(stage.folder / name)
+  if lora.KEY in params:
+    raise ValueError(
+      f'teacher_of={name!r} trained adapters (lora.rank > 0), expected a run '
+      'of all parameters'
+    )
+  return policy_of(params)
+
+
+def stats_of(run):
+  """The numbers that a run carries between steps: {name: start}."""
+  loss = LOSSES[run.loss.name]
+  known = hparams_of(loss)
+  stats = {name: known[name] for name in loss.carries}
+  if run.kl.nats and run.kl.mode == 'hold' and has_kl_term(run.loss):
+    stats['beta'] = run.loss.kwargs.get('beta', known['beta'])
+  return stats
+
+
+def has_kl_term(loss):
+  """Whether the loss has a `beta` that keeps the policy near the reference."""
+  row = LOSSES[loss.name]
+  return 'beta' in hparams_of(row) and row.reference

@@ -1,0 +1,95 @@
+"""Turns a config into runs: variants, arms, their sweeps and seeds."""
+
+import copy
+import dataclasses
+
+from align_jax.lab import groups, overrides
+from align_jax.lab.fields import build, nearest
+from align_jax.lab.groups import PILOT_SEEDS
+from align_jax.lab.settings import Run
+
+
+def seeds_of(cfg):
+  """The seeds of an experiment, from 100 up for a pilot, else from 0."""
+  first = PILOT_SEEDS if cfg['pilot'] else 0
+  return range(first, first + cfg['seeds'])
+
+
+def varied(cfg, variant):
+  """The config of one of its variants. '': the config itself.
+
+  Raises:
+    ValueError: the variant changes an unknown field.
+  """
+  if not variant:
+    return cfg
+  return overrides.changed(cfg, cfg['variants'][variant])
+
+
+def sweep(cfg):
+  """A list with one Run per variant, arm, entry of its `sweep` and seed.
+
+  A variant has the differences from the config, an arm those from `cfg.arm`, an
+  entry those from its arm.
+
+  Raises:
+    ValueError: names the field, its value and what was expected.
+  """
+  runs = []
+  for variant in cfg['variants'] or ('',):
+    own = varied(cfg, variant)
+    groups.check(own)
+    given = dict(variant=variant, shared=groups.shared(own))
+    for arm in own['arms']:
+      for entry in own['arms'][arm].get('sweep', ({},)):
+        runs += [_run(own, arm, entry, n, **given) for n in seeds_of(own)]
+  logged = {(r.variant, r.source.log_of) for r in runs if r.source.log_of}
+  keep = lambda r: (r.variant, r.name) in logged
+  return [dataclasses.replace(r, keep_log=keep(r)) for r in runs]
+
+
+def _run(cfg, arm, entry, seed, **given):
+  fields = {k: v for k, v in cfg['arms'][arm].items() if k != 'sweep'}
+  own = {**fields, **entry}
+  for name in own:
+    if name not in cfg['arm']:
+      raise ValueError(
+        f'arms.{arm}.{name}: no such field, {nearest(name, cfg["arm"])}'
+      )
+  given |= dict(
+    arm=arm,
+    config=label(entry),
+    seed=seed,
+    keep_log=False,
+    set=frozenset(own),
+  )
+  where = lambda key: f'arms.{arm}.{key}' if key in own else f'arm.{key}'
+  return build(Run, copy.deepcopy({**cfg['arm'], **own}), where, **given)
+
+
+def shared_of(runs):
+  """{variant: settings.Shared} of runs, in order."""
+  return {run.variant: run.shared for run in runs}
+
+
+def sizes(arms):
+  """{arm: number of configurations} of the arms that train."""
+  return {
+    name: len(arm.get('sweep', ({},)))
+    for name, arm in arms.items()
+    if not arm.get('reweigh')
+  }
+
+
+def label(entry):
+  """{'learning_rate': .1, 'loss_kwargs': {'beta': .2}} -> lr0.1-beta0.2."""
+  parts = []
+  for name, value in entry.items():
+    if hasattr(value, 'items'):
+      parts += [label(value)] if value else []
+    else:
+      name = {'learning_rate': 'lr'}.get(name, name)
+      parts.append(
+        f'{name}{value:g}' if isinstance(value, float) else f'{name}{value}'
+      )
+  return '-'.join(parts) or 'default'

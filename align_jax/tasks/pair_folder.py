@@ -1,0 +1,240 @@
+"""What a preference file is made into, once for all runs: a folder.
+
+The tokenizer, the pairs by who learns from them, and a judge that is trained.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+
+from align_jax import data as data_lib
+from align_jax.learn import batches
+from align_jax.models import hf
+from align_jax.tasks import pair_files, pair_judge
+from align_jax.tasks.judge import judge_config, save_params
+from align_jax.tasks.knobs import whole
+from align_jax.tasks.pair_judge import TRAINED, check_judge, make_gold
+from align_jax.tasks.windows import encode as encode_texts
+
+TEMPLATE = 'chat_template.jinja'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class File:
+  """The file, which of its rows are read, and how many are held out.
+
+  Attributes:
+    data: a local file or a hub data set, see `data.rows`.
+    dataset: a name in `data.DATASETS`; '' finds it by the columns.
+    subset, split, revision: of a hub data set.
+    on_bad_row: 'error' | 'skip', see `data.Counts`.
+    heldout_prompts: different prompts that nothing is trained on.
+  """
+
+  data: str
+  dataset: str
+  subset: str
+  split: str
+  revision: str
+  on_bad_row: str
+  heldout_prompts: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+  """How rows become tokens.
+
+  Attributes:
+    tokenizer: a folder, a tokenizer.json or a hub id; '' trains a byte-level
+      BPE of model.vocab_size on the training texts.
+    eos_token: another EOS than the tokenizer names; '': that one.
+    template: for rows of messages: a name in `data.chat.TEMPLATES` or a Jinja
+      file; '' is that of the tokenizer.
+    prompt_len: S, BOS included.
+    completion_len: T, EOS included.
+    long_prompt, long_completion: what becomes of longer ones, see
+      `data.Limits`.
+    pretrain_steps: of the steps of SFT, the first ones, on stretches of whole
+      training texts instead of answers.
+  """
+
+  tokenizer: str
+  eos_token: str = ''
+  template: str
+  prompt_len: int
+  completion_len: int
+  long_prompt: str
+  long_completion: str
+  pretrain_steps: int
+
+
+def build(folder, vocab_size, file, form, judge):
+  """Fills `folder` with tokenizer, pairs, counts and judge.
+
+  Args:
+    vocab_size: of the policy, and of a judge that is trained.
+    file, form, judge: a File, a Form and a Judge.
+  """
+  _check(file, form, judge)
+  counts = data_lib.Counts(file.on_bad_row)
+  limits = data_lib.Limits(
+    form.prompt_len, form.completion_len, form.long_prompt, form.long_completion
+  )
+  limits.check()
+  examples = _read(file, counts)
+  parts = pair_files.split(examples, file.heldout_prompts, judge.judge_share)
+  training = [*parts.judge, *parts.policy]
+  vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
+  encoder = data_lib.make_encoder(vocabulary, template)
+  encoded = pair_files.encode(parts, encoder, limits, counts)
+  counts.check(file.data)
+  _keep_pairs(folder, encoded, counts, file.data, form)
+  if judge.kind == TRAINED:
+    _train_judge(folder, judge, vocab_size)
+  else:
+    asked = {x.where: x.prompt for x in examples}
+    _keep_prompts(folder, encoded, asked, vocabulary.tokenizer)
+  gold = make_gold(folder, judge, vocab_size, vocabulary.tokenizer)
+  _judge_the_judge(folder, gold, judge.kind)
+
+
+def _check(file, form, judge):
+  whole(2, prompt_len=form.prompt_len)
+  whole(1, completion_len=form.completion_len)
+  whole(1, heldout_prompts=file.heldout_prompts)
+  whole(0, pretrain_steps=form.pretrain_steps)
+  check_judge(judge)
+
+
+def _read(file, counts):
+  return pair_files.read(
+    file.data,
+    file.dataset,
+    counts,
+    split=file.split,
+    revision=file.revision or None,
+    config=file.subset or None,
+  )
+
+
+def _make_tokenizer(folder, examples, form, vocab_size):
+  """-> Vocabulary, chat template or None; their files go into the folder."""
+  tokenizer, texts = _tokenizer_folder(form.tokenizer), []
+  if form.pretrain_steps or not tokenizer:
+    texts = _plain_texts(examples, _template(form.template, tokenizer))
+  vocabulary = data_lib.make_vocabulary(
+    tokenizer,
+    texts,
+    vocab_size,
+    eos_token=form.eos_token or None,
+    needs_bos=False,
+  )
+  template = _template(form.template, tokenizer, vocabulary)
+  _keep_tokenizer(folder, tokenizer, vocabulary, template)
+  if form.pretrain_steps:
+    _keep_texts(folder, vocabulary, texts)
+  return vocabulary, template
+
+
+def _tokenizer_folder(name):
+  """A local path, downloaded if it is the id of a model on the hub."""
+  path = pathlib.Path(name).expanduser()
+  if not name or path.exists():
+    return name and str(path)
+  return str(hf.fetch(name, patterns=hf.TEXTS))
+
+
+def _template(template, tokenizer, vocabulary=None):
+  """The chat template in force, or None; one that is named gets the BOS."""
+  if not template:
+    return data_lib.load_template(tokenizer) if tokenizer else None
+  found = data_lib.load_template(template)
+  if found is None or vocabulary is None or vocabulary.bos_id is None:
+    return found
+  bos = vocabulary.tokenizer.id_to_token(vocabulary.bos_id)
+  written = 'bos_token' in found or bos in found
+  return found if written else '{{ bos_token }}' + found
+
+
+def _plain_texts(examples, template):
+  names = dict(bos_token='', eos_token=data_lib.SPECIAL_TOKENS[2])
+  return [
+    text.replace(names['eos_token'], '')
+    for text in pair_files.texts(examples, template, names)
+  ]
+
+
+def _keep_tokenizer(folder, tokenizer, vocabulary, template):
+  """The files of the tokenizer, as transformers reads them too."""
+  if tokenizer and pathlib.Path(tokenizer).is_dir():
+    for name in set(hf.COPIED) - {'generation_config.json'}:
+      if (pathlib.Path(tokenizer) / name).is_file():
+        shutil.copyfile(pathlib.Path(tokenizer) / name, folder / name)
+  else:
+    data_lib.save_vocabulary(folder, vocabulary)
+  if template:
+    (folder / TEMPLATE).write_text(template, encoding='utf-8')
+
+
+def _keep_pairs(folder, encoded, counts, data, form):
+  made = pair_files.summary(counts, encoded, data)
+  (folder / 'counts.json').write_text(json.dumps(made, indent=1) + '\n')
+  print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
+  if not encoded.held_out or not encoded.policy:
+    raise ValueError(
+      f'{data}: no pairs are left to hold out or to train on: '
+      f'{made["pairs"]} after dropping {made["dropped"]}'
+    )
+  for name, part in encoded._asdict().items():
+    if part:
+      batch = data_lib.make_batch(part, form.prompt_len, form.completion_len)
+      batches.save(folder / f'{name}_pairs.npz', batch)
+
+
+def _keep_prompts(folder, encoded, asked, tokenizer):
+  """What each prompt, as it is decoded, is in the file: for other judges."""
+  rows = [x for part in encoded for x in part]
+  texts = tokenizer.decode_batch([x.prompt for x in rows])
+  known = {text: asked[x.where] for text, x in zip(texts, rows, strict=True)}
+  (folder / 'prompts.json').write_text(json.dumps(known))
+
+
+def _train_judge(folder, judge, vocab_size):
+  params = pair_judge.train(
+    batches.load(folder / 'judge_pairs.npz'),
+    judge_config(judge.judge_model, vocab_size),
+    steps=judge.judge_steps,
+    batch_size=judge.judge_batch_size,
+    learning_rate=judge.judge_learning_rate,
+  )
+  save_params(folder / 'judge.npz', params)
+
+
+def _judge_the_judge(folder, gold, kind):
+  found = {'kind': kind}
+  for name in pair_files.Split._fields:
+    path = folder / f'{name}_pairs.npz'
+    if path.exists():
+      found[name] = pair_judge.accuracy(gold, batches.load(path))
+  (folder / 'judge.json').write_text(json.dumps(found, indent=1) + '\n')
+  print(_judge_line(found['held_out']), file=sys.stderr)
+
+
+def _judge_line(found):
+  low, high = found['interval']
+  return (
+    f'  gold judge: right on {found["accuracy"]:.3f} [{low:.3f}, {high:.3f}] '
+    f'of {found["pairs"]} held-out pairs; the longer answer on '
+    f'{found["longer"]:.3f}'
+  )
+
+
+def _keep_texts(folder, vocabulary, texts):
+  if vocabulary.bos_id is None:
+    raise ValueError('task.pretrain_steps needs a tokenizer with a BOS')
+  kept = encode_texts(vocabulary, texts, np.zeros(len(texts), np.float32))
+  np.savez(folder / 'texts.npz', **kept._asdict())

@@ -1,0 +1,118 @@
+"""The command `align`: finds what was asked for, and only then imports it."""
+
+import importlib
+import importlib.util
+import pathlib
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+
+COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
+  'run': ('', 'trains and compares: align run EXPERIMENT --config=... ...'),
+  'data show': ('show_data', 'a file, as the model will see it'),
+  'frontier': ('show_frontier', 'the arms of a points.jsonl at equal KL'),
+  'export': ('export', "a run's policy as a Hugging Face folder"),
+  'check': ('check_model', 'compares a checkpoint with transformers'),
+  'agreement': ('agreement', 'how far a judge agrees with people'),
+  'cache cost': ('cache_cost', 'the KL that a coarser key-value cache costs'),
+  'import memory': ('measure_import', 'host memory that an import takes'),
+}
+
+
+def usage() -> Iterator[str]:
+  """The lines of `align --help`."""
+  width = max(map(len, COMMANDS))
+  yield 'usage: align COMMAND ..., or align COMMAND --help'
+  yield ''
+  for words, (_, does) in COMMANDS.items():
+    yield f'  {words:{width}}  {does}'
+
+
+def folder_of(package: str) -> pathlib.Path:
+  """Where an installed package lies.
+
+  Raises:
+    ValueError: it is not installed.
+  """
+  spec = importlib.util.find_spec(package)
+  if not spec or not spec.submodule_search_locations:
+    raise ValueError(
+      f'the package {package!r} is not there: run in a checkout of align_jax, '
+      'or pip install it'
+    )
+  return pathlib.Path(spec.submodule_search_locations[0])
+
+
+def experiments() -> list[str]:
+  """Names of the modules of `experiments` that have a command line."""
+  files = sorted(folder_of('experiments').glob('*.py'))
+  main = "__name__ == '__main__'"
+  return [file.stem for file in files if main in file.read_text()]
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+  """The arguments, --config=PATH of the installed configs if none is here.
+
+  Raises:
+    ValueError: there is no such file in either place.
+  """
+  arguments = list(arguments)
+  for i, argument in enumerate(arguments):
+    flag, equals, value = argument.partition('=')
+    if flag not in ('-config', '--config'):
+      continue
+    at = i if equals else i + 1
+    value = value if equals else ''.join(arguments[at : at + 1])
+    path = value.partition(':')[0]  # what follows is for its get_config
+    if not path or pathlib.Path(path).exists():
+      continue
+    installed = folder_of('configs').parent / path
+    if not installed.exists():
+      raise ValueError(f'{flag}={path}: no such file, expected configs/NAME.py')
+    found = str(installed) + value[len(path) :]
+    arguments[at] = f'{flag}={found}' if equals else found
+  return arguments
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Runs an experiment as `python -m experiments.NAME` does.
+
+  Raises:
+    ValueError: there is none of that name.
+  """
+  name, *rest = arguments or ['']
+  if name not in experiments():
+    raise ValueError(
+      f'align run {name}: expected one of {", ".join(experiments())}'
+    )
+  sys.argv[1:] = with_config(rest)
+  runpy.run_module(f'experiments.{name}', run_name='__main__', alter_sys=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs one of COMMANDS; a mistake is one line, and exit status 1."""
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  for size in (2, 1):
+    words = ' '.join(arguments[:size])
+    if words in COMMANDS:
+      break
+  else:
+    if not arguments or arguments[0] in ('-h', '--help'):
+      print('\n'.join(usage()))
+      return
+    sys.exit(
+      f'error: align {words}: no such command, expected one of '
+      f'{", ".join(COMMANDS)}'
+    )
+  name, _ = COMMANDS[words]
+  if name:
+    tool = importlib.import_module(f'align_jax.tools.{name}')
+    sys.exit(tool.main(arguments[size:]))
+  try:
+    run(arguments[size:])
+  except ValueError as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,209 @@
+"""The command line of experiments: flags, a config file, and its overrides."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import shlex
+import sys
+import textwrap
+
+from absl import app, flags, logging
+
+from align_jax.lab import groups, malloc, overrides
+
+CONFIG = flags.DEFINE_string('config', None, 'A file of configs/.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
+ONLY = flags.DEFINE_list('only', [], 'Train these arms only.')
+REPORT = flags.DEFINE_bool(
+  'report', False, 'Train nothing; write the page from the points there are.'
+)
+
+PREFIX = '--config.'
+HELP = """
+  --config.FIELD=VALUE           sets a field, e.g. --config.sft.steps=200
+  --config.arms.ARM.FIELD=VALUE  sets it for one arm; --config.arms.*.FIELD for
+                                 all; a hyper-parameter of the loss by its name
+  --config.arms.ARM.FIELD=[A,B]  sweeps it
+  --config.arms.ARM=None         drops the arm
+"""
+
+
+def as_dict(cfg):
+  """A ConfigDict as plain dicts, with tuples unchanged."""
+  return {k: as_dict(v) if hasattr(v, 'items') else v for k, v in cfg.items()}
+
+
+def load(path):
+  """The config of a file with `get_config`, as plain dicts.
+
+  Raises:
+    ValueError: there is no such file, or it fails; names the file and line.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    here = sorted(str(p) for p in pathlib.Path('configs').glob('[a-z]*.py'))
+    there = f', expected one such as {", ".join(here)}' if here else ''
+    raise ValueError(f'--config={path}: no such file{there}')
+  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
+  if spec is None:
+    raise ValueError(f'--config={path}: expected a Python file')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    cfg = as_dict(module.get_config())
+  except Exception as error:
+    what = type(error).__name__
+    raise ValueError(
+      f'--config={path}{_line(error, path)}: {what}: {error}'
+    ) from error
+  return cfg
+
+
+def _line(error, path):
+  """':LINE' where the file failed."""
+  if isinstance(error, SyntaxError):
+    return f':{error.lineno}'
+  lines, trace = [], error.__traceback__
+  while trace:
+    if trace.tb_frame.f_code.co_filename == str(path):
+      lines.append(trace.tb_lineno)
+    trace = trace.tb_next
+  return f':{lines[-1]}' if lines else ''
+
+
+def split(argv):
+  """Splits a command line into flags and overrides [(dotted field, text)].
+
+  Raises:
+    ValueError: an override without a value.
+  """
+  plain, found = [], []
+  for arg in argv:
+    if not arg.startswith(PREFIX):
+      plain.append(arg)
+      continue
+    path, equals, text = arg.removeprefix(PREFIX).partition('=')
+    if not equals:
+      raise ValueError(f'{arg}: expected {arg}=VALUE')
+    found.append((path, text))
+  return plain, found
+
+
+def fields_help(cfg, prefix=''):
+  """Lines 'FIELD = VALUE' of all fields of a config."""
+  for name, value in cfg.items():
+    path = f'{prefix}{name}'
+    if isinstance(value, dict) and value and name not in overrides.TABLES:
+      yield from fields_help(value, f'{path}.')
+    elif isinstance(value, dict) and name in overrides.TABLES:
+      yield f'  {path}: {", ".join(value)}' if value else f'  {path}: none'
+    else:
+      yield f'  {path} = {value!r}'
+
+
+def show_help(argv):
+  """Prints the module's docstring, its flags, and a config's fields."""
+  doc = sys.modules['__main__'].__doc__ or ''
+  print(textwrap.dedent(doc).strip(), '\n\nflags:')
+  for flag in (CONFIG, WORKDIR, ONLY, REPORT):
+    print(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
+  print(HELP)
+  given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
+  path = given[-1] if given else 'configs/base.py'
+  print(f'fields, with their values in {path}:')
+  print('\n'.join(fields_help(load(path))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """One override of a command line.
+
+  Attributes:
+    path: dotted field.
+    text: its value as typed.
+    file: the config before overrides.
+    given: all overrides, (path, text) each.
+  """
+
+  path: str
+  text: str
+  file: dict
+  given: list
+
+  def __str__(self):
+    return f'{PREFIX}{self.path}={self.text}'
+
+  @property
+  def rest(self):
+    """The override without its group: 'FIELD=VALUE'."""
+    return f'{self.path.partition(".")[2]}={self.text}'
+
+  @property
+  def without(self):
+    """The config without this override."""
+    others = [x for x in self.given if x != (self.path, self.text)]
+    return overrides.apply(self.file, others)
+
+  @property
+  def changes(self):
+    """Whether the config differs from the one without it."""
+    return self.without != overrides.apply(self.file, self.given)
+
+
+def start(run, check=groups.check):
+  """Parses the command line and calls `run`.
+
+  An error of the user prints one line instead of a traceback.
+
+  Args:
+    run: called with the overridden config as plain dicts, and its Overrides.
+    check: raises ValueError for a wrong config.
+  """
+  try:
+    argv, given = split(sys.argv)
+    if {'--help', '-h', '-help', '--helpfull'} & set(argv[1:]):
+      show_help(argv)
+      return
+  except ValueError as error:
+    sys.exit(one_line(error))
+
+  def parse(_):
+    try:
+      return flags.FLAGS(argv)
+    except flags.Error as error:
+      sys.exit(one_line(error))
+
+  def guarded(rest):
+    logging.set_verbosity(logging.ERROR)  # orbax logs each step of a save
+    try:
+      if len(rest) > 1:
+        raise ValueError(f'unexpected argument {rest[1]!r}')
+      if CONFIG.value is None:
+        raise ValueError('--config is required')
+      cfg = load(CONFIG.value)
+      check(cfg)
+      told = [Override(path, text, cfg, given) for path, text in given]
+      cfg = overrides.apply(cfg, given)
+      check(cfg)
+      run(cfg, told)
+    except (ValueError, FileNotFoundError) as error:
+      if os.environ.get('ALIGN_JAX_TRACEBACK'):
+        raise
+      sys.exit(one_line(error))
+
+  malloc.keep()
+  app.run(guarded, flags_parser=parse)
+
+
+def one_line(error):
+  """An error as one line. A KeyError's text is a repr, so `args` is used."""
+  text = error.args[0] if isinstance(error, KeyError) else error
+  return f'error: {" ".join(str(text).split())}'
+
+
+def command():
+  """The command line as typed, for the page."""
+  spec = sys.modules['__main__'].__spec__
+  program = ['python', '-m', spec.name] if spec else sys.argv[:1]
+  return shlex.join([*program, *sys.argv[1:]])

@@ -1,0 +1,83 @@
+"""Refuses overrides without effect, so none is silently shadowed."""
+
+from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
+
+RUNS = ('arm', 'arms', 'methods', 'ages')  # fields that define runs
+
+
+def check(runs, cfg, given):
+  """Refuses an override without effect.
+
+  Args:
+    runs: cfg -> a list of runs.
+    cfg: the overridden config.
+    given: list of command.Override.
+  Raises:
+    ValueError: names the override and the fields that shadow it.
+  """
+  every = runs(cfg) if given else []
+  for one in given:
+    keys = one.path.split('.')
+    if keys[0] == 'arm' and len(keys) > 1:
+      _check_arm(every, cfg, keys, one)
+    if keys[0] in RUNS and one.changes and _same(runs, one.without, every):
+      raise ValueError(
+        f'{one}: no run of this experiment is made from config.{keys[0]}'
+        f'{"." + keys[1] if len(keys) > 1 else ""} as it is'
+      )
+    if keys[0] == 'proxy' and len(keys) > 1 and one.changes:
+      _check_proxy(cfg['proxy'], keys[1], one)
+
+
+def _same(runs, cfg, every):
+  try:
+    return runs(cfg) == every
+  except (ValueError, KeyError):
+    return False
+
+
+def _check_arm(every, cfg, keys, one):
+  """A field of `arm` must reach all runs, and one of them must read it."""
+  field = keys[1]
+  # `but` fills missing parts of groups, so that equal values compare equal.
+  asked = lambda run: run.but(**{field: cfg['arm'][field]})
+  value = lambda run: found_in(run.flat, keys[1:])
+  differ = lambda run: value(run) != value(asked(run))
+  shadowing = {run.arm: None for run in every if differ(run)}
+  if shadowing:
+    paths = [_path(cfg, name) for name in shadowing]
+    names, more = _listed(paths), 's' if len(paths) == 1 else ''
+    raise ValueError(
+      f'{one} is shadowed: {names} set{more} {field} in a field or a sweep, '
+      f'expected --config.{paths[0]}.{one.rest} for one arm, '
+      f'--config.{paths[0].split(".")[0]}.*.{one.rest} for all'
+    )
+  if one.changes and not any(field in reads(run) for run in every):
+    raise ValueError(f'{one} has no effect: no run reads {field}')
+
+
+def _path(cfg, arm):
+  """The path of an arm in a config."""
+  here = arm in cfg['arms'] or arm not in cfg['methods']
+  return f'{"arms" if here else "methods"}.{arm}'
+
+
+def _listed(names):
+  """Lists at most four names."""
+  more = [f'{len(names) - 3} more'] if len(names) > 4 else []
+  return ', '.join(names[:3] + more if more else names)
+
+
+def found_in(tree, path):
+  for key in path:
+    tree = tree.get(key) if isinstance(tree, dict) else None
+  return tree
+
+
+def _check_proxy(proxy, field, one):
+  if field in PROXY_SOME and field not in proxy_reads(proxy):
+    raise ValueError(
+      f'{one} has no effect: a proxy of loss={proxy["loss"]!r}, '
+      f'members={proxy["members"]} and combine={proxy["combine"]!r} does not '
+      f'read {field}'
+    )

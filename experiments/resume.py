@@ -1,0 +1,266 @@
+"""Continues in a workdir: which settings may differ from the runs in it."""
+
+import json
+import math
+import sys
+
+from align_jax import tasks
+from align_jax.files import write_atomically
+from align_jax.lab import setups, sweep
+from align_jax.lab.arms import sources_of
+from align_jax.lab.reads import idle
+from align_jax.learn import kept
+from align_jax.learn.checkpoint import newest_step
+from configs import base
+
+SHARED = 'task', 'model', 'sft', 'golden', 'proxy', 'eval'
+# Fields that change no update: when to write or measure, and how much to
+# compute at once. `steps` has its own rules, see `check_steps`.
+FREE = {
+  'steps',
+  'save_every',
+  'log_every',
+  'points',
+  'keep.steps',
+  'keep.kls',
+  'num_microbatches',
+  'microbatch_tokens',
+  'proxy.num_microbatches',
+  'eval.first_step',
+  'eval.points',
+}
+
+
+RENAMED = {'slots': 'rows_at_once'}  # {name in earlier versions: name now}
+
+
+def shared_settings(cfg):
+  """The settings that the points of all arms depend on."""
+  return {name: cfg[name] for name in SHARED}
+
+
+def finished(workdir, run):
+  """Whether a run has done all steps, or has stopped at its budget earlier."""
+  path = run.directory(workdir)
+  if not (path / 'done.json').exists():
+    return False
+  done = json.loads((path / 'done.json').read_text())
+  # Earlier versions did not record steps in done.json.
+  steps = done.get('steps', newest_step(path))
+  stopped = done.get('stopped', False) and steps < run.schedule.steps
+  return bool(run.pool.how or stopped or steps == run.schedule.steps)
+
+
+def mark(workdir, run, seconds):
+  """Records that a run has ended, and after how many steps."""
+  path = run.directory(workdir)
+  steps = newest_step(path)
+  stopped = 0 < steps < run.schedule.steps
+  done = {'seconds': seconds, 'steps': steps, 'stopped': stopped}
+  write_atomically(path / 'done.json', json.dumps(done))
+
+
+def unmark(workdir, run):
+  """Removes the record that a run has ended, because it continues."""
+  (run.directory(workdir) / 'done.json').unlink(missing_ok=True)
+
+
+def flat(tree, prefix=''):
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  return {
+    k: v
+    for name, sub in tree.items()
+    for k, v in flat(sub, f'{prefix}.{name}' if prefix else name).items()
+  }
+
+
+def defaults(cfg):
+  """{field: value} for fields that settings of an earlier version lack.
+
+  The fields are those of runs and of the experiment. Arguments of a loss depend
+  on the loss, so they have no default here.
+  """
+  known = base.get_config().to_dict()
+  knobs = tasks.defaults(cfg['task']['name'])
+  shared = {**shared_settings(known), 'task': knobs}
+  filled = flat({**known['arm'], 'keep_log': False, **shared})
+  return {k: v for k, v in filled.items() if 'loss_kwargs' not in k}
+
+
+def held(path):
+  """The settings in a directory, or None."""
+  path = path / 'settings.json'
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def compare(path, settings, filled, idle=()):
+  """Refuses a directory that holds a run with other settings.
+
+  Args:
+    settings: nested dicts.
+    filled: {field: value} of fields that the directory may lack.
+    idle: names of fields that are not read.
+  Raises:
+    ValueError: names the first field that differs.
+  """
+  old = held(path)
+  if old is None:
+    return
+  old = {RENAMED.get(k, k): v for k, v in old.items() if k not in idle}
+  new = {k: v for k, v in as_read(settings).items() if k not in idle}
+  old, new = flat(old), flat(new)
+  filled = flat(as_read(filled))
+  old = {**{k: v for k, v in filled.items() if k in new}, **old}
+  for field in sorted((old.keys() | new.keys()) - FREE):
+    if old.get(field) != new.get(field):
+      raise ValueError(
+        f'{path} holds a run with {field}={old.get(field)!r}, this one '
+        f'has {new.get(field)!r}: choose another --workdir'
+      )
+
+
+def as_read(settings):
+  """The settings as JSON returns them, with lists for tuples."""
+  return json.loads(json.dumps(settings))
+
+
+def write(path, settings):
+  text = json.dumps(settings, indent=1, sort_keys=True)
+  write_atomically(path / 'settings.json', text + '\n')
+
+
+def guard(path, settings, filled=()):
+  """Compares the settings, then writes them."""
+  compare(path, settings, dict(filled))
+  write(path, settings)
+
+
+def steps_done(path):
+  """Steps done by a run, alone or together with others of its arm."""
+  return max(map(newest_step, [path, *path.parent.glob('together-*')]))
+
+
+def check_steps(path, run):
+  """Refuses a number of steps to which the run in `path` cannot continue.
+
+  Raises:
+    ValueError: there are fewer steps than done, or a replay's order changes.
+  """
+  done, old = steps_done(path), held(path)
+  if old is None or run.pool.how or not done:
+    return
+  if run.schedule.steps < done:
+    raise ValueError(
+      f'{path} holds a run with {done} steps done, this one has steps='
+      f'{run.schedule.steps}: expected at least {done}, or another --workdir'
+    )
+  both = old['steps'], run.schedule.steps
+  replays = any('log_of' in source.reads for source in sources_of(run))
+  if replays and not same_order(run.source.shuffle, done, *both):
+    raise ValueError(
+      f'{path} holds {done} steps of a replay shuffled for steps={both[0]}, '
+      f'this one has steps={both[1]} and shuffle={run.source.shuffle}, another '
+      'order: remove that directory, or leave the arm out with --only'
+    )
+
+
+def same_order(shuffle, done, old, new):
+  """Whether replays of `old` and `new` steps agree on the first `done`.
+
+  Args:
+    shuffle: steps per window. 0: one window of all steps.
+  """
+  if old == new:
+    return True
+  end = math.ceil(done / shuffle) * shuffle if shuffle else math.inf
+  return end <= min(old, new)
+
+
+def check_taught(workdir, run):
+  """Refuses to extend a run whose last policy was another run's teacher.
+
+  Raises:
+    ValueError: names the taught run.
+  """
+  done = newest_step(run.directory(workdir))
+  if not done or finished(workdir, run) or run.schedule.steps == done:
+    return
+  mine = run.directory(workdir)
+  for path in sorted(mine.parents[1].glob('*/*/settings.json')):
+    begun = (path.parent / 'done.json').exists() or newest_step(path.parent)
+    if begun and held(path.parent).get('teacher_of') == run.name:
+      raise ValueError(
+        f'{mine} would go on from {done} to steps={run.schedule.steps}, but '
+        f'teacher_of={run.name!r} in {path.parent} is '
+        f'its policy after {done}: remove that directory, or choose another '
+        '--workdir'
+      )
+
+
+def notes(workdir, run):
+  """Notes for the user on a run that continues: a list of str."""
+  path, told = run.directory(workdir), []
+  done, old = newest_step(path), held(path)
+  if old is None or run.pool.how or not done:
+    return []
+  for what in kept.missed(path, run.schedule.keep, done):
+    told.append(f'{path}: {what} is past, after {done} steps, and was not kept')
+  if finished(workdir, run) or not run.kl.nats:
+    return told
+  ended = done == old['steps'] and done % run.kl.every
+  if old['steps'] != run.schedule.steps and (run.kl.mode == 'hold' or ended):
+    told.append(
+      f'{path}: goes on from {done} steps under kl_budget={run.kl.nats:g}'
+      f', which was controlled for steps={old["steps"]}: a run of steps='
+      f'{run.schedule.steps} from the start would differ'
+    )
+  return told
+
+
+def left_out(workdir, runs):
+  """Notes on runs that ended after other numbers of steps than the config's."""
+  return [
+    f'{run.directory(workdir)}: {newest_step(run.directory(workdir))} steps '
+    f'are done, the config has steps={run.schedule.steps}: not in the report'
+    for run in runs
+    if (run.directory(workdir) / 'done.json').exists()
+    and not finished(workdir, run)
+  ]
+
+
+def say(lines):
+  for line in dict.fromkeys(lines):
+    print(f'note: {line}', file=sys.stderr)
+
+
+def settings_of(run):
+  """The settings to keep beside a run's points."""
+  own = dict(arm=run.arm, config=run.config, seed=run.seed, name=run.name)
+  return {**run.flat, **own, 'keep_log': run.keep_log}
+
+
+def open_workdir(cfg, runs, workdir):
+  """Checks that the runs can continue in `workdir`, then keeps their settings.
+
+  It writes nothing before all checks have passed.
+
+  Raises:
+    ValueError: a field differs that must not; names the field and both values.
+  """
+  filled = defaults(cfg)
+  shared = sweep.shared_of(runs)
+  for name, one in shared.items():
+    compare(workdir / name, one.settings, filled)
+  for run in runs:
+    path = run.directory(workdir)
+    compare(path, settings_of(run), filled, idle(run))
+    check_steps(path, run)
+    check_taught(workdir, run)
+  say(line for run in runs for line in notes(workdir, run))
+  for name, one in shared.items():
+    write(workdir / name, one.settings)
+  if any(shared):
+    setups.write_owners(setups.setups_of(shared, workdir))
+  for run in runs:
+    write(run.directory(workdir), settings_of(run))

@@ -1,0 +1,237 @@
+"""`--config.FIELD=VALUE`: every override counts, or is refused."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from align_jax.lab import overrides
+from align_jax.lab.sweep import sweep
+from configs import base, toy
+from experiments import command, effects, method_zoo, online_vs_offline
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def cfg():
+  return command.as_dict(toy.get_config())
+
+
+def after(cfg, *given):
+  """The config after overrides 'PATH=TEXT'."""
+  return overrides.apply(cfg, [tuple(x.split('=', 1)) for x in given])
+
+
+def checked(cfg, *given, runs=online_vs_offline.runs):
+  """The config, if all of its overrides have an effect."""
+  given = [tuple(x.split('=', 1)) for x in given]
+  told = [command.Override(path, text, cfg, given) for path, text in given]
+  new = overrides.apply(cfg, given)
+  effects.check(runs, new, told)
+  return new
+
+
+def of(cfg, arm, field):
+  """Values of a field over the runs of an arm on the first seed."""
+  return [
+    run.flat[field] for run in sweep(cfg) if (run.arm, run.seed) == (arm, 0)
+  ]
+
+
+@pytest.mark.parametrize(
+  ('path', 'text', 'value'),
+  [
+    ('seeds', '3', 3),
+    ('sft.learning_rate', '1', 1.0),
+    ('together', 'true', True),
+    ('report.window', '(1, 2.5)', (1, 2.5)),
+    ('report.budgets', '[1, 2]', (1, 2)),
+    ('report.treatment', 'online+gold', 'online+gold'),
+    ('arm.loss_kwargs', "{'beta': 0.5}", {'beta': 0.5}),
+    ('arm.loss_kwargs.kl', 'exact', 'exact'),
+    ('arm.refresh_every.sampler', '8', 8),
+    ('arm.lora.rank', '4', 4),
+    ('arm.optimizer.name', 'lion', 'lion'),
+    ('model.rope_theta', '1e6', 1e6),
+  ],
+)
+def test_text_becomes_a_value_of_the_fields_kind(path, text, value, cfg):
+  new = after(cfg, f'{path}={text}')
+  for key in path.split('.'):
+    new = new[key]
+  assert new == value and type(new) is type(value)
+
+
+def test_an_override_leaves_the_config_it_was_given_alone(cfg):
+  before = repr(cfg)
+  after(cfg, 'arms.*.beta=[0.3,0.4]', 'sft.steps=3', 'arms.shuffled=None')
+  assert repr(cfg) == before
+
+
+def test_one_arm_by_name(cfg):
+  new = after(cfg, 'arms.online.loss=dpo')
+  assert of(new, 'online', 'loss') == ['dpo']
+  assert of(new, 'offline', 'loss') == of(cfg, 'offline', 'loss')
+
+
+def test_all_arms_by_a_pattern(cfg):
+  new = after(cfg, 'arms.*.steps=900', 'arms.*+gold.batch_size=16')
+  assert {run.schedule.steps for run in sweep(new)} == {900}
+  small = {run.arm for run in sweep(new) if run.updates.batch_size == 16}
+  assert small == {'online+gold', 'ref+gold'}
+
+
+def test_it_counts_over_what_an_arm_sweeps(cfg):
+  new = after(cfg, 'arms.online.learning_rate=1', 'arms.online.beta=0.7')
+  assert of(new, 'online', 'learning_rate') == [1.0]
+  assert of(new, 'online', 'loss_kwargs') == [{'beta': 0.7}]
+
+
+def test_a_list_of_values_is_swept(cfg):
+  new = after(cfg, 'arms.online.beta=[0.1,0.2]')
+  assert of(new, 'online', 'loss_kwargs') == [{'beta': 0.1}, {'beta': 0.2}]
+  new = after(new, 'arms.online.loss=[dpo,ipo]')
+  assert of(new, 'online', 'loss') == ['dpo', 'dpo', 'ipo', 'ipo']
+  names = [run.name for run in sweep(new) if run.arm == 'online']
+  assert len(set(names)) == 4
+
+
+def test_an_arm_is_dropped(cfg):
+  new = after(cfg, 'arms.shuffled=None', 'arms.ref*=None')
+  assert set(new['arms']) == {'offline', 'online', 'online+gold', 'optimum'}
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ('sft.stepz=3', "sft.stepz: no such field, did you mean 'steps'?"),
+    ('seads=3', "seads: no such field, did you mean 'seeds'?"),
+    ('sft.steps=abc', "sft.steps='abc', expected a whole number"),
+    ('sft.steps.x=1', 'sft.steps is no group of fields'),
+    ('together=maybe', "together='maybe', expected true or false"),
+    ('report.window=3', "report.window='3', expected a tuple"),
+    ('arm.beta=1', "did you mean 'arm.loss_kwargs.beta'?"),
+    ('arms.onlin.loss=dpo', "no arm 'onlin', did you mean 'online'?"),
+    ('arms.online.stepz=1', "stepz: no such field, did you mean 'steps'?"),
+    ('arms.online.beta=x', "beta='x', expected a number"),
+    ('arms.online.beta=[]', 'expected one value or more'),
+    ('arms.online=off', "online='off', expected None, which drops the arm"),
+  ],
+)
+def test_a_wrong_override_is_refused(given, message, cfg):
+  with pytest.raises(ValueError) as refused:
+    after(cfg, given)
+  assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ('arm.learning_rate=1', 'is shadowed: arms.offline, arms.online,'),
+    ('arm.steps=6', 'is shadowed: arms.offline sets steps'),
+    ('arm.loss_kwargs.beta=3', 'is shadowed'),
+    ('arm.mixture=0.3', 'no run reads mixture'),
+    ('arm.context_after=1', 'no run reads context_after'),
+    ('arm.critic=shared', 'no run reads critic'),
+    ('arm.rows_at_once=0', ''),
+    ('methods.dpo.steps=3', 'no run of this experiment is made from'),
+    ('ages=(4,)', 'no run of this experiment is made from'),
+    ('proxy.variance_weight=0.7', 'does not read variance_weight'),
+    ('proxy.opponents=3', 'does not read opponents'),
+  ],
+)
+def test_an_override_without_effect_is_refused(given, message, cfg):
+  if not message:  # what is already so
+    checked(cfg, given)
+    return
+  with pytest.raises(ValueError) as refused:
+    checked(cfg, given)
+  assert message in str(refused.value) and given in str(refused.value)
+
+
+def test_the_zoo_knows_its_own_shadows(cfg):
+  with pytest.raises(ValueError, match='is shadowed: methods.best_of_2, '):
+    checked(cfg, 'arm.steps=6', runs=method_zoo.runs)
+  new = checked(cfg, 'methods.*.steps=6', runs=method_zoo.runs)
+  trained = [r for r in method_zoo.runs(new) if not r.pool.how]
+  assert {run.schedule.steps for run in trained} == {6}
+
+
+def test_effective_overrides_pass(cfg):
+  new = checked(cfg, 'arms.*.steps=30', 'sft.steps=7', 'arm.log_every=3')
+  assert new['sft']['steps'] == 7
+
+
+# --- Variants -----------------------------------------------------------------
+
+
+def test_variants_change_what_they_name(cfg):
+  few = {'golden.pairs': 250, 'arm': {'batch_size': 16}}
+  new = {**cfg, 'variants': {'few': few, 'all': {}}}
+  sizes = {(r.variant, r.updates.batch_size) for r in sweep(new)}
+  assert sizes == {('few', 16), ('all', 32)}
+  pairs = {r.variant: r.shared.golden.pairs for r in sweep(new)}
+  assert pairs == {'few': 250, 'all': cfg['golden']['pairs']}
+
+
+def test_a_wrong_variant_is_refused(cfg):
+  new = {**cfg, 'variants': {'few': {'golden.pair': 250}}}
+  with pytest.raises(ValueError, match="golden.pair: .* did you mean 'pairs'"):
+    sweep(new)
+
+
+# --- The command line ---------------------------------------------------------
+
+
+def command_line(*args):
+  program = [sys.executable, '-m', 'experiments.online_vs_offline']
+  return subprocess.run(
+    [*program, *args], capture_output=True, text=True, timeout=120, cwd=ROOT
+  )
+
+
+def test_help_lists_flags_and_fields():
+  done = command_line('--config=configs/toy.py', '--help')
+  assert done.returncode == 0
+  assert '--workdir:' in done.stdout
+  assert '  arm.kl_budget = 2.0' in done.stdout
+  assert '  arms: offline, online,' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    (None, 'no such file, expected one such as configs/'),
+    ('def get_config(:', ':1: SyntaxError'),
+    ('def get_config():\n  return {}[3]', ':2: KeyError: 3'),
+    ('x = 1', 'get_config'),
+  ],
+)
+def test_a_missing_or_broken_config_is_one_line(text, message, tmp_path):
+  path = tmp_path / 'mine.py'
+  if text:
+    path.write_text(text)
+  with pytest.raises(ValueError) as refused:
+    command.load(path)
+  assert message in str(refused.value)
+  assert f'--config={path}' in str(refused.value)
+  assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_shadowed_override_ends_in_one_line_and_writes_nothing(tmp_path):
+  done = command_line(
+    '--config=configs/toy.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.arm.steps=6',
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: --config.arm.steps=6 is shadowed')
+  assert len(done.stderr.splitlines()) == 1
+  assert not (tmp_path / 'run').exists()
+
+
+def test_smoke_configs_still_say_what_they_override():
+  small = command.as_dict(base.smoke(toy.get_config()))
+  assert checked(small, 'sft.steps=2')['sft']['steps'] == 2

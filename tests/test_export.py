@@ -59,7 +59,7 @@ def tiny(name, folder):
   else:
     c.model.update(JUDGE, vocab_size=300)
     c.task.pretrain_steps = 1
-  c.proxy.update(verifier='transformer', num_microbatches=1)
+  c.proxy.update(verifier='transformer', num_microbatches=1, batch_size=4)
   c.arm.update(steps=2, batch_size=2, num_microbatches=1, warmup_steps=0)
   c.eval.update(samples=1, points=2, pairs=4)
   c.golden.pairs = 4

@@ -77,7 +77,7 @@ def test_the_added_experiment_compares_its_sizes_as_arms(changed):
   out = run(
     changed,
     *('-m', 'experiments.group_size'),
-    *('--config=configs/smoke.py', '--workdir=out'),
+    *('--config=configs/smoke.py', '--workdir=out', '--config.seeds=1'),
     '--config.arm.labels=questions',
     "--config.arm.optimizer={'name': 'momentum', 'decay': 0.8}",
     "--config.eval.metrics=('longest',)",
@@ -86,11 +86,11 @@ def test_the_added_experiment_compares_its_sizes_as_arms(changed):
   assert '>2 each<' in lines_of(changed, 'out')
   point = json.loads((changed / 'out' / 'points.jsonl').open().readline())
   assert point['arm'] == '2 each' and len(point['longest_by_prompt']) == 256
-  assert (changed / 'out' / 'seed1' / '8 each' / 'default').exists()
+  assert (changed / 'out' / 'seed0' / '8 each' / 'default').exists()
 
 
 def test_variants_share_what_does_not_depend_on_them(changed):
-  args = '--config=configs/smoke.py', '--workdir=pairs'
+  args = '--config=configs/smoke.py', '--workdir=pairs', '--config.seeds=1'
   out = run(changed, '-m', 'experiments.golden_size', *args)
   assert '1000 pairs offline' in out and '250 pairs offline' in out
   folder = changed / 'pairs'

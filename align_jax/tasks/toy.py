@@ -159,6 +159,13 @@ def make_task(
     repeat_penalty: gold reward lost per repeated token.
   """
   del workdir  # nothing is cached
+  check(
+    model,
+    prompts=prompts,
+    eval_prompts=eval_prompts,
+    prompt_len=prompt_len,
+    completion_len=completion_len,
+  )
   config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts, prompt_len)

@@ -6,6 +6,7 @@ An experiment gives a list of runs, a title and the pair to judge:
 """
 
 import dataclasses
+import difflib
 
 from align_jax.compare import frontier
 from align_jax.compare.report import Page
@@ -64,6 +65,12 @@ def checked(runs, cfg, about):
       raise ValueError(
         f'report.{field}={name!r} is none of the arms {", ".join(configs)}'
       )
+  golden = settings['golden_policy']
+  near = difflib.get_close_matches(golden, configs, 1, 0.85)
+  if golden not in configs and near:
+    raise ValueError(
+      f'report.golden_policy={golden!r} is no arm, did you mean {near[0]!r}?'
+    )
   sizes = {name: len(found) for name, found in configs.items()}
   frontier.check_equal(sizes, [tuple(pair.values()), *about.effects.values()])
   check_window(settings, [r for r in runs if r.label in pair.values()])

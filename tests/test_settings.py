@@ -63,7 +63,13 @@ WRONG = {
   'arm.loss_kwargs': ({'bata': 1.0}, {'beta': -1.0}, {'beta': NAN}, 0.1),
   'arm.lora': ({'rnk': 2}, {'rank': -1}),
   'arm.sampling': ({'temperature': 0.0}, {'temprature': 1.0}),
-  'arm.optimizer': ({'name': 'adam'}, {'name': 'adamw', 'b3': 0.9}),
+  'arm.optimizer': (
+    {},
+    {'name': 'adam'},
+    {'name': 'adamw', 'b3': 0.9},
+    {'name': 'adamw', 'b1': 'x'},
+    {'name': 'adamw', 'eps': -1.0},
+  ),
   'arm.schedule': ({'name': 'cosin'}, {'name': 'constant', 'final': 0.1}),
   'arm.keep': ({'steps': (0,)}, {'stepz': (1,)}, {'steps': (10**6,)}),
   'sft.steps': (-1, 1.5),
@@ -108,6 +114,12 @@ WRONG = {
   'task.name': ('toi',),
   'eval.sets': (('trian',),),
   'model.vocab_size': (0, 4),
+  'model.num_kv_heads': (0, 3),
+  'model.dtype': ('float99',),
+  'model.tie_embeddings': ('yes',),
+  'arm.judge': ({'knd': 1},),
+  'variants': ({'': {}},),
+  'report.golden_policy': ('onlin+gold',),
   'arm.kl_every': (*COUNTS, 10**6),
   'arm.lora.rank': (-1, 1.5),
 }
@@ -190,6 +202,26 @@ def test_what_nothing_reads_may_not_be_set(arm, field, cfg):
 def test_a_wrong_combination_is_refused(offline, online, message, cfg):
   fixed = dict(source='golden_pairs', **offline)
   assert message in refusal({**cfg, 'arms': dict(offline=fixed, online=online)})
+
+
+@pytest.mark.parametrize(
+  ('name', 'arm', 'message'),
+  [
+    ('a/b', {}, 'a name that can be a folder'),
+    ('..', {}, 'a name that can be a folder'),
+    ('sft', {}, 'a name that can be a folder'),
+    ('', {}, "the name '' of an arm"),
+    ('x', None, 'arms.x=None, expected fields of an arm'),
+    ('x', dict(sweep=()), 'arms.x.sweep=(), expected a tuple of one entry'),
+    ('x', dict(sweep={'steps': 3}), 'expected a tuple of one entry'),
+  ],
+)
+def test_an_arm_that_would_be_lost_is_refused(name, arm, message, cfg):
+  assert message in refusal({**cfg, 'arms': {**cfg['arms'], name: arm}})
+
+
+def test_a_variant_with_the_name_of_another_folder_is_refused(cfg):
+  assert 'variants.seed0' in refusal({**cfg, 'variants': {'seed0': {}}})
 
 
 def test_labels_may_say_what_those_of_fixed_data_are(cfg):

@@ -25,6 +25,16 @@ JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
 }
 
 
+FIELDS = (
+  {'kind', 'checkpoint'}
+  | {  # of a config's `judge`, of any kind
+    name
+    for make in JUDGES.values()
+    for name in list(inspect.signature(make).parameters)[1:]
+  }
+)
+
+
 def as_reward(judge, decode):
   """Batch -> f32 [B]: scores, or mean chances to beat the rest of the group.
 

@@ -61,6 +61,8 @@ def _unread(run, key):
 
 
 def _check_names(run):
+  for name in run.labels.judge:
+    one_of(f'{run.where("judge")}.{name}', name, judges.FIELDS)
   one_of(run.where('source'), run.source.name, SOURCES)
   one_of(run.where('reward_scale'), run.labels.scale, REWARD_SCALES)
   for part in run.source.parts:

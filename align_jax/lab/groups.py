@@ -104,6 +104,8 @@ def check(cfg):
     if name not in known:
       raise ValueError(f'config.{name}: no such field, {nearest(name, known)}')
   group(cfg, Experiment)
+  if '' in cfg['variants']:
+    raise ValueError("variants: the name '', expected some letters")
   for name in GROUPS:
     group(cfg, GROUPS[name], name)
 

@@ -15,8 +15,25 @@ def one_of(name, value, known):
     raise ValueError(f'{name}={value!r} is none of {sorted(known)}{hint}')
 
 
+def _check_arguments(where, told):
+  """The name of an optimizer or schedule, and numbers for the rest."""
+  if 'name' not in told:
+    raise ValueError(f'{where}={told!r}, expected a name among its entries')
+  for key, value in told.items():
+    if key != 'name' and not isinstance(value, bool):
+      if not is_number(value) or value < 0:
+        raise ValueError(
+          f'{where}.{key}={value!r}, expected a finite number of at least 0'
+        )
+
+
 def check_optimizer(optimizer, steps, where):
   """Checks an optimizer's and its schedule's names, arguments and warm-up."""
+  for group, told in (
+    ('optimizer', optimizer.how),
+    ('schedule', optimizer.schedule),
+  ):
+    _check_arguments(where(group), told)
   try:
     steps_of.optimizer(optimizer, steps, None)
   except (TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 
 from align_jax.lab import groups, overrides
 from align_jax.lab.fields import build, nearest
@@ -40,12 +41,43 @@ def sweep(cfg):
     own = varied(cfg, variant)
     groups.check(own)
     given = dict(variant=variant, shared=groups.shared(own))
+    _check_folder('variants', variant, RESERVED_VARIANTS)
     for arm in own['arms']:
+      _check_arm(own['arms'], arm)
       for entry in own['arms'][arm].get('sweep', ({},)):
         runs += [_run(own, arm, entry, n, **given) for n in seeds_of(own)]
   logged = {(r.variant, r.source.log_of) for r in runs if r.source.log_of}
   keep = lambda r: (r.variant, r.name) in logged
   return [dataclasses.replace(r, keep_log=keep(r)) for r in runs]
+
+
+RESERVED_ARMS = r'sft|proxy.*|opponents.*|pairs.*|held_out.*|\.+'
+RESERVED_VARIANTS = r'task|seed\d*|figures|reference_logps|\.+'
+
+
+def _check_folder(table, name, reserved):
+  """Refuses a name that is no folder of its own; '': there is none."""
+  if '/' in name or '\\' in name or re.fullmatch(reserved, name):
+    raise ValueError(
+      f'{table}.{name}: expected a name that can be a folder of its own, other '
+      f'than {reserved.replace("|", ", ")}'
+    )
+
+
+def _check_arm(arms, name):
+  """Names that can be folders, fields, and entries to sweep over."""
+  if not name:
+    raise ValueError("arms: the name '' of an arm, expected some letters")
+  _check_folder('arms', name, RESERVED_ARMS)
+  if not isinstance(arms[name], dict):
+    raise ValueError(f'arms.{name}={arms[name]!r}, expected fields of an arm')
+  swept = arms[name].get('sweep', ({},))
+  listed = isinstance(swept, tuple | list) and swept
+  if not (listed and all(isinstance(x, dict) for x in swept)):
+    raise ValueError(
+      f'arms.{name}.sweep={swept!r}, expected a tuple of one entry or more, '
+      'each fields of the arm'
+    )
 
 
 def _run(cfg, arm, entry, seed, **given):

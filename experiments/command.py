@@ -187,7 +187,7 @@ def start(run, check=groups.check):
       cfg = overrides.apply(cfg, given)
       check(cfg)
       run(cfg, told)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise
       sys.exit(one_line(error))

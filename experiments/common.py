@@ -194,7 +194,7 @@ def main(runs, report, settle=lambda cfg, given: cfg):
   """
 
   def run(cfg, given):
-    if command.WORKDIR.value is None:
+    if not command.WORKDIR.value:
       raise ValueError('--workdir is required')
     cfg = settle(cfg, given)
     effects.check(runs, cfg, given)

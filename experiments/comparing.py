@@ -65,6 +65,11 @@ def checked(runs, cfg, about):
       raise ValueError(
         f'report.{field}={name!r} is none of the arms {", ".join(configs)}'
       )
+  if pair['treatment'] == pair['control']:
+    raise ValueError(
+      f'report.treatment={pair["treatment"]!r} is report.control too, expected '
+      'two arms'
+    )
   golden = settings['golden_policy']
   near = difflib.get_close_matches(golden, configs, 1, 0.85)
   if golden not in configs and near:

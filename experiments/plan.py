@@ -15,7 +15,14 @@ import pathlib
 
 from align_jax.compare import intervals, verdict
 from align_jax.lab import sweep
-from experiments import command, common, findings, registration
+from experiments import (
+  command,
+  common,
+  effects,
+  findings,
+  online_vs_offline,
+  registration,
+)
 from experiments.pages import compare, gain
 
 
@@ -83,6 +90,8 @@ def plan(cfg, workdir=None):
 
 def main():
   def run(cfg, given):
+    effects.check(online_vs_offline.runs, cfg, given)
+    common.check(cfg, online_vs_offline.runs(cfg))
     workdir = command.WORKDIR.value
     print(plan(cfg, pathlib.Path(workdir).resolve() if workdir else None))
 

@@ -152,6 +152,7 @@ def test_a_wrong_value_is_refused_by_field_value_and_expectation(
     ('sead', 'seeds'),
     ('arm.sourc', 'source'),
     ('model.dimm', 'dim'),
+    ('model.numlayers', 'num_layers'),
     ('task.promps', 'prompts'),
   ],
 )
@@ -218,6 +219,23 @@ def test_a_wrong_combination_is_refused(offline, online, message, cfg):
 )
 def test_an_arm_that_would_be_lost_is_refused(name, arm, message, cfg):
   assert message in refusal({**cfg, 'arms': {**cfg['arms'], name: arm}})
+
+
+def test_entries_that_would_share_a_folder_are_refused(cfg):
+  rates = tuple(dict(learning_rate=x) for x in (1e-3, 1.0000001e-3))
+  arms = {'offline': {}, 'online': dict(sweep=rates)}
+  assert "two entries are both 'lr0.001'" in refusal({**cfg, 'arms': arms})
+
+
+def test_arms_that_would_share_a_name_are_refused(cfg):
+  arms = {'offline': {}, 'online': {}, 'b c': {}, 'c': {}}
+  told = refusal({**cfg, 'arms': arms, 'variants': {'a': {}, 'a b': {}}})
+  assert "'a b c' in comparisons" in told
+
+
+def test_an_arm_is_not_compared_with_itself(cfg):
+  report = {**cfg['report'], 'treatment': 'offline'}
+  assert 'expected two arms' in refusal({**cfg, 'report': report})
 
 
 def test_a_variant_with_the_name_of_another_folder_is_refused(cfg):

@@ -132,6 +132,8 @@ def changed(cfg, changes, prefix=''):
   Raises:
     ValueError: names an unknown field and the nearest known one.
   """
+  if not isinstance(changes, dict):
+    raise ValueError(f'variants: {changes!r}, expected fields with values')
   for name, value in changes.items():
     path = f'{prefix}{name}'
     keys = path.split('.')

@@ -3,7 +3,7 @@
 import dataclasses
 
 from align_jax import tasks
-from align_jax.lab.fields import is_number, is_whole
+from align_jax.lab.fields import is_number, is_whole, nearest
 from align_jax.lab.proxies import PROXIES, VERIFIERS
 from align_jax.lab.rules import check_hparams, check_optimizer, one_of
 from align_jax.losses import LOSSES
@@ -60,12 +60,19 @@ def _check_model(model):
     value = model.get(key, 1)
     if not (is_whole(value) and value >= 1):
       raise ValueError(f'model.{key}={value!r}, expected a whole number >= 1')
+  fields = [field.name for field in dataclasses.fields(ModelConfig)]
+  for key in model:
+    if key not in (*fields, *initial.BESIDE) and not model.get('adapter'):
+      raise ValueError(f'model.{key}: no such field, {nearest(key, fields)}')
   for field in dataclasses.fields(ModelConfig):
     _check_kind(field, model)
   try:
     interface.from_fields(**initial.model_fields(model))
   except TypeError as error:
     raise ValueError(f'model: {error}') from error
+  except ValueError as error:
+    own = str(error).startswith('model.')
+    raise ValueError(f'{"" if own else "model."}{error}') from error
 
 
 def check_proxy(proxy, golden):

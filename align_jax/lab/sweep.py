@@ -46,9 +46,29 @@ def sweep(cfg):
       _check_arm(own['arms'], arm)
       for entry in own['arms'][arm].get('sweep', ({},)):
         runs += [_run(own, arm, entry, n, **given) for n in seeds_of(own)]
+  _check_names(runs)
   logged = {(r.variant, r.source.log_of) for r in runs if r.source.log_of}
   keep = lambda r: (r.variant, r.name) in logged
   return [dataclasses.replace(r, keep_log=keep(r)) for r in runs]
+
+
+def _check_names(runs):
+  """Two runs must not share a folder, nor two arms a name in a comparison."""
+  folders, labels = set(), {}
+  for run in runs:
+    folder = run.variant, run.seed, run.name
+    if folder in folders:
+      raise ValueError(
+        f'arms.{run.arm}.sweep: two entries are both {run.config!r}, expected '
+        'entries that differ in their first six digits'
+      )
+    folders.add(folder)
+    whose = run.variant, run.arm
+    if labels.setdefault(run.label, whose) != whose:
+      raise ValueError(
+        f'variants.{run.variant}: its arm {run.arm!r} is {run.label!r} in '
+        'comparisons, as another one is'
+      )
 
 
 RESERVED_ARMS = r'sft|proxy.*|opponents.*|pairs.*|held_out.*|\.+'

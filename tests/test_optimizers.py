@@ -189,7 +189,7 @@ def test_wrong_arguments_are_refused(change, message):
     ({'optimizer': {'name': 'sgd'}}, "optimizer.name='sgd' is none of"),
     (
       {'schedule': {'name': 'cosine', 'final': -0.1}},
-      'schedule.final=-0.1, expected a number >= 0',
+      'schedule.final=-0.1, expected a finite number',
     ),
   ],
 )

@@ -5,7 +5,7 @@
 
 from align_jax import judges
 from align_jax.lab.arms import SOURCES
-from align_jax.lab.fields import is_whole
+from align_jax.lab.fields import is_whole, nearest
 from align_jax.lab.forwards import FORWARDS
 from align_jax.lab.labels import LABELS, REWARD_SCALES
 from align_jax.lab.proxies import PROXIES
@@ -61,8 +61,12 @@ def _unread(run, key):
 
 
 def _check_names(run):
-  for name in run.labels.judge:
-    one_of(f'{run.where("judge")}.{name}', name, judges.FIELDS)
+  for name, value in run.labels.judge.items():
+    if name not in judges.FIELDS:
+      raise ValueError(
+        f'{run.where("judge")}.{name}={value!r}: no such field, '
+        f'{nearest(name, judges.FIELDS)}'
+      )
   one_of(run.where('source'), run.source.name, SOURCES)
   one_of(run.where('reward_scale'), run.labels.scale, REWARD_SCALES)
   for part in run.source.parts:

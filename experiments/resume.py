@@ -9,11 +9,11 @@ from align_jax.files import write_atomically
 from align_jax.lab import setups, sweep
 from align_jax.lab.arms import sources_of
 from align_jax.lab.reads import idle
+from align_jax.lab.settings import SHARED
 from align_jax.learn import kept
 from align_jax.learn.checkpoint import newest_step
 from configs import base
 
-SHARED = 'task', 'model', 'sft', 'golden', 'proxy', 'eval'
 # Fields that change no update: when to write or measure, and how much to
 # compute at once. `steps` has its own rules, see `check_steps`.
 FREE = {
@@ -36,7 +36,7 @@ RENAMED = {'slots': 'rows_at_once'}  # {name in earlier versions: name now}
 
 def shared_settings(cfg):
   """The settings that the points of all arms depend on."""
-  return {name: cfg[name] for name in SHARED}
+  return {name: cfg[name] for name in ('task', 'model', *SHARED)}
 
 
 def finished(workdir, run):

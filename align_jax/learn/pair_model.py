@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
-
-# Fields of a Batch that no model reads.
-UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
+from align_jax.policy.programs import bare
 
 
 def ordered_pairs(batch):
@@ -85,11 +83,11 @@ def from_preference_model(scores, params, opponents, decide=sign_of_difference):
   """
   prompts = np.asarray(_canonical(opponents))
   table = np.unique(prompts, axis=0, return_index=True)
-  table, opponents = jax.tree.map(jnp.asarray, (table, _bare(opponents)))
+  table, opponents = jax.tree.map(jnp.asarray, (table, bare(opponents)))
 
   def reward(batch):
     chances, known = _chances(
-      scores, decide, params, table, opponents, _bare(batch)
+      scores, decide, params, table, opponents, bare(batch)
     )
     if not isinstance(known, jax.core.Tracer) and not known.all():
       raise ValueError(
@@ -100,11 +98,6 @@ def from_preference_model(scores, params, opponents, decide=sign_of_difference):
     return chances
 
   return reward
-
-
-def _bare(batch):
-  """The batch without what differs by where it is from: one program for all."""
-  return batch.replace(prepared={}, **dict.fromkeys(UNREAD))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

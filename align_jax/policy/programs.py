@@ -16,15 +16,15 @@ from align_jax.policy.draw_tokens import Truncation
 UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
 
 
+def bare(batch):
+  """The batch without its unread fields, so that one program serves all."""
+  return batch.replace(prepared={}, **dict.fromkeys(UNREAD))
+
+
 def _reading(f):
   """Jitted `f(params, batch)`: one program, whichever other fields are set."""
   program = jax.jit(f)
-
-  def read(params, batch):
-    batch = batch.replace(prepared={}, **dict.fromkeys(UNREAD))
-    return program(params, batch)
-
-  return read
+  return lambda params, batch: program(params, bare(batch))
 
 
 class Programs(NamedTuple):

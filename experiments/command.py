@@ -8,6 +8,7 @@ import shlex
 import sys
 import textwrap
 
+import numpy as np
 from absl import app, flags, logging
 
 from align_jax.lab import groups, malloc, overrides
@@ -30,8 +31,18 @@ HELP = """
 
 
 def as_dict(cfg):
-  """A ConfigDict as plain dicts, with tuples unchanged."""
-  return {k: as_dict(v) if hasattr(v, 'items') else v for k, v in cfg.items()}
+  """A ConfigDict as plain dicts, with numpy's numbers as Python's."""
+  return {k: _plain(v) for k, v in cfg.items()}
+
+
+def _plain(value):
+  if hasattr(value, 'items'):
+    return as_dict(value)
+  if isinstance(value, tuple | list):
+    return type(value)(map(_plain, value))
+  if isinstance(value, np.generic):
+    return value.item()
+  return tuple(value.tolist()) if isinstance(value, np.ndarray) else value
 
 
 def load(path):
@@ -86,6 +97,11 @@ def split(argv):
     path, equals, text = arg.removeprefix(PREFIX).partition('=')
     if not equals:
       raise ValueError(f'{arg}: expected {arg}=VALUE')
+    if path in dict(found):
+      raise ValueError(
+        f'{PREFIX}{path} is given twice, {dict(found)[path]!r} and {text!r}: '
+        'expected one of them'
+      )
     found.append((path, text))
   return plain, found
 
@@ -183,6 +199,7 @@ def start(run, check=groups.check):
         raise ValueError('--config is required')
       cfg = load(CONFIG.value)
       check(cfg)
+      groups.check_families(cfg)
       told = [Override(path, text, cfg, given) for path, text in given]
       cfg = overrides.apply(cfg, given)
       check(cfg)

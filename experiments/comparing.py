@@ -6,10 +6,10 @@ An experiment gives a list of runs, a title and the pair to judge:
 """
 
 import dataclasses
-import difflib
 
 from align_jax.compare import frontier
 from align_jax.compare.report import Page
+from align_jax.values import similar
 from experiments import (
   common,
   matched,
@@ -71,10 +71,10 @@ def checked(runs, cfg, about):
       'two arms'
     )
   golden = settings['golden_policy']
-  near = difflib.get_close_matches(golden, configs, 1, 0.85)
+  near = similar(golden, configs, 0.85)
   if golden not in configs and near:
     raise ValueError(
-      f'report.golden_policy={golden!r} is no arm, did you mean {near[0]!r}?'
+      f'report.golden_policy={golden!r} is no arm, did you mean {near!r}?'
     )
   sizes = {name: len(found) for name, found in configs.items()}
   frontier.check_equal(sizes, [tuple(pair.values()), *about.effects.values()])

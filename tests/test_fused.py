@@ -244,7 +244,11 @@ def test_auto_on_a_cpu_is_plain():
 @pytest.mark.parametrize(
   'name, change, message',
   [
-    ('flash', {}, "attention='flash' is neither 'auto' nor 'plain' nor"),
+    (
+      'flash',
+      {},
+      "attention='flash', expected one of 'auto', 'cudnn'",
+    ),
     ('cudnn', {}, "'cudnn' needs dtype in .*bfloat16.* got dtype='float32'"),
     ('splash', {'dtype': 'float16'}, "'splash' needs dtype in .*'float16'"),
     (

@@ -9,7 +9,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Rooms of align_jax, each below those after it: an import goes down.
-ROOMS = 'types files ops sharding models losses data compare policy learn'
+ROOMS = (
+  'values types files ops sharding models losses data compare policy learn'
+)
 ROOMS = f'{ROOMS} judges tasks lab tools'.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'

@@ -423,11 +423,15 @@ def test_the_arms_of_the_page_are_sound(causal, scalar):
   'judge, arm, said',
   [
     (dict(kind='oracle'), {}, "judge.kind='oracle' is none of"),
-    (dict(checkpoint=''), {}, 'judge.checkpoint is empty'),
+    (dict(checkpoint=''), {}, "judge.checkpoint='', expected a folder"),
     (dict(checkpoint='/no/such'), {}, "checkpoint='/no/such': no such folder"),
     (dict(temperature=1), {}, 'judge.temperature=.*: no such field'),
     (dict(template='{prompt}'), {}, 'template has the fields'),
-    ({}, dict(group_size=1, loss='reinforce'), 'group_size >= 2, got 1'),
+    (
+      {},
+      dict(group_size=1, loss='reinforce'),
+      'group_size of at least 2, got 1',
+    ),
     ({}, dict(reward_scale='preference'), 'gives chances to win already'),
   ],
 )

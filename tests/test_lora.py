@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -193,10 +194,12 @@ def test_experts_and_an_untied_head(config):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    (dict(rank=-1), 'lora.rank=-1 is not an integer >= 0'),
-    (dict(rank=1.5), 'lora.rank=1.5 is not'),
-    (dict(rank=1, alpha=0.0), 'lora.alpha=0.0 is not > 0'),
-    (dict(rank=1, targets=()), 'lora.targets is empty'),
+    (dict(rank=-1), 'lora.rank=-1, expected a whole number, at least 0'),
+    (dict(rank=1.5), 'lora.rank=1.5, expected'),
+    (dict(rank=1, alpha=0.0), 'lora.alpha=0.0, expected a finite number above'),
+    (dict(rank=1, alpha=math.inf), 'lora.alpha=inf, expected a finite number'),
+    (dict(rank=1, targets=()), r'lora.targets=.., expected a tuple of names'),
+    (dict(rank=1, targets='qkv'), "lora.targets='qkv', expected a tuple"),
     (dict(ranks=1), 'ranks'),
     (dict(rank=1, targets=('kv',)), "'kv' ends no path .* layers.qkv"),
     (dict(rank=1, targets=('norm',)), 'norm is none of the matrices'),

@@ -196,9 +196,10 @@ def test_the_last_states_of_a_prompt_are_those_of_all(
   jax.tree.map(functools.partial(close, atol=1e-4), gradient, want)
 
 
-@pytest.mark.parametrize(
-  'change', [{}, {'tie_embeddings': False}, {'num_experts': 3}]
-)
+EXPERTS = {'num_experts': 3, 'experts_per_token': 2}
+
+
+@pytest.mark.parametrize('change', [{}, {'tie_embeddings': False}, EXPERTS])
 def test_transposed_matrices_decode_the_same(
   config, prompts, change, monkeypatch
 ):

@@ -78,7 +78,8 @@ def test_one_arm_by_name(cfg):
 
 def test_all_arms_by_a_pattern(cfg):
   new = after(cfg, 'arms.*.steps=900', 'arms.*+gold.batch_size=16')
-  assert {run.schedule.steps for run in sweep(new)} == {900}
+  trained = [run for run in sweep(new) if not run.pool.how]
+  assert {run.schedule.steps for run in trained} == {900}
   small = {run.arm for run in sweep(new) if run.updates.batch_size == 16}
   assert small == {'online+gold', 'ref+gold'}
 

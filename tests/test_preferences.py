@@ -206,7 +206,10 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'changed, said',
   [
-    (dict(eval_prompts=9), 'eval_prompts=9 is not within 1 and'),
+    (
+      dict(eval_prompts=9),
+      'eval_prompts=9, expected a whole number from 1 to 8',
+    ),
     (dict(heldout_prompts=48), '48 different prompts leave none'),
     (dict(judge_share=0.0), "judge.kind='pairs': 'pairs' learns from"),
     (

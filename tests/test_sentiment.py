@@ -266,7 +266,11 @@ def test_other_settings_are_refused(task, kwargs, field, value):
   [
     (dict(judge_step=3), TypeError, 'judge_step'),
     (dict(dataset='nope'), ValueError, "task.dataset='nope' is none of"),
-    (dict(eval_prompts=11), ValueError, 'eval_prompts=11 is more than'),
+    (
+      dict(eval_prompts=11),
+      ValueError,
+      'eval_prompts=11, expected a whole number from 1 to 10',
+    ),
     (dict(heldout_reviews=40), ValueError, '40 distinct texts, of which 40'),
     (dict(data='no.jsonl'), FileNotFoundError, 'no.jsonl: no such file'),
   ],

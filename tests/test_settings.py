@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from align_jax.lab import fields, groups, settings, sweep
@@ -268,3 +269,233 @@ def test_a_run_gives_back_what_it_was_made_of(cfg):
   assert run.but() == run
   assert run.but(steps=3, name='a/b').schedule.steps == 3
   assert run.but(name='a/b').name == 'a/b'
+
+
+JUDGE_MODEL = dict(
+  dim=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_dim=8
+)
+TEXTS = dict(
+  judge_model=JUDGE_MODEL,
+  judge_steps=1,
+  judge_batch_size=1,
+  judge_learning_rate=1e-3,
+  dataset='',
+  tokenizer='',
+  data='',
+  prompt_len=8,
+  completion_len=8,
+)
+TASKS = {
+  'sentiment': dict(
+    **TEXTS,
+    prompts=8,
+    eval_prompts=4,
+    heldout_reviews=8,
+    sft_len=8,
+    judge_len=8,
+  ),
+  'preferences': dict(
+    **TEXTS,
+    subset='',
+    split='train',
+    revision='',
+    template='',
+    long_prompt='left',
+    long_completion='right',
+    on_bad_row='skip',
+    heldout_prompts=8,
+    eval_prompts=4,
+    pretrain_steps=0,
+    judge=dict(kind='pairs', checkpoint=''),
+    judge_share=0.5,
+  ),
+  'arithmetic': dict(
+    data='',
+    dataset='gsm8k',
+    tokenizer='',
+    prompts=8,
+    eval_prompts=4,
+    prompt_len=18,
+    completion_len=23,
+    wrong_share=0.3,
+  ),
+}
+PUBLISHED = dict(kind='reward_model', checkpoint='a/b')
+
+
+def with_task(cfg, name):
+  model = {**cfg['model'], 'vocab_size': 300}
+  return {**cfg, 'task': {'name': name, **TASKS[name]}, 'model': model}
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_tasks_of_texts_pass_the_door(name, cfg):
+  cfg = with_task(cfg, name)
+  common.check(cfg, online_vs_offline.runs(cfg))
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes', 'expected'),
+  [
+    ('sentiment', dict(judge_steps=0), 'judge_steps=0, expected a whole'),
+    ('sentiment', dict(judge_batch_size=0), 'judge_batch_size=0, expected'),
+    ('sentiment', dict(judge_learning_rate=0), 'expected a number above 0'),
+    ('sentiment', dict(judge_learning_rate=NAN), 'expected a finite number'),
+    ('sentiment', dict(judge_len=0), 'judge_len=0, expected'),
+    ('sentiment', dict(prompt_len=1), 'prompt_len=1, expected'),
+    ('sentiment', dict(eval_prompts=9), 'eval_prompts=9, expected'),
+    ('sentiment', dict(eval_prompts=1), 'eval_prompts=1, expected'),
+    ('sentiment', dict(dataset='imdb'), "dataset='imdb', expected one of"),
+    ('sentiment', dict(data=3), 'data=3, expected text'),
+    ('sentiment', dict(tokenizer=None), 'tokenizer=None, expected text'),
+    ('sentiment', dict(judge_model=3), 'judge_model=3, expected names'),
+    (
+      'sentiment',
+      dict(judge_model={**JUDGE_MODEL, 'dmi': 3}),
+      "judge_model.dmi=3: no such field, did you mean 'dim'?",
+    ),
+    (
+      'preferences',
+      dict(judge_model={**JUDGE_MODEL, 'norm_eps': -1.0}),
+      'judge_model: norm_eps=-1.0, expected a finite number above 0',
+    ),
+    ('preferences', dict(long_prompt='lft'), "did you mean 'left'?"),
+    ('preferences', dict(long_completion='left'), 'long_completion='),
+    ('preferences', dict(on_bad_row='skp'), "did you mean 'skip'?"),
+    ('preferences', dict(judge_share=2.0), 'judge_share=2.0, expected'),
+    ('preferences', dict(judge={}), 'task.judge.kind=None'),
+    ('preferences', dict(judge=dict(kind='pears')), "did you mean 'pairs'?"),
+    ('preferences', dict(judge=PUBLISHED), 'task.judge_share=0'),
+    (
+      'preferences',
+      dict(judge=dict(**PUBLISHED, dtype='float8'), judge_share=0.0),
+      "task.judge.dtype='float8', expected one of",
+    ),
+    (
+      'preferences',
+      dict(judge=dict(**PUBLISHED, max_lenth=3), judge_share=0.0),
+      "task.judge.max_lenth=3: no such field, did you mean 'max_length'?",
+    ),
+    ('arithmetic', dict(wrong_share=1.5), 'wrong_share=1.5, expected'),
+    ('arithmetic', dict(prompt_len=1), 'prompt_len=1, expected'),
+    ('arithmetic', dict(eval_prompts=0), 'eval_prompts=0, expected'),
+    ('arithmetic', dict(dataset='gsm'), "did you mean 'gsm8k'?"),
+  ],
+)
+def test_a_wrong_knob_of_a_task_is_refused_before_its_data(
+  name, changes, expected, cfg
+):
+  cfg = with_task(cfg, name)
+  cfg['task'] |= changes
+  assert expected in refusal(cfg)
+
+
+def test_bytes_need_a_vocabulary_of_bytes(cfg):
+  cfg = with_task(cfg, 'arithmetic')
+  cfg['model']['vocab_size'] = 32
+  assert 'model.vocab_size=32, expected at least 259' in refusal(cfg)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    (
+      dict(norm_eps=-1.0),
+      'model.norm_eps=-1.0, expected a finite number above',
+    ),
+    (dict(rope_theta=0), 'model.rope_theta=0, expected'),
+    (dict(rope_theta=math.inf), 'model.rope_theta=inf, expected'),
+    (dict(attention='splsh'), "did you mean 'splash'?"),
+    (dict(activation='relo'), "did you mean 'relu'?"),
+    (dict(rope_dim=3), 'model.rope_dim=3, expected'),
+    (dict(windows=(4, 4)), 'expected num_layers=1 of them'),
+    (dict(logit_softcap=-1.0), 'model.logit_softcap=-1.0, expected None or'),
+    (dict(num_experts=2), 'experts_per_token=0, expected'),
+    (dict(rope_scaling=('lineer', ())), 'model.rope_scaling='),
+    (dict(rope_scaling=('linear', ())), 'all options of that name'),
+    (dict(norm_offset=NAN), 'model.norm_offset=nan, expected a finite'),
+    (dict(revision='main'), 'is of a model.checkpoint, and there is none'),
+  ],
+)
+def test_a_wrong_switch_of_the_model_is_refused(changes, expected, cfg):
+  assert expected in refusal({**cfg, 'model': {**cfg['model'], **changes}})
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    (dict(dim=64), 'expected only checkpoint, revision'),
+    (dict(dtype='float99'), "model.dtype='float99', expected"),
+    (dict(param_dtype='bf16'), "model.param_dtype='bf16', expected"),
+    (dict(attention='flsh'), "model.attention='flsh', expected"),
+  ],
+)
+def test_a_checkpoint_has_its_own_sizes(changes, expected, cfg):
+  model = {'checkpoint': 'no/such-model', **changes}
+  assert expected in refusal({**cfg, 'model': model})
+
+
+@pytest.mark.parametrize(
+  ('arm', 'expected'),
+  [
+    (dict(source='file_pairs'), "task 'toy' has none"),
+    (dict(source='mixed', parts=('file_pairs', 'policy')), 'has none'),
+    (
+      dict(source='mixed', parts=('golden_pairs', 'policy'), group_size=4),
+      "2 of 'golden_pairs' and 4 of 'policy'",
+    ),
+    (
+      dict(
+        source='mixed',
+        parts=('log', 'policy'),
+        log_of='offline/default',
+        group_size=4,
+      ),
+      "has 2 completions per prompt and 'policy' has 4",
+    ),
+    (dict(loss='kto', loss_kwargs={}, batch_size=1), 'expected at least 2'),
+    (dict(reweigh='optimum', source='reference', steps=9), 'steps=9, expected'),
+    (dict(pool=64), 'arms.online.pool=64, expected it unset'),
+    (dict(lora=dict(rank=1, alpha=math.inf)), 'lora.alpha=inf, expected'),
+    (dict(lora=dict(rank=1, targets='qkv')), "lora.targets='qkv', expected"),
+    (dict(sampling=dict(stop_tokens='12')), "stop_tokens='12', expected"),
+  ],
+)
+def test_what_would_fail_after_the_stage_is_refused(arm, expected, cfg):
+  arms = {'offline': dict(source='golden_pairs'), 'online': arm}
+  assert expected in refusal({**cfg, 'arms': arms})
+
+
+def test_a_budget_may_be_switched_off(cfg):
+  arm = {**cfg['arm'], 'kl_budget': 0.0}
+  common.check({**cfg, 'arm': arm}, online_vs_offline.runs({**cfg, 'arm': arm}))
+
+
+@pytest.mark.parametrize(
+  'path', ['report.window', 'workers', 'mesh.data', 'seeds', 'together']
+)
+def test_a_variant_changes_what_runs_are_made_of(path, cfg):
+  told = refusal({**cfg, 'variants': {'a': {path: 1}}})
+  assert f'variants.a: {path!r} is the same for the whole' in told
+
+
+def test_a_family_of_no_method_is_refused(cfg):
+  families = {'all': ('rlo',)}
+  with pytest.raises(ValueError, match="'rlo' is none .* mean 'rloo'"):
+    groups.check_families({**cfg, 'families': families})
+
+
+def test_numbers_of_numpy_are_numbers():
+  c = toy.get_config()
+  c.arms = {'online': dict(steps=np.int64(2), learning_rate=np.float32(0.5))}
+  c.report.budgets = tuple(np.array([1.0, 2.0]))
+  cfg = command.as_dict(c)
+  groups.check(cfg)
+  arm = cfg['arms']['online']
+  assert arm == dict(steps=2, learning_rate=0.5) and type(arm['steps']) is int
+  assert [type(x) for x in cfg['report']['budgets']] == [float, float]
+
+
+def test_an_override_is_given_once():
+  with pytest.raises(ValueError, match='seeds is given twice, .2. and .3.'):
+    command.split(['x', '--config.seeds=2', '--config.seeds=3'])

@@ -49,15 +49,15 @@ def drawn(seed, **sampling):
 @pytest.mark.parametrize(
   'field, value, expected',
   [
-    ('temperature', 0.0, 'a finite number > 0'),
-    ('temperature', float('inf'), 'a finite number > 0'),
-    ('top_p', 0.0, 'a number in (0, 1]'),
-    ('top_p', 1.1, 'a number in (0, 1]'),
-    ('top_k', -1, 'an integer >= 0'),
-    ('top_k', 0.5, 'an integer >= 0'),
-    ('min_p', -0.1, 'a number in [0, 1]'),
-    ('cache_dtype', 'int4', "'' or one of ['float32'"),
-    ('stop_tokens', (-1,), 'token ids >= 0'),
+    ('temperature', 0.0, 'a finite number above 0'),
+    ('temperature', float('inf'), 'a finite number above 0'),
+    ('top_p', 0.0, 'a finite number above 0 and at most 1'),
+    ('top_p', 1.1, 'a finite number above 0 and at most 1'),
+    ('top_k', -1, 'a whole number, at least 0'),
+    ('top_k', 0.5, 'a whole number, at least 0'),
+    ('min_p', -0.1, 'a finite number at least 0 and at most 1'),
+    ('cache_dtype', 'int4', "one of '', 'bfloat16', 'float16'"),
+    ('stop_tokens', (-1,), 'a tuple of token ids'),
   ],
 )
 def test_a_wrong_field_is_refused_at_the_start(field, value, expected):

@@ -51,11 +51,11 @@ def cfg():
   c.report.shown = (0.01,)
   c.methods = methods.zoo(**c.arm.to_dict())  # as `smoke` made it
   cfg = common.as_dict(c)
-  own = common.as_dict(toy.get_config())['methods']
-  for name, arm in own.items():
+  known = common.as_dict(toy.get_config())['methods']
+  for name, arm in known.items():
     steps = {k: c.arm[k] for k in ('steps', 'save_every')}
-    small = dict(batch_size=4, pool=64)
-    cfg['methods'][name] = {**arm, **steps, **small}
+    own = dict(pool=64) if arm.get('reweigh') else steps
+    cfg['methods'][name] = {**arm, **own, 'batch_size': 4}
   cfg['methods'] = {name: cfg['methods'][name] for name in KINDS}
   for arm in cfg['methods'].values():
     arm['sweep'] = arm.get('sweep', ({},))[-1:]

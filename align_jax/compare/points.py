@@ -6,7 +6,6 @@ its KL from the reference, `kl_by_prompt`, and its gold reward,
 are those without `gold_samples`.
 """
 
-import numbers
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from align_jax.files import read_jsonl
+from align_jax.values import is_number
 
 Point = dict[str, Any]
 
@@ -59,18 +59,14 @@ def _check(point: Any, where: str) -> None:
       )
   for field in ARRAYS:
     row = point.get(field)
-    if not isinstance(row, list) or not row or not all(map(_is_number, row)):
-      raise ValueError(f'{where}: {field} is no list of numbers')
+    if not isinstance(row, list) or not row or not all(map(is_number, row)):
+      raise ValueError(f'{where}: {field} is no list of finite numbers')
   sizes = [len(point[field]) for field in ARRAYS]
   if len(set(sizes)) > 1:
     raise ValueError(
       f'{where}: {sizes[0]} values of {ARRAYS[0]} and {sizes[1]} of '
       f'{ARRAYS[1]}, expected one of each per prompt'
     )
-
-
-def _is_number(x: object) -> bool:
-  return isinstance(x, numbers.Real) and not isinstance(x, bool)
 
 
 def run_of(point: Point) -> tuple[str, str, int]:

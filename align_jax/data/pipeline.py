@@ -28,17 +28,19 @@ DUPLICATE = 'a duplicate'
 class Limits(NamedTuple):
   """How many tokens fit, and what is done with longer rows."""
 
+  LONG_PROMPT = 'drop', 'left', 'error'  # 'left' keeps the end
+  LONG_COMPLETION = 'drop', 'right', 'error'  # 'right' keeps the beginning
+
   prompt_len: int | None = None  # S, BOS included. None: no limit
   completion_len: int | None = None  # T, EOS included
-  long_prompt: str = 'error'  # 'drop' | 'left' (keep its end) | 'error'
-  long_completion: str = 'error'  # 'drop' | 'right' (keep its beginning)
-  # | 'error'
+  long_prompt: str = 'error'  # one of LONG_PROMPT
+  long_completion: str = 'error'  # one of LONG_COMPLETION
 
   def check(self):
     """Raises ValueError for an invalid limit."""
     for name, allowed in (
-      ('long_prompt', ('drop', 'left', 'error')),
-      ('long_completion', ('drop', 'right', 'error')),
+      ('long_prompt', self.LONG_PROMPT),
+      ('long_completion', self.LONG_COMPLETION),
     ):
       if getattr(self, name) not in allowed:
         raise ValueError(

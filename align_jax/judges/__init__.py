@@ -10,6 +10,7 @@ import inspect
 import json
 import pathlib
 
+from align_jax import values
 from align_jax.judges.pairwise import (
   PAIRWISE_PROMPT,
   Pairwise,
@@ -18,6 +19,7 @@ from align_jax.judges.pairwise import (
 )
 from align_jax.judges.scalar import reward_model
 from align_jax.learn import rewards
+from align_jax.models import config
 
 JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
   'reward_model': reward_model,
@@ -25,14 +27,21 @@ JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
 }
 
 
-FIELDS = (
-  {'kind', 'checkpoint'}
-  | {  # of a config's `judge`, of any kind
-    name
-    for make in JUDGES.values()
-    for name in list(inspect.signature(make).parameters)[1:]
-  }
-)
+ALLOWED = {  # what fields of a config's `judge` may be
+  'kind': values.text(),
+  'checkpoint': values.text(),
+  'dtype': values.one_of(config.DTYPES),
+  'max_length': values.count(2),
+  'batch_size': values.count(),
+  'template': values.optional(values.text()),
+  'chat_template': values.optional(values.text()),
+  'labels': values.items('two or three texts', lambda x: isinstance(x, str), 2),
+}
+
+
+def knobs(kind):
+  """Names of the fields of a judge of that kind, beside those of all."""
+  return list(inspect.signature(JUDGES[kind]).parameters)[1:]
 
 
 def as_reward(judge, decode):
@@ -47,32 +56,47 @@ def as_reward(judge, decode):
   return rewards.from_text(judge, decode)
 
 
-def check_settings(settings, group_size):
+def check_fields(settings, where='judge'):
+  """Raises ValueError for fields that no judge has, or their values."""
+  known = {'kind', 'checkpoint'}.union(*map(knobs, JUDGES))
+  for name, value in settings.items():
+    if name not in known:
+      raise ValueError(
+        f'{where}.{name}={value!r}: no such field, '
+        f'{values.nearest(name, known)}'
+      )
+    if name in ALLOWED:
+      ALLOWED[name].checked(f'{where}.{name}', value)
+
+
+def check_settings(settings, where='judge'):
   """Raises ValueError if a config's `judge` cannot be made.
 
   Args:
     settings: dict with `kind`, a name in JUDGES, `checkpoint`, and its knobs.
-    group_size: completions per prompt that it labels.
+    where: name of the settings, for errors.
   """
+  check_fields(settings, where)
   kind, checkpoint = settings.get('kind'), settings.get('checkpoint')
-  if kind not in JUDGES:
-    raise ValueError(f'judge.kind={kind!r} is none of {sorted(JUDGES)}')
+  values.check_name(f'{where}.kind', kind, JUDGES)
   if not checkpoint:
-    raise ValueError('judge.checkpoint is empty: a folder, or a model on a hub')
-  local = str(checkpoint)[0] in './~'
-  if local and not pathlib.Path(checkpoint).expanduser().is_dir():
-    raise ValueError(f'judge.checkpoint={checkpoint!r}: no such folder')
-  known = set(inspect.signature(JUDGES[kind]).parameters) - {'folder'}
-  for name in set(settings) - {'kind', 'checkpoint'} - known:
-    raise ValueError(f'judge.{name}: {kind!r} has only {sorted(known)}')
+    raise ValueError(
+      f"{where}.checkpoint='', expected a folder, or a model on a hub"
+    )
+  folder = pathlib.Path(checkpoint).expanduser()
+  if checkpoint[0] in './~' and not folder.is_dir():
+    raise ValueError(f'{where}.checkpoint={checkpoint!r}: no such folder')
+  for name, value in settings.items():
+    if name not in ('kind', 'checkpoint', *knobs(kind)):
+      raise ValueError(
+        f'{where}.{name}={value!r}: {kind!r} has only {sorted(knobs(kind))}'
+      )
   if kind == 'llm_judge':
     template = settings.get('template', PAIRWISE_PROMPT)
-    check_template(template, settings.get('labels', ('A', 'B')))
-    if group_size < 2:
-      raise ValueError(
-        f"judge.kind='llm_judge' compares completions and needs group_size "
-        f'>= 2, got {group_size}'
-      )
+    try:
+      check_template(template, settings.get('labels', ('A', 'B')))
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from None
 
 
 @functools.lru_cache(maxsize=1)

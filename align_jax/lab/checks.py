@@ -3,14 +3,13 @@
 `settings` has the rules on single fields.
 """
 
-from align_jax import judges
+from align_jax import judges, tasks
 from align_jax.lab.arms import SOURCES
-from align_jax.lab.fields import is_whole, nearest
 from align_jax.lab.forwards import FORWARDS
 from align_jax.lab.labels import LABELS, REWARD_SCALES
 from align_jax.lab.proxies import PROXIES
 from align_jax.lab.reads import reads, unread
-from align_jax.lab.rules import check_hparams, check_optimizer, one_of
+from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.lab.starts import needs_of, stats_of
 from align_jax.learn import buckets
 from align_jax.learn.step import PREVIOUS
@@ -18,6 +17,7 @@ from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.kl import BIASED
 from align_jax.losses.row import SCORES, TEACHER
 from align_jax.models import initial, interface, lora
+from align_jax.values import check_name, is_whole
 
 
 def check_run(run, shared):
@@ -37,6 +37,8 @@ def check_run(run, shared):
     return
   _check_rows(run)
   _check_parts(run)
+  _check_groups(run)
+  _check_pairs(run, shared.task)
   _check_split(run)
   _check_sizes(run, shared)
   _check_times(run, shared)
@@ -61,20 +63,15 @@ def _unread(run, key):
 
 
 def _check_names(run):
-  for name, value in run.labels.judge.items():
-    if name not in judges.FIELDS:
-      raise ValueError(
-        f'{run.where("judge")}.{name}={value!r}: no such field, '
-        f'{nearest(name, judges.FIELDS)}'
-      )
-  one_of(run.where('source'), run.source.name, SOURCES)
-  one_of(run.where('reward_scale'), run.labels.scale, REWARD_SCALES)
+  judges.check_fields(run.labels.judge, run.where('judge'))
+  check_name(run.where('source'), run.source.name, SOURCES)
+  check_name(run.where('reward_scale'), run.labels.scale, REWARD_SCALES)
   for part in run.source.parts:
-    one_of(run.where('parts'), part, set(SOURCES) - {'mixed', 'hybrid'})
+    check_name(run.where('parts'), part, set(SOURCES) - {'mixed', 'hybrid'})
   sampled = any('labels' in SOURCES[x].reads for x in _all_sources(run))
   if not (sampled or run.pool.how):
     return
-  one_of(run.where('labels'), run.labels.name, LABELS)
+  check_name(run.where('labels'), run.labels.name, LABELS)
   _check_state(run)
   if run.labels.name == 'judge':
     _check_judge(run)
@@ -137,6 +134,11 @@ def _check_rows(run):
       f"{what} takes no rows of source 'hybrid', expected another source or "
       f'one of {[k for k, x in LOSSES.items() if x.rows == "hybrid"]}'
     )
+  if loss.rows == 'mismatched' and run.updates.batch_size < 2:
+    raise ValueError(
+      f'{run.where("batch_size")}={run.updates.batch_size}, expected at least '
+      f'2: {what} takes completions of other prompts'
+    )
   needs = needs_of(run.loss)
   if (source == 'teacher' or needs & TEACHER) and not run.teacher.run:
     raise ValueError(f'{run.name}: teacher_of must name the run that teaches')
@@ -171,11 +173,46 @@ def _check_parts(run):
   read = {'ref', *(SOURCES[name].anchor for name in _all_sources(run))}
   read -= {'', PREVIOUS}
   for anchor in run.schedule.refresh_every:
-    one_of(run.where('refresh_every'), anchor, read)
+    check_name(run.where('refresh_every'), anchor, read)
   if source.length_buckets and run.keep_log:
     raise ValueError(
       f'{run.name}: length_buckets={source.length_buckets}, expected none for '
       'a run whose log another one reads'
+    )
+
+
+def group_size_of(source, run):
+  """Completions per prompt of a source. None: of a log, which tells later."""
+  reads = SOURCES[source].reads
+  if 'log_of' in reads:
+    return None
+  if 'group_size' in reads:
+    return run.sampling.group_size
+  return 2  # pairs, from a data set or of two policies
+
+
+def _check_groups(run):
+  """The halves of a batch must have equal groups."""
+  if run.source.name != 'mixed':
+    return
+  sizes = [group_size_of(part, run) for part in run.source.parts]
+  if None not in sizes and len(set(sizes)) > 1:
+    told = ' and '.join(
+      f'{x} of {part!r}' for x, part in zip(sizes, run.source.parts)
+    )
+    raise ValueError(
+      f'{run.where("parts")}={run.source.parts}: completions per prompt are '
+      f'{told}, expected equal numbers: set group_size={min(sizes)}'
+    )
+
+
+def _check_pairs(run, task):
+  """The task must have the pairs that 'file_pairs' reads."""
+  asked = 'file_pairs' in _all_sources(run)
+  if asked and not tasks.has_pairs(task['name']):
+    raise ValueError(
+      f"{run.where('source')}: 'file_pairs' reads pairs of the task's file, "
+      f'and task {task["name"]!r} has none, expected another source'
     )
 
 
@@ -269,10 +306,13 @@ def _check_times(run, shared):
 
 def _check_judge(run):
   labels = run.labels
-  try:
-    judges.check_settings(labels.judge, run.sampling.group_size)
-  except ValueError as error:
-    raise ValueError(f'{run.name}: {error}') from None
+  judges.check_settings(labels.judge, run.where('judge'))
+  size = run.sampling.group_size
+  if labels.judge['kind'] == 'llm_judge' and size < 2:
+    raise ValueError(
+      f"{run.where('judge')}.kind='llm_judge' compares completions, expected "
+      f'{run.where("group_size")} of at least 2, got {size}'
+    )
   if labels.judge['kind'] == 'llm_judge' and labels.scale == 'preference':
     raise ValueError(
       f"{run.name}: judge.kind='llm_judge' gives chances to win already, "

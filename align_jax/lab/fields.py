@@ -1,24 +1,24 @@
 """Fields of settings with their allowed values, and records built from them."""
 
 import dataclasses
-import difflib
-import math
+
+from align_jax import values as allowed
+from align_jax.values import nearest
 
 
-def field(expected, right, key=None, convert=None, names=()):
+def field(expected, right, key=None, convert=None):
   """A dataclass field that states its allowed values.
 
   Args:
-    expected: the allowed values in words, for the error.
-    right: value -> whether it is allowed.
+    expected, right, convert: see `values.Allowed`.
     key: the field's name in the config. None: the same name.
-    convert: value -> stored value. It may raise ValueError or TypeError.
-    names: the allowed names, if the value is a name.
   """
-  about = dict(
-    expected=expected, right=right, key=key, convert=convert, names=names
-  )
-  return dataclasses.field(metadata=about)
+  return of(allowed.Allowed(expected, right, convert), key)
+
+
+def of(what, key=None):
+  """A dataclass field with a `values.Allowed`."""
+  return dataclasses.field(metadata={'allowed': what, 'key': key})
 
 
 def given():
@@ -26,91 +26,32 @@ def given():
   return dataclasses.field(metadata={'given': True})
 
 
-def is_number(x):
-  """Whether `x` is a finite number. True and False are not numbers."""
-  kind = isinstance(x, int | float) and not isinstance(x, bool)
-  return kind and math.isfinite(x)
-
-
-def is_whole(x):
-  return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _bounds(above, least, below, most):
-  """The bounds in words, and a function that tests them."""
-  named = dict(above=above, least=least, below=below, most=most)
-  words = dict(above='above', least='at least', below='below', most='at most')
-  text = ' and '.join(
-    f'{words[k]} {v:g}' for k, v in named.items() if v is not None
-  )
-  tests = (
-    lambda x: above is None or x > above,
-    lambda x: least is None or x >= least,
-    lambda x: below is None or x < below,
-    lambda x: most is None or x <= most,
-  )
-  return text, lambda x: all(test(x) for test in tests)
-
-
-def number(*, above=None, least=None, below=None, most=None, key=None):
-  """A finite number within bounds."""
-  text, within = _bounds(above, least, below, most)
-  expected = f'a finite number {text}'.strip()
-  return field(expected, lambda x: is_number(x) and within(x), key)
+def number(key=None, **bounds):
+  return of(allowed.number(**bounds), key)
 
 
 def count(least=1, key=None, most=None):
-  """A whole number."""
-  text, within = _bounds(None, least, None, most)
-  expected = f'a whole number, {text}'
-  return field(expected, lambda x: is_whole(x) and within(x), key)
+  return of(allowed.count(least, most), key)
 
 
 def one_of(names, key=None):
-  """One of several names."""
-  return field(
-    f'one of {", ".join(map(repr, sorted(names)))}',
-    lambda x: isinstance(x, str) and x in names,
-    key,
-    names=names,
-  )
+  return of(allowed.one_of(names), key)
 
 
 def text(key=None):
-  return field('text', lambda x: isinstance(x, str), key)
+  return of(allowed.text(), key)
 
 
 def flag(key=None):
-  return field('True or False', lambda x: isinstance(x, bool), key)
+  return of(allowed.flag(), key)
 
 
 def table(key=None):
-  """A dict of names and values, which is checked elsewhere."""
-  return field('names with values', lambda x: isinstance(x, dict), key)
+  return of(allowed.table(), key)
 
 
 def items(expected, right, key=None, least=0):
-  """A tuple whose elements are all allowed."""
-  return field(
-    f'a tuple of {expected}' + (f', {least} or more' if least else ''),
-    lambda x: len(x) >= least and all(map(right, x)),
-    key,
-    _as_tuple,
-  )
-
-
-def _as_tuple(x):
-  if not isinstance(x, tuple | list):
-    raise TypeError(f'got {type(x).__name__}')
-  return tuple(x)
-
-
-def nearest(name, known):
-  """'did you mean ...?' if a known name is similar, else the known names."""
-  found = difflib.get_close_matches(str(name), map(str, known), 1, 0.6)
-  if found:
-    return f'did you mean {found[0]!r}?'
-  return f'expected one of {", ".join(sorted(map(str, known)))}'
+  return of(allowed.items(expected, right, least), key)
 
 
 def within(cls, values, known):
@@ -132,7 +73,7 @@ def _key(f):
 def _parts(cls):
   """(field, its record class or None) for each field of a record."""
   for f in dataclasses.fields(cls):
-    whole = dataclasses.is_dataclass(f.type) and 'right' not in f.metadata
+    whole = dataclasses.is_dataclass(f.type) and 'allowed' not in f.metadata
     if 'given' not in f.metadata:
       yield f, f.type if whole else None
 
@@ -189,26 +130,8 @@ def _built(cls, values, where, **given):
     elif key not in values:
       raise ValueError(f'{where(key)} is missing')
     else:
-      made[f.name] = checked(f.metadata, values[key], where(key))
+      made[f.name] = f.metadata['allowed'].checked(where(key), values[key])
   return cls(**made)
-
-
-def checked(about, value, name):
-  """The stored value. Raises ValueError if the value is not allowed."""
-  why = ''
-  try:
-    if about['convert']:
-      kept = about['convert'](value)
-    else:
-      kept = value
-    if about['right'](kept):
-      return kept
-  except (TypeError, ValueError) as error:
-    why = f' ({error})'
-  if about['names']:
-    near = difflib.get_close_matches(str(value), about['names'], 1)
-    why += f'; did you mean {near[0]!r}?' if near else ''
-  raise ValueError(f'{name}={value!r}, expected {about["expected"]}{why}')
 
 
 def flat(record):

@@ -7,7 +7,7 @@ from align_jax.learn.rewards import REWARDS
 NUMBERS = ('learning_rate', 'loss_kwargs')  # may differ
 
 
-def kind(run):
+def program_of(run):
   """A key that runs must share to train together. None: the run trains alone.
 
   A run trains alone if its rewards are computed on the host from texts, if it
@@ -29,7 +29,7 @@ def groups(runs):
   """Lists of runs that train together, in order."""
   found = {}
   for i, run in enumerate(runs):
-    found.setdefault(kind(run) or i, []).append(run)
+    found.setdefault(program_of(run) or i, []).append(run)
   return list(found.values())
 
 

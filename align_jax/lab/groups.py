@@ -7,9 +7,7 @@ from align_jax.lab.fields import (
   count,
   field,
   flag,
-  is_whole,
   items,
-  nearest,
   number,
   table,
   text,
@@ -23,6 +21,7 @@ from align_jax.lab.settings import (
   Shared,
   nats,
 )
+from align_jax.values import is_whole, nearest
 
 PILOT_SEEDS = 100  # the first pilot seed; lower seeds are for the results
 
@@ -108,6 +107,20 @@ def check(cfg):
     raise ValueError("variants: the name '', expected some letters")
   for name in GROUPS:
     group(cfg, GROUPS[name], name)
+
+
+def check_families(cfg):
+  """Refuses a family with a method that the config's file does not have.
+
+  Overrides may drop methods from families.
+  """
+  for title, members in cfg['families'].items():
+    for name in members:
+      if name not in cfg['methods']:
+        raise ValueError(
+          f'families.{title}: {name!r} is none of config.methods, '
+          f'{nearest(name, cfg["methods"])}'
+        )
 
 
 def group(cfg, cls, name=''):

@@ -1,6 +1,7 @@
 """Links between runs, which read each other's logs and last policies."""
 
-from align_jax.lab.fields import nearest
+from align_jax.lab.checks import group_size_of
+from align_jax.values import nearest
 
 
 def check_links(runs):
@@ -46,12 +47,26 @@ def _check_circle(run, by_name):
         ahead.append(by_name[run.variant, name])
 
 
+def _check_log_groups(run, logged):
+  """A log that is half of a batch must have groups of the other half's size."""
+  of = {part: group_size_of(part, run) for part in run.source.parts}
+  size = group_size_of(logged.source.name, logged)
+  for part, other in of.items():
+    if size and other and size != other:
+      raise ValueError(
+        f'{run.where("log_of")}={logged.name!r} has {size} completions per '
+        f'prompt and {part!r} has {other}, expected equal numbers'
+      )
+
+
 def _check_link(run, other, key):
   if key == 'teacher_of' and other.lora.rank:
     raise ValueError(
       f'{run.name}: teacher_of={other.name!r} trains adapters '
       '(lora.rank > 0), expected a run of all parameters'
     )
+  if key == 'log_of' and 'mixed' == run.source.name:
+    _check_log_groups(run, other)
   logged = other.schedule.steps * other.updates.batch_size
   asked = run.schedule.steps * run.updates.batch_size
   if key == 'log_of' and asked > logged:

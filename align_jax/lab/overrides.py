@@ -7,8 +7,9 @@ import ast
 import copy
 import fnmatch
 
-from align_jax.lab.fields import nearest
+from align_jax.lab.reads import POOLED
 from align_jax.losses import LOSSES, hparams_of
+from align_jax.values import nearest
 
 TABLES = ('arms', 'methods')  # {name: arm}
 # Groups that may gain names. Their readers check the names.
@@ -106,9 +107,10 @@ def override(cfg, path, text):
   """The config with one override of a command line.
 
   `arms.NAME.FIELD` sets a field of one arm, or of all arms that match a pattern
-  such as `*`. It takes precedence over the arm's `sweep`. A list of values is
-  swept. A name that is not a field is a hyper-parameter of the arm's loss.
-  `arms.NAME=None` removes the arm.
+  such as `*`; of arms that train nothing, only fields of a pool. It takes
+  precedence over the arm's `sweep`. A list of values is swept. A name that
+  is not a field is a hyper-parameter of the arm's loss. `arms.NAME=None`
+  removes the arm.
 
   Args:
     path: dotted path of the field.
@@ -163,7 +165,11 @@ def matching(arms, pattern, name):
 def _of_arms(cfg, keys, text, name):
   table, pattern, *field = keys
   arms = dict(cfg[table])
-  for arm in matching(arms, pattern, name):
+  found = matching(arms, pattern, name)
+  trained = [x for x in found if not arms[x].get('reweigh')]
+  if field and field[0] not in POOLED and trained:
+    found = trained
+  for arm in found:
     if field:
       arms[arm] = _with_field(cfg['arm'], arms[arm], field, text, name)
     elif text == 'None':

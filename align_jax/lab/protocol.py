@@ -150,7 +150,7 @@ def measured(probe, params, stage):
 
 
 def run_together(setup, runs, report=silent):
-  """Trains runs of one `grouping.kind` as one program.
+  """Trains runs of one `grouping.program_of` as one program.
 
   Each run gets the points, metrics and last checkpoint of `run_arm`, up to
   rounding. The runs share earlier checkpoints.

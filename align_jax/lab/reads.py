@@ -50,11 +50,16 @@ def idle(run):
 def unread(run):
   """Fields that the arm sets although the run does not read them.
 
-  `labels` may say what the labels of fixed data are anyway.
+  It may say what is so anyway: the labels of fixed data, and the policy that a
+  pool is of. It may have fields of a budget that is switched off.
   """
   own = SOURCES[run.source.name].labels
   said = {'labels'} if own and run.labels.name == own else set()
-  return sorted(run.set & idle(run) - said)
+  if not run.kl.nats and not run.pool.how:
+    said |= set(BUDGET)
+  if run.pool.how and run.source.name == 'reference':
+    said |= {'source'}
+  return sorted(run.set - reads(run) - said - {'reweigh'})
 
 
 PROXY_SOME = {'opponents', 'combine', 'variance_weight'}

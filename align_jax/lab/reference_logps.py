@@ -34,7 +34,7 @@ def annotated(data, ref_params, annotate, *, config, folder, batch_size):
   content = content_hash(name, ref_params, data)
 
   def make():
-    parts = [annotate(ref_params, x) for x in batches.parts(data, batch_size)]
+    parts = [annotate(ref_params, x) for x in batches.chunks(data, batch_size)]
     return batches.take(batches.concatenate(parts), np.arange(data.num_prompts))
 
   return batches.cached(pathlib.Path(folder) / f'{content}.npz', make)

@@ -1,18 +1,10 @@
 """Rules on settings that runs, SFT and the proxy share."""
 
-import difflib
 import math
 
 from align_jax.lab import steps as steps_of
-from align_jax.lab.fields import is_number
 from align_jax.losses import LOSSES, hparams_of
-
-
-def one_of(name, value, known):
-  if value not in known:
-    near = difflib.get_close_matches(str(value), known, 1)
-    hint = f': did you mean {near[0]!r}?' if near else ''
-    raise ValueError(f'{name}={value!r} is none of {sorted(known)}{hint}')
+from align_jax.values import check_name, is_number
 
 
 def _check_arguments(where, told):
@@ -70,7 +62,7 @@ def check_hparams(loss, where):
         f'{list(known)}'
       )
     if key in row.choices:
-      one_of(where(key), value, row.choices[key])
+      check_name(where(key), value, row.choices[key])
       continue
     low, high = BOUNDS.get(key, (0, math.inf))
     if not (is_number(value) and low <= value <= high):

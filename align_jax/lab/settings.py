@@ -17,8 +17,6 @@ from align_jax.lab.fields import (
   field,
   flat,
   given,
-  is_number,
-  is_whole,
   items,
   number,
   one_of,
@@ -33,6 +31,7 @@ from align_jax.learn.truncated import TRUNCATED
 from align_jax.losses import LOSSES
 from align_jax.models.lora import Lora
 from align_jax.policy import programs
+from align_jax.values import is_number, is_whole
 
 INF = float('inf')
 
@@ -52,9 +51,6 @@ def _lora(x):
 def _keep(x):
   kept = within(Keep, x, Keep._fields)
   return Keep(tuple(kept.steps), tuple(kept.kls))
-
-
-DRAWING = [f.name for f in dataclasses.fields(programs.Sampling)]
 
 
 def _kept(x):
@@ -154,7 +150,7 @@ class Sampling:
     'temperature, top_p, top_k, min_p, cache_dtype, stop_tokens',
     lambda x: True,
     key='sampling',
-    convert=lambda x: within(programs.Sampling, x, DRAWING),
+    convert=lambda x: within(programs.Sampling, x, programs.DRAWING),
   )
 
 

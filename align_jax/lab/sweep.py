@@ -5,9 +5,13 @@ import dataclasses
 import re
 
 from align_jax.lab import groups, overrides
-from align_jax.lab.fields import build, nearest
+from align_jax.lab.fields import build
 from align_jax.lab.groups import PILOT_SEEDS
 from align_jax.lab.settings import Run
+from align_jax.values import nearest
+
+# What a variant may change.
+VARIED = 'task', 'model', 'sft', 'golden', 'proxy', 'eval', 'arm', 'arms'
 
 
 def seeds_of(cfg):
@@ -24,6 +28,12 @@ def varied(cfg, variant):
   """
   if not variant:
     return cfg
+  for path in cfg['variants'][variant]:
+    if path.split('.')[0] not in VARIED:
+      raise ValueError(
+        f'variants.{variant}: {path!r} is the same for the whole experiment, '
+        f'expected fields of {", ".join(VARIED)}'
+      )
   return overrides.changed(cfg, cfg['variants'][variant])
 
 

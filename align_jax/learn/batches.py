@@ -35,7 +35,7 @@ def take(batch, prompts):
   return jax.tree.map(rows, batch)
 
 
-def parts(batch, size):
+def chunks(batch, size):
   """Batches of `size` prompts each; the last one wraps around, so that all
   have one shape."""
   for start in range(0, batch.num_prompts, size):

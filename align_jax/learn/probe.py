@@ -10,7 +10,7 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.files import listed
-from align_jax.learn.batches import first_rows, parts
+from align_jax.learn.batches import chunks, first_rows
 from align_jax.learn.metrics import Samples
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
@@ -56,7 +56,7 @@ def pair_statistics(probe, params):
   pairs = probe.pairs
   by_pair = lambda x: ops.by_group(np.asarray(x), 2)
   rewards = by_pair(pairs.rewards)
-  logps = [probe.logps(params, x) for x in parts(pairs, probe.batch_size)]
+  logps = [probe.logps(params, x) for x in chunks(pairs, probe.batch_size)]
   logps = np.concatenate(logps)[: len(pairs.rewards)]
   ratios = by_pair(_log_ratios(logps, pairs))
   accuracy = ranking_accuracy(np.round(ratios, TIE_DECIMALS), rewards)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from align_jax.models.parts import soft_cap
+from align_jax.models.layers import soft_cap
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 
@@ -26,7 +26,7 @@ def attend(q, parts, softcap=None):
     parts: a list of (equations, keys, values, mask). The equations are one of
       `PROMPT`, `SHARED` and `OWN`, which give the shapes of keys and values.
       The mask broadcasts to the scores [..., T, keys].
-    softcap: of the scores, see `parts.soft_cap`.
+    softcap: of the scores, see `layers.soft_cap`.
   Returns:
     the shape and dtype of q. Finite also where the mask hides every key.
   """

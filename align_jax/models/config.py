@@ -1,10 +1,23 @@
 """What a decoder consists of: one record of switches, each off by default."""
 
 import dataclasses
+import inspect
 
 from align_jax.models import fused
-from align_jax.models.parts import ACTIVATIONS
+from align_jax.models.layers import ACTIVATIONS
 from align_jax.models.rope import SCALINGS
+from align_jax.values import (
+  Allowed,
+  count,
+  flag,
+  is_whole,
+  items,
+  number,
+  one_of,
+  optional,
+)
+
+DTYPES = 'float32', 'bfloat16', 'float16', 'float64'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,40 +64,43 @@ class ModelConfig:
   renormalise_experts: bool = True  # the chosen ones' weights sum to one
 
   def __post_init__(self):
+    for name, allowed in ALLOWED.items():
+      allowed.checked(name, getattr(self, name))
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f'num_heads={self.num_heads} is not a multiple of '
+        f'num_heads={self.num_heads}, expected a multiple of '
         f'num_kv_heads={self.num_kv_heads}'
       )
     if self.head_dim % 2 and not self.num_positions:
-      raise ValueError(f'head_dim={self.head_dim} is odd; RoPE rotates pairs')
-    if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
       raise ValueError(
-        f'rope_dim={self.rope_dim} is odd or beyond head_dim={self.head_dim}'
+        f'head_dim={self.head_dim}, expected an even number: RoPE rotates pairs'
+      )
+    if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+      raise ValueError(
+        f'rope_dim={self.rope_dim}, expected an even number of at most '
+        f'head_dim={self.head_dim}'
       )
     if self.windows and len(self.windows) != self.num_layers:
       raise ValueError(
-        f'windows={self.windows}: expected num_layers={self.num_layers} of them'
+        f'windows={self.windows}, expected num_layers={self.num_layers} of them'
       )
-    if self.num_experts and (self.mlp_bias or not self.gated):
-      raise ValueError(f'num_experts={self.num_experts}: only gated, no bias')
-    self._one_of('head', ('lm', 'scalar'))
-    self._one_of('norm', ('rms', 'layer'))
-    self._one_of('activation', ACTIVATIONS)
-    self._one_of('attention', ('auto', 'plain', *fused.KERNELS))
+    self._check_experts()
     kernel = fused.KERNELS.get(self.attention)
     if kernel and (why := fused.missing(kernel, self)):
       raise ValueError(f'attention={self.attention!r} needs {why}')
-    if self.rope_scaling and self.rope_scaling[0] not in SCALINGS:
-      raise ValueError(
-        f'rope_scaling={self.rope_scaling[0]!r} is none of {list(SCALINGS)}'
-      )
 
-  def _one_of(self, name, allowed):
-    value = getattr(self, name)
-    if value not in allowed:
-      names = ' nor '.join(repr(x) for x in allowed)
-      raise ValueError(f'{name}={value!r} is neither {names}')
+  def _check_experts(self):
+    if self.num_experts and (self.mlp_bias or not self.gated):
+      raise ValueError(
+        f'num_experts={self.num_experts}, expected gated=True and '
+        'mlp_bias=False beside it'
+      )
+    used, least = self.experts_per_token, min(1, self.num_experts)
+    if not least <= used <= self.num_experts:
+      raise ValueError(
+        f'experts_per_token={used}, expected a whole number from {least} to '
+        f'num_experts={self.num_experts}'
+      )
 
   @property
   def rotary_dim(self) -> int:
@@ -92,3 +108,81 @@ class ModelConfig:
     if self.num_positions:
       return self.head_dim - self.head_dim % 2
     return self.head_dim if self.rope_dim is None else self.rope_dim
+
+
+def _scaled(x):
+  """Whether a `rope_scaling` names a scaling with its options."""
+  if not x:
+    return True
+  name, options = x
+  known = list(inspect.signature(SCALINGS[name]).parameters.values())[2:]
+  needed = {p.name for p in known if p.default is p.empty}
+  given = dict(options)
+  return needed <= given.keys() <= {p.name for p in known}
+
+
+def _rope_scaling(x):
+  """The value, unless it names no scaling."""
+  x = tuple(x)
+  if x and (len(x) != 2 or x[0] not in SCALINGS):
+    raise ValueError(f'a name out of {", ".join(SCALINGS)}')
+  return x
+
+
+_positive = number(above=0)
+ALLOWED = {  # what each field may be
+  **dict.fromkeys(
+    (
+      'vocab_size',
+      'dim',
+      'num_layers',
+      'num_heads',
+      'num_kv_heads',
+      'head_dim',
+      'mlp_dim',
+    ),
+    count(),
+  ),
+  **dict.fromkeys(
+    (
+      'tie_embeddings',
+      'post_norms',
+      'qk_norm',
+      'qkv_bias',
+      'o_bias',
+      'gated',
+      'mlp_bias',
+      'parallel',
+      'renormalise_experts',
+    ),
+    flag(),
+  ),
+  **dict.fromkeys(
+    (
+      'local_rope_theta',
+      'attention_scale',
+      'attention_softcap',
+      'embed_scale',
+      'logit_softcap',
+    ),
+    optional(_positive),
+  ),
+  'rope_theta': _positive,
+  'norm_eps': _positive,
+  'head': one_of(('lm', 'scalar')),
+  'dtype': one_of(DTYPES),
+  'rope_dim': optional(count()),
+  'rope_scaling': Allowed(
+    '(name, ((option, number), ...)), all options of that name',
+    _scaled,
+    _rope_scaling,
+  ),
+  'num_positions': count(0),
+  'windows': items('tokens in sight', lambda x: is_whole(x) and x >= 0),
+  'norm': one_of(('rms', 'layer')),
+  'norm_offset': number(),
+  'attention': one_of(('auto', 'plain', *fused.KERNELS)),
+  'activation': one_of(ACTIVATIONS),
+  'num_experts': count(0),
+  'experts_per_token': count(0),
+}

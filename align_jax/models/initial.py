@@ -2,11 +2,70 @@
 
 import dataclasses
 
+from align_jax import values
+from align_jax.models import config as config_lib
 from align_jax.models import hf, hf_config
-from align_jax.models.interface import of
+from align_jax.models.interface import from_fields, of
 
+DTYPES = 'one of ' + ', '.join(map(repr, config_lib.DTYPES))
+OWN_DTYPE = values.Allowed(
+  f"'' or {DTYPES}", lambda x: x in ('', *config_lib.DTYPES)
+)
 # The fields of a configuration that may be given with a checkpoint.
-BESIDE = ('checkpoint', 'revision', 'param_dtype', 'dtype', 'attention')
+BESIDE = {
+  'checkpoint': values.text(),
+  'revision': values.text(),
+  'param_dtype': OWN_DTYPE,
+  'dtype': OWN_DTYPE,
+  'attention': config_lib.ALLOWED['attention'],
+}
+ONLY_BESIDE = 'revision', 'param_dtype'
+
+
+def check_fields(model):
+  """Refuses what a configuration's `model` may not say; see `model_fields`.
+
+  It reads no checkpoint.
+
+  Raises:
+    ValueError: names the field, its value and what was expected.
+  """
+  checkpoint, adapter = model.get('checkpoint'), model.get('adapter')
+  for name, value in model.items():
+    if checkpoint and name not in BESIDE:
+      raise ValueError(
+        f'model.{name}={value!r} is given beside model.checkpoint='
+        f'{checkpoint!r}, which says what the model is: expected only '
+        f'{", ".join(BESIDE)}'
+      )
+    if not checkpoint and name in ONLY_BESIDE and value:
+      raise ValueError(
+        f'model.{name}={value!r} is of a model.checkpoint, and there is none'
+      )
+    if not adapter and name in BESIDE and (checkpoint or name != 'dtype'):
+      BESIDE[name].checked(f'model.{name}', value)
+  if checkpoint:
+    return
+  own = fields_alone(model)
+  known = [field.name for field in dataclasses.fields(config_lib.ModelConfig)]
+  for name in own:
+    if not adapter and name not in known:
+      raise ValueError(
+        f'model.{name}: no such field, {values.nearest(name, known)}'
+      )
+  try:
+    from_fields(**own)
+  except TypeError as error:
+    raise ValueError(f'model: {error}') from error
+  except ValueError as error:
+    named = str(error).startswith('model.')
+    raise ValueError(f'{"" if named else "model."}{error}') from error
+
+
+def fields_alone(model):
+  """The fields of a `model` without a checkpoint that describe the model."""
+  beside = 'checkpoint', *ONLY_BESIDE
+  return {k: v for k, v in model.items() if k not in beside}
 
 
 def model_fields(model, max_length=0):
@@ -20,21 +79,9 @@ def model_fields(model, max_length=0):
   Raises:
     ValueError: a field does not go with a checkpoint, or needs one. Names it.
   """
+  check_fields(model)
   if not model.get('checkpoint'):
-    for field in ('revision', 'param_dtype'):
-      if model.get(field):
-        raise ValueError(
-          f'model.{field}={model[field]!r} is of a model.checkpoint, and there '
-          'is none'
-        )
-    return {k: v for k, v in model.items() if k not in BESIDE[:3]}
-  for field, value in model.items():
-    if field not in BESIDE:
-      raise ValueError(
-        f'model.{field}={value!r} is given beside model.checkpoint='
-        f'{model["checkpoint"]!r}, which says what the model is: keep only '
-        f'{", ".join(BESIDE)}'
-      )
+    return fields_alone(model)
   fields = hf.read_config(folder_of(model))
   return dataclasses.asdict(
     hf_config.from_hf(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from align_jax import values
 from align_jax.models.interface import of
 
 KEY = 'lora'  # of the adapters, among a run's params
@@ -36,13 +37,18 @@ class Lora:
   targets: tuple[str, ...] = ('qkv', 'o', 'gate_up', 'down')
 
   def __post_init__(self):
-    object.__setattr__(self, 'targets', tuple(self.targets))
-    if not isinstance(self.rank, int) or self.rank < 0:
-      raise ValueError(f'lora.rank={self.rank!r} is not an integer >= 0')
-    if not self.alpha > 0:
-      raise ValueError(f'lora.alpha={self.alpha!r} is not > 0')
-    if not self.targets:
-      raise ValueError('lora.targets is empty, expected names of matrices')
+    for name, allowed in ALLOWED.items():
+      kept = allowed.checked(f'lora.{name}', getattr(self, name))
+      object.__setattr__(self, name, kept)
+
+
+ALLOWED = {
+  'rank': values.count(0),
+  'alpha': values.number(above=0),
+  'targets': values.items(
+    'names of matrices', lambda x: isinstance(x, str) and x, 1
+  ),
+}
 
 
 class Pair(NamedTuple):

@@ -23,7 +23,7 @@ from align_jax import ops
 from align_jax.models import cache, cpu, fused
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
-from align_jax.models.parts import mlp, norm, project, soft_cap, with_bias
+from align_jax.models.layers import mlp, norm, project, soft_cap, with_bias
 from align_jax.models.rope import frequencies, rope, table
 
 # The rest of what `interface.of` finds in this module.

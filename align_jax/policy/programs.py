@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from align_jax import values
 from align_jax.models import bow, cache, lora
 from align_jax.policy import sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
@@ -55,6 +56,18 @@ def entropies(config):
   return _reading(functools.partial(scoring.token_entropies, config=config))
 
 
+DRAWING = {  # what each field of Sampling may be
+  'temperature': values.number(above=0),
+  'top_p': values.number(above=0, most=1),
+  'top_k': values.count(0),
+  'min_p': values.number(least=0, most=1),
+  'cache_dtype': values.one_of(('', *cache.STORES)),
+  'stop_tokens': values.items(
+    'token ids', lambda x: values.is_whole(x) and x >= 0
+  ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   """How completions are drawn; by default from the policy itself.
@@ -75,24 +88,9 @@ class Sampling:
   stop_tokens: tuple[int, ...] = ()
 
   def __post_init__(self):
-    object.__setattr__(self, 'stop_tokens', tuple(self.stop_tokens))
-    whole = lambda x: isinstance(x, int) and x >= 0
-    expected = {
-      'temperature': (0 < self.temperature < np.inf, 'a finite number > 0'),
-      'top_p': (0 < self.top_p <= 1, 'a number in (0, 1]'),
-      'top_k': (whole(self.top_k), 'an integer >= 0'),
-      'min_p': (0 <= self.min_p <= 1, 'a number in [0, 1]'),
-      'cache_dtype': (
-        self.cache_dtype in ('', *cache.STORES),
-        f"'' or one of {list(cache.STORES)}",
-      ),
-      'stop_tokens': (all(map(whole, self.stop_tokens)), 'token ids >= 0'),
-    }
-    for name, (right, wanted) in expected.items():
-      if not right:
-        raise ValueError(
-          f'sampling.{name}={getattr(self, name)!r}, expected {wanted}'
-        )
+    for name, allowed in DRAWING.items():
+      kept = allowed.checked(f'sampling.{name}', getattr(self, name))
+      object.__setattr__(self, name, kept)
 
   @property
   def own(self):

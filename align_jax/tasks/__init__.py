@@ -101,6 +101,11 @@ def defaults(name):
   return knob_lib.defaults(_module(name).make_task)
 
 
+def has_pairs(name):
+  """Whether the task has pairs of its own. A task of the user may have some."""
+  return getattr(_module(name), 'PAIRS', '.' in name)
+
+
 def shares_prompts(name):
   """Whether all seeds share the same eval prompts and the same judge."""
   return getattr(_module(name), 'SHARED_PROMPTS', True)

@@ -16,8 +16,9 @@ import numpy as np
 from align_jax import data as data_lib
 from align_jax.files import write_atomically
 from align_jax.tasks.knobs import passes_to
-from align_jax.tasks.texts import text_task
+from align_jax.tasks.texts import check, text_task
 
+__all__ = 'check', 'make_task', 'prepare', 'sums'
 FIELDS = ('prompt', 'completion', 'answer')  # of a row
 
 

@@ -1,5 +1,6 @@
 """Gold judges of texts, trained on their labels or on preferences."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,9 @@ from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
 from align_jax.models.transformer import ModelConfig
 from align_jax.policy.programs import scorer
+from align_jax.tasks.knobs import whole
 from align_jax.tasks.windows import draw_windows, windows
+from align_jax.values import nearest
 
 WEIGHT_DECAY = 0.1
 LOG_ODDS_SCALE = 0.04  # embedding per unit of log odds; the rest has std 0.02
@@ -183,4 +186,28 @@ def load_gold(path, config):
 
 
 def judge_config(judge_model, vocab_size):
-  return ModelConfig(vocab_size=vocab_size, head='scalar', **judge_model)
+  """The ModelConfig of a judge.
+
+  Raises:
+    ValueError: names the wrong field of task.judge_model.
+  """
+  known = {f.name for f in dataclasses.fields(ModelConfig)}
+  for name, value in judge_model.items():
+    if name not in known - {'vocab_size', 'head'}:
+      raise ValueError(
+        f'task.judge_model.{name}={value!r}: no such field, '
+        f'{nearest(name, known - {"vocab_size", "head"})}'
+      )
+  try:
+    return ModelConfig(vocab_size=vocab_size, head='scalar', **judge_model)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'task.judge_model: {error}') from None
+
+
+def check_training(steps, batch_size, learning_rate):
+  """Raises ValueError unless a judge can be trained by these knobs."""
+  whole(1, judge_steps=steps, judge_batch_size=batch_size)
+  if not learning_rate > 0:
+    raise ValueError(
+      f'task.judge_learning_rate={learning_rate!r}, expected a number above 0'
+    )

@@ -1,12 +1,13 @@
 """Names and ranges of a task's knobs, which are the fields of `config.task`."""
 
 import dataclasses
-import difflib
 import inspect
 import math
 
 import numpy as np
 
+from align_jax import data as data_lib
+from align_jax import values
 from align_jax.tasks.folders import keywords
 
 # Arguments that come from other fields of the config.
@@ -102,11 +103,11 @@ def _inner(f):
 def defaults(f):
   """{keyword: default} of those that `known` finds and that may be left out."""
   optional = {k for k, needed in known(f).items() if not needed}
-  values = {}
+  found = {}
   for inner, _ in _inner(f):
-    values |= defaults(inner)
-  values |= keywords(f)
-  return {k: v for k, v in values.items() if k in optional}
+    found |= defaults(inner)
+  found |= keywords(f)
+  return {k: v for k, v in found.items() if k in optional}
 
 
 def check(task, make_task, given):
@@ -123,8 +124,8 @@ def check(task, make_task, given):
   own = [name for name in names if name not in ELSEWHERE]
   for name, value in given.items():
     if name not in names:
-      near = difflib.get_close_matches(name, own, 1)
-      near = f'; did you mean {near[0]!r}?' if near else ''
+      near = values.similar(name, own)
+      near = f'; did you mean {near!r}?' if near else ''
       raise ValueError(
         f'task.{name}={value!r} is no knob of task {task!r}, expected some of '
         f'{", ".join(sorted(own))}{near}'
@@ -133,73 +134,69 @@ def check(task, make_task, given):
     if needed and name not in given:
       path = name if name in ELSEWHERE else f'task.{name}'
       raise ValueError(f'{path} is missing, task {task!r} needs it')
-  check_ranges(given)
-
-
-# Minimum of each whole number, by the name that all tasks use.
-LEAST = dict.fromkeys(
-  (
-    'prompts',
-    'prompt_len',
-    'completion_len',
-    'sft_len',
-    'heldout_reviews',
-    'heldout_prompts',
-  ),
-  1,
-)
-# A published judge has 0 for these.
-LEAST |= dict.fromkeys(
-  (
-    'eval_prompts',
-    'pretrain_steps',
-    'judge_len',
-    'judge_steps',
-    'judge_batch_size',
-  ),
-  0,
-)
-SHARES = ('wrong_share', 'peak_shift', 'judge_share')  # within [0, 1]
-POSITIVE = ('repeat_penalty', 'judge_learning_rate')
-
-
-def check_ranges(given):
-  """Refuses values that no task accepts.
-
-  Raises:
-    ValueError: names the knob, its value and what was expected.
-  """
   for name, value in given.items():
-    if name in LEAST:
-      whole(LEAST[name], **{name: value})
-    if name in SHARES and not (is_number(value) and 0 <= value <= 1):
-      raise ValueError(f'task.{name}={value!r}, expected a number in [0, 1]')
-    if name in POSITIVE and not (is_number(value) and value >= 0):
-      raise ValueError(f'task.{name}={value!r}, expected a finite number >= 0')
-  if given.get('eval_prompts') == 1:
-    raise ValueError(
-      'task.eval_prompts=1, expected 2 or more: the error of a mean over '
-      'prompts takes two'
-    )
+    if name in ALLOWED:
+      ALLOWED[name].checked(f'task.{name}', value)
 
 
-def is_number(x):
-  kind = isinstance(x, int | float) and not isinstance(x, bool)
-  return kind and math.isfinite(x)
+_share = values.number(least=0, most=1)
+ALLOWED = {  # what a knob may be, by the name that all tasks use
+  **dict.fromkeys(
+    (
+      'prompts',
+      'prompt_len',
+      'completion_len',
+      'sft_len',
+      'heldout_reviews',
+      'heldout_prompts',
+    ),
+    values.count(),
+  ),
+  # A published judge has 0 for those of the training of one.
+  **dict.fromkeys(
+    ('pretrain_steps', 'judge_len', 'judge_steps', 'judge_batch_size'),
+    values.count(0),
+  ),
+  'eval_prompts': values.Allowed(
+    'a whole number, 0 or at least 2: the error of a mean takes two prompts',
+    lambda x: values.is_whole(x) and (x == 0 or x > 1),
+  ),
+  'judge_learning_rate': values.number(least=0),
+  'repeat_penalty': values.number(least=0),
+  **dict.fromkeys(('wrong_share', 'peak_shift', 'judge_share'), _share),
+  **dict.fromkeys(
+    (
+      'data',
+      'subset',
+      'split',
+      'revision',
+      'tokenizer',
+      'eos_token',
+      'template',
+    ),
+    values.text(),
+  ),
+  'dataset': values.one_of(('', *data_lib.DATASETS)),
+  'on_bad_row': values.one_of(('error', 'skip')),
+  'long_prompt': values.one_of(data_lib.Limits.LONG_PROMPT),
+  'long_completion': values.one_of(data_lib.Limits.LONG_COMPLETION),
+  'judge': values.table(),
+  'judge_model': values.table(),
+}
 
 
-def whole(least, most=math.inf, of='', **values):
+def whole(least, most=math.inf, of='', **given):
   """Refuses values that are not whole numbers within bounds.
 
   Args:
     least, most: the bounds, inclusive.
     of: start of the message.
-    values: {knob: value}.
+    given: {knob: value}.
   Raises:
     ValueError: names the first wrong knob, its value and the bounds.
   """
   bounds = f'from {least}' + ('' if most == math.inf else f' to {most}')
-  for name, value in values.items():
+  for name, value in given.items():
     number = isinstance(value, int | np.integer) and type(value) is not bool
     if not number or not least <= value <= most:
       raise ValueError(

@@ -16,8 +16,7 @@ from align_jax.learn import batches
 from align_jax.models import hf
 from align_jax.tasks import pair_files, pair_judge
 from align_jax.tasks.judge import judge_config, save_params
-from align_jax.tasks.knobs import whole
-from align_jax.tasks.pair_judge import TRAINED, check_judge, make_gold
+from align_jax.tasks.pair_judge import TRAINED, make_gold
 from align_jax.tasks.windows import encode as encode_texts
 
 TEMPLATE = 'chat_template.jinja'
@@ -79,12 +78,8 @@ def build(folder, vocab_size, file, form, judge):
     vocab_size: of the policy, and of a judge that is trained.
     file, form, judge: a File, a Form and a Judge.
   """
-  _check(file, form, judge)
   counts = data_lib.Counts(file.on_bad_row)
-  limits = data_lib.Limits(
-    form.prompt_len, form.completion_len, form.long_prompt, form.long_completion
-  )
-  limits.check()
+  limits = limits_of(form)
   examples = _read(file, counts)
   parts = pair_files.split(examples, file.heldout_prompts, judge.judge_share)
   training = [*parts.judge, *parts.policy]
@@ -102,12 +97,10 @@ def build(folder, vocab_size, file, form, judge):
   _judge_the_judge(folder, gold, judge.kind)
 
 
-def _check(file, form, judge):
-  whole(2, prompt_len=form.prompt_len)
-  whole(1, completion_len=form.completion_len)
-  whole(1, heldout_prompts=file.heldout_prompts)
-  whole(0, pretrain_steps=form.pretrain_steps)
-  check_judge(judge)
+def limits_of(form):
+  return data_lib.Limits(
+    form.prompt_len, form.completion_len, form.long_prompt, form.long_completion
+  )
 
 
 def _read(file, counts):

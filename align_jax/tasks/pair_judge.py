@@ -9,7 +9,14 @@ from align_jax import data as data_lib
 from align_jax import judges, ops
 from align_jax.learn import batches, rewards, sources
 from align_jax.losses import LOSSES
-from align_jax.tasks.judge import fit, judge_config, load_gold, token_log_odds
+from align_jax.tasks.judge import (
+  check_training,
+  fit,
+  judge_config,
+  load_gold,
+  token_log_odds,
+)
+from align_jax.values import check_name
 
 TRAINED = 'pairs'  # the kind of judge that is trained here
 Z = 1.96  # of a 95% interval
@@ -38,7 +45,7 @@ class Judge:
 
   @property
   def kind(self):
-    return self.judge['kind']
+    return self.judge.get('kind')
 
   @property
   def checkpoint(self):
@@ -52,6 +59,7 @@ def check_judge(judge):
     ValueError: names the knob.
   """
   kind, trained = judge.kind, judge.kind == TRAINED
+  check_name('task.judge.kind', kind, [TRAINED, *judges.JUDGES])
   shared, loaded = bool(judge.judge_share), bool(judge.checkpoint)
   if trained != shared or trained == loaded:
     raise ValueError(
@@ -60,9 +68,19 @@ def check_judge(judge):
       f'task.judge_share=0; got judge_share={judge.judge_share} and '
       f'checkpoint={judge.checkpoint!r}'
     )
-  if not trained and kind not in judges.JUDGES:
-    known = sorted([TRAINED, *judges.JUDGES])
-    raise ValueError(f'task.judge.kind={kind!r} is none of {known}')
+  if not trained:
+    judges.check_settings(judge.judge, 'task.judge')
+    return
+  for name, value in judge.judge.items():
+    if name not in ('kind', 'checkpoint'):
+      raise ValueError(
+        f'task.judge.{name}={value!r}, expected only kind and checkpoint '
+        f'beside kind={TRAINED!r}'
+      )
+  check_training(
+    judge.judge_steps, judge.judge_batch_size, judge.judge_learning_rate
+  )
+  judge_config(judge.judge_model, 1)
 
 
 def make_gold(folder, judge, vocab_size, tokenizer):
@@ -110,7 +128,7 @@ def odds(pairs, config):
 
 def scores(gold, pairs):
   """The judge's score of every row: f32 [N, 2]."""
-  found = [np.asarray(gold(x)) for x in batches.parts(pairs, ROWS)]
+  found = [np.asarray(gold(x)) for x in batches.chunks(pairs, ROWS)]
   return ops.by_group(np.concatenate(found), 2)[: pairs.num_prompts]
 
 

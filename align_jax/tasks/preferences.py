@@ -22,12 +22,25 @@ from align_jax.learn import batches
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
 from align_jax.tasks.folders import make_once
-from align_jax.tasks.knobs import defaults, fields_of, parted
-from align_jax.tasks.pair_folder import File, Form, build
-from align_jax.tasks.pair_judge import Judge, make_gold
+from align_jax.tasks.knobs import defaults, fields_of, parted, whole
+from align_jax.tasks.pair_folder import File, Form, build, limits_of
+from align_jax.tasks.pair_judge import Judge, check_judge, make_gold
 from align_jax.tasks.windows import Reviews, draw_windows
 
 STRETCH = 8  # tokens that a stretch of text goes on from
+PAIRS = True  # it has pairs of its own, for the source 'file_pairs'
+
+
+def check(model, *, eval_prompts, **made):
+  """Raises ValueError for knobs that do not go together."""
+  del model
+  file, form, judge = parted(made, File, Form, Judge)
+  whole(1, file.heldout_prompts, eval_prompts=eval_prompts)
+  limits_of(form).check()
+  if form.pretrain_steps:
+    least = STRETCH + 1 - form.prompt_len
+    whole(max(1, least), completion_len=form.completion_len)
+  check_judge(judge)
 
 
 @fields_of(File, Form, Judge)
@@ -42,12 +55,8 @@ def prepare(*, workdir, model, sft_batch_size, eval_prompts, **made):
     ValueError: the folder was made with other settings.
   """
   del sft_batch_size  # of each run
+  check(model, eval_prompts=eval_prompts, **made)
   file, form, judge = parted(made, File, Form, Judge)
-  if not 0 < eval_prompts <= file.heldout_prompts:
-    raise ValueError(
-      f'task.eval_prompts={eval_prompts} is not within 1 and '
-      f'task.heldout_prompts={file.heldout_prompts}'
-    )
   size = model['vocab_size']
   settings = {**vars(file), **vars(form), **vars(judge), 'vocab_size': size}
   settings['data'] = data_lib.fingerprint(file.data)

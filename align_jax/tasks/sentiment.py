@@ -24,6 +24,7 @@ from align_jax.models.interface import from_fields
 from align_jax.tasks import Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import (
+  check_training,
   judge_accuracy,
   judge_config,
   load_gold,
@@ -93,6 +94,19 @@ class Judge:
   judge_learning_rate: float
 
 
+def check(model, *, eval_prompts, **made):
+  """Raises ValueError for knobs that do not go together."""
+  made = {k: v for k, v in made.items() if k not in ('prompts', 'sft_len')}
+  texts, judge = parted(made, Texts, Judge)
+  whole(2, prompt_len=texts.prompt_len)
+  whole(1, judge_len=judge.judge_len)
+  whole(1, texts.heldout_reviews, eval_prompts=eval_prompts)
+  check_training(
+    judge.judge_steps, judge.judge_batch_size, judge.judge_learning_rate
+  )
+  judge_config(judge.judge_model, model.get('vocab_size') or 1)
+
+
 def build(folder, vocab_size, asked, judge):
   """Fills `folder` with tokenizer, encoded texts and judge; see `make_task`.
 
@@ -100,8 +114,6 @@ def build(folder, vocab_size, asked, judge):
     vocab_size: of policy and judge.
     asked, judge: Texts and Judge.
   """
-  whole(2, prompt_len=asked.prompt_len)
-  whole(1, completion_len=asked.completion_len, judge_len=judge.judge_len)
   config = judge_config(judge.judge_model, vocab_size)
   held_out = asked.heldout_reviews
   texts, labels = read(asked.data, asked.dataset)
@@ -153,13 +165,9 @@ def prepare(
     ValueError: the folder was made with other settings.
   """
   del sft_batch_size  # of each run
+  check(model, eval_prompts=eval_prompts, **made)
+  whole(1, prompts=prompts, sft_len=sft_len)
   texts, judge = parted(made, Texts, Judge)
-  whole(1, prompts=prompts, eval_prompts=eval_prompts, sft_len=sft_len)
-  if eval_prompts > texts.heldout_reviews:
-    raise ValueError(
-      f'task.eval_prompts={eval_prompts} is more than '
-      f'task.heldout_reviews={texts.heldout_reviews}'
-    )
   size = model['vocab_size']
   settings = {**vars(texts), **vars(judge), 'vocab_size': size}
   settings['data'] = data_lib.fingerprint(texts.data)

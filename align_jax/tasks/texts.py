@@ -152,6 +152,19 @@ def demonstrator(encoded, index, batch_size, wrong_share):
   return demonstrate
 
 
+def check(model, *, prompt_len, eval_prompts, tokenizer='', **rest):
+  """Raises ValueError for knobs that do not go together, before any row."""
+  del rest
+  whole(2, prompt_len=prompt_len)
+  whole(1, eval_prompts=eval_prompts)
+  size = model.get('vocab_size', BYTES)
+  if not tokenizer and not model.get('adapter') and size < BYTES:
+    raise ValueError(
+      f"model.vocab_size={size}, expected at least {BYTES} with tokenizer='', "
+      'a token per byte'
+    )
+
+
 def text_task(
   rows,
   score,

@@ -7,7 +7,7 @@ which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -80,11 +80,17 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
-def check(shape: Sequence[int], axes: Axes, mesh: Mesh, label: str) -> None:
-  """Raises ValueError unless each dimension divides by its mesh axes."""
+def check(
+  shape: Sequence[int], axes: Axes, sizes: Mapping[str, int], label: str
+) -> None:
+  """Raises ValueError unless each dimension divides by its mesh axes.
+
+  Args:
+    sizes: {mesh axis: devices}.
+  """
   for size, name in zip(shape, axes):
     over = RULES.get(name or '', ())
-    ways = math.prod(mesh.shape[axis] for axis in over)
+    ways = math.prod(sizes[axis] for axis in over)
     if size % ways:
       raise ValueError(
         f'{label}: dimension {name!r} of size {size} does not divide over '
@@ -106,7 +112,7 @@ def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
     return tree
 
   def put(path, x, names):
-    check(x.shape, names, mesh, jax.tree_util.keystr(path))
+    check(x.shape, names, mesh.shape, jax.tree_util.keystr(path))
     return jax.device_put(x, NamedSharding(mesh, spec(names)))
 
   return jax.tree_util.tree_map_with_path(put, tree, axes)

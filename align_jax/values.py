@@ -117,7 +117,7 @@ def items(
   return Allowed(
     f'a tuple of {expected}' + (f', {least} or more' if least else ''),
     lambda x: len(x) >= least and all(map(right, x)),
-    _as_tuple,
+    as_tuple,
   )
 
 
@@ -132,7 +132,8 @@ def optional(allowed: Allowed) -> Allowed:
   )
 
 
-def _as_tuple(x):
+def as_tuple(x: Any) -> tuple:
+  """A tuple of a tuple or list. Raises TypeError for anything else."""
   if not isinstance(x, tuple | list):
     raise TypeError(f'got {type(x).__name__}')
   return tuple(x)

@@ -7,6 +7,9 @@ import pathlib
 import platform
 import time
 
+import jax
+from jax.tree_util import keystr
+
 from align_jax import sharding
 from align_jax.files import read_jsonl, write_atomically
 from align_jax.lab import (
@@ -20,8 +23,7 @@ from align_jax.lab import (
   stage_checks,
   sweep,
 )
-from align_jax.models import fused, initial
-from align_jax.models.interface import from_fields
+from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
 from experiments.command import as_dict
 from experiments.resume import finished
@@ -57,6 +59,8 @@ def check(cfg, runs):
     checks.check_run(run, run.shared)
   links.check_links(runs)
   check_mesh(cfg['mesh'], runs)
+  for one in sweep.shared_of(runs).values():
+    check_model_on_mesh(one.model, cfg['mesh'])
   if cfg['together']:
     check_together(cfg)
   resume.say(note for run in runs for note in checks.notes(run))
@@ -80,10 +84,23 @@ def check_mesh(mesh, runs):
         )
 
 
+def check_model_on_mesh(model, mesh):
+  """Arrays have to divide over the devices that they are split over."""
+  if model.get('checkpoint') or math.prod(mesh.values()) == 1:
+    return  # a checkpoint's sizes are not known here
+  c = interface.from_fields(**initial.model_fields(model))
+
+  def fits(path, x, names):
+    sharding.check(x.shape, names, mesh, f'mesh: model{keystr(path)}')
+
+  shapes = interface.shapes(c)
+  jax.tree_util.tree_map_with_path(fits, shapes, interface.of(c).axes(c))
+
+
 def check_together(cfg):
   if math.prod(cfg['mesh'].values()) > 1:
     raise ValueError('together=True stacks runs on one device, mesh has more')
-  fused.check_vmap(from_fields(**initial.model_fields(cfg['model'])))
+  fused.check_vmap(interface.from_fields(**initial.model_fields(cfg['model'])))
 
 
 def train_runs(setup, runs, report):
@@ -154,8 +171,6 @@ def note_start(workdir):
 def versions():
   names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   lines = [f'{name} {importlib.metadata.version(name)}' for name in names]
-  import jax
-
   return '\n'.join(
     [f'python {platform.python_version()}', *lines, f'devices {jax.devices()}']
   )

@@ -422,7 +422,7 @@ def test_the_arms_of_the_page_are_sound(causal, scalar):
 @pytest.mark.parametrize(
   'judge, arm, said',
   [
-    (dict(kind='oracle'), {}, "judge.kind='oracle' is none of"),
+    (dict(kind='oracle'), {}, "judge.kind='oracle', expected one of"),
     (dict(checkpoint=''), {}, "judge.checkpoint='', expected a folder"),
     (dict(checkpoint='/no/such'), {}, "checkpoint='/no/such': no such folder"),
     (dict(temperature=1), {}, 'judge.temperature=.*: no such field'),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -499,3 +501,43 @@ def test_numbers_of_numpy_are_numbers():
 def test_an_override_is_given_once():
   with pytest.raises(ValueError, match='seeds is given twice, .2. and .3.'):
     command.split(['x', '--config.seeds=2', '--config.seeds=3'])
+
+
+def leaves(tree, path=''):
+  for name, value in tree.items():
+    here = f'{path}.{name}' if path else name
+    if isinstance(value, dict) and value:
+      yield from leaves(value, here)
+    else:
+      yield here
+
+
+@pytest.mark.parametrize('value', [1j, b'x'])
+def test_no_field_takes_what_no_config_has(value, cfg):
+  cfg = {**cfg, 'methods': {}, 'families': {}}
+  shadowed = 'arm.loss_kwargs.beta'  # by the sweep of every arm
+  for path in leaves(cfg):
+    if path != shadowed:
+      told = refusal(changed(cfg, path, value))
+      assert path.split('.')[-1] in told, told
+
+
+@pytest.mark.parametrize('axis', ['tensor', 'fsdp'])
+def test_a_mesh_that_splits_no_array_is_refused(axis, cfg):
+  told = refusal(changed(cfg, f'mesh.{axis}', 3))
+  assert 'devices' in told and '3' in told
+
+
+def test_checks_start_no_device():
+  """Or a mesh could no longer split the CPU."""
+  code = """
+from jax._src import xla_bridge
+from configs import toy
+from experiments import command, common, online_vs_offline
+c = toy.get_config()
+c.mesh.data, c.arm.lora.rank = 2, 2
+cfg = command.as_dict(c)
+common.check(cfg, online_vs_offline.runs(cfg))
+assert not xla_bridge._backends
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)

@@ -28,7 +28,7 @@ JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
 
 
 ALLOWED = {  # what fields of a config's `judge` may be
-  'kind': values.text(),
+  'kind': values.one_of(JUDGES),
   'checkpoint': values.text(),
   'dtype': values.one_of(config.DTYPES),
   'max_length': values.count(2),
@@ -78,7 +78,6 @@ def check_settings(settings, where='judge'):
   """
   check_fields(settings, where)
   kind, checkpoint = settings.get('kind'), settings.get('checkpoint')
-  values.check_name(f'{where}.kind', kind, JUDGES)
   if not checkpoint:
     raise ValueError(
       f"{where}.checkpoint='', expected a folder, or a model on a hub"

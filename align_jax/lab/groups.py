@@ -21,7 +21,7 @@ from align_jax.lab.settings import (
   Shared,
   nats,
 )
-from align_jax.values import is_whole, nearest
+from align_jax.values import as_tuple, is_whole, nearest
 
 PILOT_SEEDS = 100  # the first pilot seed; lower seeds are for the results
 
@@ -47,7 +47,7 @@ class Report:
   """The comparison, fixed in advance."""
 
   budgets: tuple = field(
-    'ascending numbers of nats above 0, 1 or more', _budgets, convert=tuple
+    'ascending numbers of nats above 0, 1 or more', _budgets, convert=as_tuple
   )
   treatment: str = text()
   control: str = text()
@@ -55,7 +55,9 @@ class Report:
   margin: float = number(least=0)
   half_width: float = number(above=0)
   deviation: float = number(least=0)
-  schedule: tuple = field('ascending numbers of seeds', _looks, convert=tuple)
+  schedule: tuple = field(
+    'ascending numbers of seeds', _looks, convert=as_tuple
+  )
   shown: tuple = items('numbers of nats above 0', nats)
   golden_policy: str = text()
 
@@ -123,12 +125,19 @@ def check_families(cfg):
         )
 
 
+def dict_of(tree, name, where=''):
+  """The group of fields of that name. Raises ValueError if it is no group."""
+  found = tree.get(name)
+  if not isinstance(found, dict):
+    path = f'{where}.{name}' if where else name
+    raise ValueError(f'{path}={found!r}, expected a group of fields')
+  return found
+
+
 def group(cfg, cls, name=''):
   """The record of a config's group, or of the fields outside groups for ''."""
   if name:
-    if not isinstance(cfg.get(name), dict):
-      raise ValueError(f'{name}={cfg.get(name)!r}, expected a group of fields')
-    return build(cls, cfg[name], lambda key: f'{name}.{key}')
+    return build(cls, dict_of(cfg, name), lambda key: f'{name}.{key}')
   return build(
     cls, {k: v for k, v in cfg.items() if k not in GROUPS}, lambda key: key
   )

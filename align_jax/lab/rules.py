@@ -9,7 +9,7 @@ from align_jax.values import check_name, is_number
 
 def _check_arguments(where, told):
   """The name of an optimizer or schedule, and numbers for the rest."""
-  if 'name' not in told:
+  if not isinstance(told.get('name'), str):
     raise ValueError(f'{where}={told!r}, expected a name among its entries')
   for key, value in told.items():
     if key != 'name' and not isinstance(value, bool):

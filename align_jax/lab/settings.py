@@ -31,7 +31,7 @@ from align_jax.learn.truncated import TRUNCATED
 from align_jax.losses import LOSSES
 from align_jax.models.lora import Lora
 from align_jax.policy import programs
-from align_jax.values import is_number, is_whole
+from align_jax.values import as_tuple, is_number, is_whole
 
 INF = float('inf')
 
@@ -41,7 +41,8 @@ def nats(x):
 
 
 def _periods(x):
-  return all(isinstance(k, str) and is_whole(v) and v > 0 for k, v in x.items())
+  named = isinstance(x, dict) and all(isinstance(k, str) for k in x)
+  return named and all(is_whole(v) and v > 0 for v in x.values())
 
 
 def _lora(x):
@@ -50,7 +51,7 @@ def _lora(x):
 
 def _keep(x):
   kept = within(Keep, x, Keep._fields)
-  return Keep(tuple(kept.steps), tuple(kept.kls))
+  return Keep(as_tuple(kept.steps), as_tuple(kept.kls))
 
 
 def _kept(x):
@@ -190,9 +191,7 @@ class Schedule:
   points: int = count(0)
   save_every: int = count()
   log_every: int = count()
-  refresh_every: dict = field(
-    'anchors with steps, at least 1 each', _periods, convert=dict
-  )
+  refresh_every: dict = field('anchors with steps, at least 1 each', _periods)
   keep: Keep = field(
     'steps, at least 1, and kls, nats above 0', _kept, convert=_keep
   )

@@ -28,7 +28,7 @@ def varied(cfg, variant):
   """
   if not variant:
     return cfg
-  for path in cfg['variants'][variant]:
+  for path in groups.dict_of(cfg['variants'], variant, 'variants'):
     if path.split('.')[0] not in VARIED:
       raise ValueError(
         f'variants.{variant}: {path!r} is the same for the whole experiment, '
@@ -46,10 +46,12 @@ def sweep(cfg):
   Raises:
     ValueError: names the field, its value and what was expected.
   """
+  groups.check(cfg)
   runs = []
   for variant in cfg['variants'] or ('',):
     own = varied(cfg, variant)
-    groups.check(own)
+    if variant:
+      groups.check(own)
     given = dict(variant=variant, shared=groups.shared(own))
     _check_folder('variants', variant, RESERVED_VARIANTS)
     for arm in own['arms']:

@@ -149,7 +149,7 @@ def _missing_here(kernel, c, num_prompts, size):
       sharding.check(
         (num_prompts, c.num_kv_heads),
         ('batch', 'heads'),
-        mesh,
+        mesh.shape,
         'prompts and heads that divide',
       )
   except ValueError as error:

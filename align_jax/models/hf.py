@@ -280,7 +280,7 @@ def _fill(rows, names, stored, config, dtype, mesh):
     spec = functools.reduce(lambda t, key: t[key], row.path, specs)
     label = '.'.join(row.path)
     if mesh is not None:
-      sharding.check(spec.shape, spec.axes, mesh, label)
+      sharding.check(spec.shape, spec.axes, mesh.shape, label)
     x = stored[names[row]].read()
     x = row.form.ours(x, row.part).reshape(row.size)
     x = _put(x, jnp.dtype(dtype), spec.axes, mesh)

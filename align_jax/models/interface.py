@@ -16,6 +16,8 @@ functions: `interface.of.register(MyRecord)(lambda c: my_module)`.
 import functools
 import importlib
 
+import jax
+
 from align_jax.models import adapter, transformer
 
 
@@ -27,6 +29,11 @@ def of(c):
 
 of.register(transformer.ModelConfig)(lambda c: transformer)
 of.register(adapter.Adapter)(lambda c: adapter)
+
+
+def shapes(c):
+  """The parameters' shapes and dtypes: a tree, made without a device."""
+  return jax.eval_shape(lambda: of(c).init(jax.random.key(0), c))
 
 
 def from_fields(adapter='', **fields):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import values
-from align_jax.models.interface import of
+from align_jax.models.interface import of, shapes
 
 KEY = 'lora'  # of the adapters, among a run's params
 BASE = 'base'  # the anchor of W, if 'ref' moves and cannot be it
@@ -63,11 +63,11 @@ class Adapters:
   scale: float = dataclasses.field(metadata=dict(static=True))
 
 
-def _targets(shapes, c, lora):
+def _targets(params, c, lora):
   """{path: (array or shape, stacked, inputs)} of what is adapted."""
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator='.'): (path, x)
-    for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
   }
   found = {}
   for target in lora.targets:
@@ -123,11 +123,10 @@ def restored(raw, base, c, lora):
   like = jax.eval_shape(lambda: init(jax.random.key(0), base, c, lora))
   wanted, treedef = jax.tree.flatten(like)
   found = jax.tree.leaves(raw)
-  shapes = lambda arrays: [x.shape for x in arrays]
-  if shapes(found) != shapes(wanted):
+  sizes = lambda arrays: [x.shape for x in arrays]
+  if sizes(found) != sizes(wanted):
     raise ValueError(
-      f'adapters of shapes {shapes(found)}, the settings ask for '
-      f'{shapes(wanted)}'
+      f'adapters of shapes {sizes(found)}, the settings ask for {sizes(wanted)}'
     )
   return treedef.unflatten(found)
 
@@ -135,7 +134,6 @@ def restored(raw, base, c, lora):
 def axes(c, lora):
   """Logical axes of the adapters: the matrix's, and none for the rank."""
   model = of(c)
-  shapes = jax.eval_shape(lambda key: model.init(key, c), jax.random.key(0))
 
   def pair(path, stacked, inputs):
     names = model.axes(c)
@@ -145,7 +143,7 @@ def axes(c, lora):
     lead, rows, columns = names[:stacked], names[stacked:middle], names[middle:]
     return Pair((*lead, *rows, None), (*lead, None, *columns))
 
-  found = _targets(shapes, c, lora)
+  found = _targets(shapes(c), c, lora)
   pairs = {path: pair(path, *dims) for path, (_, *dims) in found.items()}
   return Adapters(_nested(pairs), lora.alpha / lora.rank)
 
@@ -159,7 +157,7 @@ def factor_dims(path, c):
   """
   *above, factor = (getattr(k, 'key', getattr(k, 'name', '')) for k in path)
   keys, model = above[2:], of(c)  # without KEY and 'pairs'
-  w = jax.eval_shape(lambda key: model.init(key, c), jax.random.key(0))
+  w = shapes(c)
   for key in keys:
     w = w[key]
   stacked, inputs = model.matrix_dims('.'.join(keys), w.shape, c)

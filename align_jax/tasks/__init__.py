@@ -119,6 +119,8 @@ def names():
 
 
 def _module(name):
+  if not isinstance(name, str):
+    raise ValueError(f'task.name={name!r}, expected text')
   path = name if '.' in name.strip('.') else f'{__name__}.{name}'
   try:
     module = importlib.import_module(path)

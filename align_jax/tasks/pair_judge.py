@@ -59,6 +59,8 @@ def check_judge(judge):
     ValueError: names the knob.
   """
   kind, trained = judge.kind, judge.kind == TRAINED
+  checkpoint = judge.judge.get('checkpoint', '')
+  judges.ALLOWED['checkpoint'].checked('task.judge.checkpoint', checkpoint)
   check_name('task.judge.kind', kind, [TRAINED, *judges.JUDGES])
   shared, loaded = bool(judge.judge_share), bool(judge.checkpoint)
   if trained != shared or trained == loaded:

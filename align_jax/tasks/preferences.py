@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
+from align_jax.data import chat
 from align_jax.learn import batches
 from align_jax.models.interface import from_fields
 from align_jax.tasks import Prompts, Task
@@ -26,6 +27,7 @@ from align_jax.tasks.knobs import defaults, fields_of, parted, whole
 from align_jax.tasks.pair_folder import File, Form, build, limits_of
 from align_jax.tasks.pair_judge import Judge, check_judge, make_gold
 from align_jax.tasks.windows import Reviews, draw_windows
+from align_jax.values import check_name
 
 STRETCH = 8  # tokens that a stretch of text goes on from
 PAIRS = True  # it has pairs of its own, for the source 'file_pairs'
@@ -37,6 +39,9 @@ def check(model, *, eval_prompts, **made):
   file, form, judge = parted(made, File, Form, Judge)
   whole(1, file.heldout_prompts, eval_prompts=eval_prompts)
   limits_of(form).check()
+  named = form.template and not pathlib.PurePath(form.template).suffix
+  if named and not pathlib.Path(form.template).expanduser().exists():
+    check_name('task.template', form.template, chat.TEMPLATES)
   if form.pretrain_steps:
     least = STRETCH + 1 - form.prompt_len
     whole(max(1, least), completion_len=form.completion_len)

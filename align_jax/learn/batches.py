@@ -141,7 +141,7 @@ def cached(path, make):
   """
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'{path.name}.lock'), 'w') as lock:
+    with open(path.with_name(f'{path.name}.lock'), 'wb') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
       if not path.exists():
         save(path, make())

@@ -183,6 +183,9 @@ def get_config():
       pool=1024,  # reweigh: samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed
       shuffle=0,  # source='log': steps per shuffled window. 0: one window
+      # Signs that end the run, in align_jax.learn.watch.SIGNS: 'gap' | 'empty'
+      # | 'cut' | 'runaway'. (): they are noted.
+      stop_on=(),
       save_every=500,  # steps between checkpoints
       log_every=10,  # steps between rows of metrics
       # Checkpoints to keep beside the last, for align_jax.tools.export.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_jax.data import files, formats, readers
+from align_jax.data import columns as columns_lib
+from align_jax.data import files, formats, nested, readers
 from align_jax.data.examples import encode_example
 from align_jax.data.row import (
   Counts,
@@ -23,6 +24,13 @@ from align_jax.data.tokens import left_pad, right_pad
 
 EARLY = 1000  # rows after which a mostly bad file is an error
 DUPLICATE = 'a duplicate'
+SAMPLE = 3  # bad rows of a file without a good one, for other readers to try
+MANY = 1000  # names of ignored columns that are kept
+_signatures = [x for x, _ in readers.SIGNATURES.values() if 'line' not in x]
+KNOWN = tuple(
+  map(frozenset, [*(x for x, _ in formats.FORMATS.values()), *_signatures])
+)
+OPTIONAL = frozenset((*columns_lib.ASIDES, 'tools'))
 
 
 class Limits(NamedTuple):
@@ -66,23 +74,73 @@ class _Found:
     self.dataset = dataset
     self.format = None
     self.columns = None  # of the first row that became an example
+    self.spoken = None  # whether texts become messages, from the first row
+    self.unread = []  # the first rows, as long as none is good
 
   def examples(self, row):
-    """-> list of Example or LeftOut."""
-    name = self.dataset or readers.detect_reader(row)
-    read = readers.DATASETS[name]([row])
-    made = [self._example(x, place(row)) for x in read]
-    self.dataset, self.columns = name, self.columns or sorted(row)
-    return made or [LeftOut('not used by the reader')]
+    """-> list of Example or LeftOut, columns that are ignored.
 
-  def _example(self, row, where):
-    if isinstance(row, LeftOut):
-      return row
-    row = Row(row, where)
-    name = self.format or formats.detect(row)
-    example = formats.FORMATS[name][1](row)
-    self.format = name
-    return example
+    Raises:
+      RowError: a bad row.
+    """
+    try:
+      return self._examples(row)
+    except RecursionError as e:
+      raise row_error(row, f'too deep a value: {e}', 'odd value') from None
+    except RowError:
+      if self.columns is None and len(self.unread) < SAMPLE:
+        self.unread.append(row)
+      raise
+
+  def _examples(self, row):
+    opened = nested.opened(row)
+    name = self.dataset or readers.detect_reader(opened)
+    found = readers.DATASETS[name]([opened])
+    made = [self._example(x, opened, name) for x in found]
+    self.dataset, self.columns = name, self.columns or sorted(row)
+    self.unread.clear()
+    known = [read for _, read in made]
+    return (
+      [example for example, _ in made] or [LeftOut('not used by the reader')],
+      row.keys() - set().union(*known),
+    )
+
+  def _example(self, made, row, name):
+    """-> Example or LeftOut, names of the columns that it is made from."""
+    read = readers.columns_of(name)
+    if isinstance(made, LeftOut):
+      return made, read
+    made = Row(made, place(row))
+    form = self.format or formats.detect(made)
+    columns, make = formats.FORMATS[form]
+    read = read if name != 'standard' else set(columns)
+    made, more, spoken = self._joined(made, row)
+    read = read | more
+    columns_lib.check_names(row, read, KNOWN, OPTIONAL)
+    columns_lib.check_read(row, read, whole=form == 'text')
+    example = make(made)
+    self.format, self.spoken = form, spoken
+    return example, read
+
+  def _joined(self, made, row):
+    """-> the row with what is in columns of its own, their names, spoken."""
+    system, turns, there = columns_lib.asides(row)
+    spoken = there if self.spoken is None else self.spoken
+    if spoken:
+      made = columns_lib.spoken(made)
+    joined = columns_lib.after(made, system, turns)
+    if joined is None:
+      if self.spoken is False and (system or turns):
+        raise row_error(
+          row,
+          f'has one of {columns_lib.ASIDES}, which the first row has not: give '
+          'all rows that column, or none',
+          'a system prompt or history that the first row has not',
+        )
+      return made, set(), spoken
+    if row.get('tools') and 'tools' not in joined:
+      joined = Row({**joined, 'tools': row['tools']}, place(row))
+    return joined, {*columns_lib.ASIDES, 'tools'}, spoken
 
 
 def _key(row):
@@ -132,23 +190,56 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
     seen.add(key)
     yield from _examples(found, row, counts)
     if counts.rows == EARLY:
-      counts.check(path)
-  counts.check(path)
+      counts.check(path, _others(found))
+  counts.check(path, _others(found))
   counts.found = (found.dataset, found.format, found.columns)
 
 
 def _examples(found, row, counts):
   try:
-    made = found.examples(row)
+    made, ignored = found.examples(row)
   except RowError as e:
+    named = found.dataset or e.reason == 'no known format'
+    if counts.on_bad_row == 'error' and found.columns is None and named:
+      raise RowError(f'{e}{_others(found)}', e.reason) from None
     counts.skip(e)
     return
   counts.more += len(made) - 1
+  if len(counts.ignored) < MANY:
+    counts.ignored |= ignored
   for example in made:
     if isinstance(example, LeftOut):
       counts.dropped[str(example)] += 1
     else:
       yield example
+
+
+def _others(found):
+  """Says which readers read the first rows, as the last part of an error."""
+  names = [
+    name
+    for name in readers.DATASETS
+    if found.unread and all(_reads(name, row) for row in found.unread)
+  ]
+  return f'; read by dataset={" or ".join(map(repr, names))}' if names else ''
+
+
+def _reads(name, row):
+  try:
+    made, _ = _Found(name).examples(row)
+  except RowError:
+    return False
+  return not any(isinstance(x, LeftOut) for x in made)
+
+
+def _told(rows, dataset):
+  """The reader's rows. What a task does not ask for must not be meant."""
+  for row in rows:
+    read = readers.columns_of(dataset)
+    if dataset == 'standard':
+      read = row.keys() & {'text', 'label', 'prompt', 'completion'}
+    columns_lib.check_read(row, read)
+    yield from readers.DATASETS[dataset]([row])
 
 
 def task_rows(path, dataset, fields):
@@ -166,7 +257,7 @@ def task_rows(path, dataset, fields):
     raise ValueError(
       f'task.dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
     )
-  for row in readers.DATASETS[dataset](files.rows(path)):
+  for row in _told(files.rows(path), dataset):
     if isinstance(row, LeftOut):
       continue
     if not row.keys() >= set(fields):

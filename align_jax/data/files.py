@@ -14,7 +14,8 @@ LONGEST = 16  # times as long a line, which is not even skipped
 # A packed file may become so many times larger, and any file MOST bytes.
 EXPANSION, MOST = 200, 64 * 2**20
 ARRAY_VALUES, ARRAY_BYTES = 2**24, 2**30  # of a .json file; of a .json.gz
-BATCH_BYTES = 256 * 2**20  # of rows of Parquet that are held at once
+# Rows of Parquet that are held at once: bytes, and the least number.
+BATCH_BYTES, FEW = 256 * 2**20, 16
 # A .csv file has only texts. These columns are read as JSON values.
 CSV_VALUES = frozenset(
   ('label', 'preference', 'score', 'score_chosen', 'score_rejected', 'margin')
@@ -213,7 +214,7 @@ def _parquet(file, path, bad):
     raise _expands(path)
   # A value of a dictionary may be that of many rows.
   largest = max((_largest_column(group) for group in groups), default=1)
-  size = min(1024, max(1, BATCH_BYTES // max(1, largest)))
+  size = min(1024, max(FEW, BATCH_BYTES // max(1, largest)))
   yield from _arrow_rows(table.iter_batches(size), path)
 
 

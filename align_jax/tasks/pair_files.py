@@ -56,9 +56,9 @@ def kind_of(examples):
 
 def held_out_of(heldout_prompts, count):
   """How many of `count` prompts are held out; a share is rounded."""
-  if isinstance(heldout_prompts, float):
+  if heldout_prompts < 1:
     return max(1, round(heldout_prompts * count))
-  return heldout_prompts
+  return int(heldout_prompts)
 
 
 def split(examples, heldout_prompts, judge_share):

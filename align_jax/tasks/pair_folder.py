@@ -43,7 +43,7 @@ class File:
   split: str
   revision: str
   on_bad_row: str
-  heldout_prompts: int | float
+  heldout_prompts: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

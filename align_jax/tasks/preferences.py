@@ -46,8 +46,8 @@ def check(model, *, eval_prompts, **made):
   """Raises ValueError for knobs that do not go together."""
   del model
   file, form, judge = parted(made, File, Form, Judge)
-  share = isinstance(file.heldout_prompts, float)
-  most = math.inf if share else file.heldout_prompts
+  share = file.heldout_prompts < 1
+  most = math.inf if share else int(file.heldout_prompts)
   whole(1, most, eval_prompts=eval_prompts)
   limits_of(form).check()
   named = form.template and not pathlib.PurePath(form.template).suffix

@@ -161,6 +161,9 @@ def show(args):
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
   args = make_parser().parse_args(argv)
+  # A terminal of few characters gets the codes of others.
+  sys.stdout.reconfigure(errors='backslashreplace')
+  sys.stderr.reconfigure(errors='backslashreplace')
   try:
     for line in show(args):
       print(line)

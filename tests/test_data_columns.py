@@ -143,6 +143,49 @@ def test_what_is_read_already_may_stand_in_another_column_too(tmp_path):
   assert counts.ignored == {'instruction', 'context', 'weight', 'train', 'id'}
 
 
+@pytest.mark.parametrize(
+  'row',
+  [
+    dict(conversations=TALK, label=False),
+    dict(conversations=TALK, kto_tag=False),
+    dict(instruction='q', output='a', label=False),
+    dict(messages=[USER('q'), *A], kto_tag=False),
+  ],
+)
+def test_a_label_of_one_answer_is_read(tmp_path, row):
+  (found,), counts = read(tmp_path, row)
+  assert (found.kind, found.rewards) == ('unpaired', [0.0])
+  assert not counts.ignored and found.completions == [A]
+
+
+@pytest.mark.parametrize(
+  'first, later',
+  [
+    (dict(prompt='q'), PAIR),
+    (dict(prompt='q', completion='a'), dict(label=False)),
+    (dict(messages=[USER('q'), *A]), dict(label=True)),
+    (dict(chosen='q a', rejected='q b'), PAIR),
+    (dict(conversations=TALK), dict(label=True)),
+  ],
+)
+def test_a_row_with_more_than_the_first_is_bad(tmp_path, first, later):
+  with pytest.raises(data.RowError, match='row 2: has .*, and rows before it'):
+    read(tmp_path, first, {**first, **later})
+  nulls = dict.fromkeys(later.keys() - first.keys())
+  found, _ = read(tmp_path, first, {**first, **nulls})
+  assert len(found) == 2
+
+
+def test_turns_beside_what_is_read_are_refused_unless_they_stand_in_it(
+  tmp_path,
+):
+  row = {**PAIR, 'messages': [USER('q'), BOT('a')]}
+  (found,), counts = read(tmp_path, row)
+  assert found.prompt == 'q' and counts.ignored == {'messages'}
+  with pytest.raises(data.RowError, match="field 'messages' is "):
+    read(tmp_path, {**PAIR, 'messages': [USER('other'), BOT('a')]})
+
+
 def test_first_answers_may_be_marked_as_not_learned_from(tmp_path):
   turns = [USER('q'), dict(BOT('a'), weight=0), USER('r'), BOT('b')]
   (found,), _ = read(tmp_path, dict(messages=turns))
@@ -167,6 +210,9 @@ def test_rows_of_one_file_are_all_texts_or_all_messages(tmp_path):
     (dict(prompt='q', completion=['a'], score=[1]), 'score', None),
     (dict(prompt='q', completions=['a']), 'completions', 'completion'),
     ({**PAIR, 'sytem': 's'}, 'sytem', 'system'),
+    ({**PAIR, 'systemPrompt': 's'}, 'systemPrompt', 'system_prompt'),
+    (dict(choosen='q a', rejected='q b'), 'choosen', 'chosen'),
+    (dict(instruction='q', ouput='a'), 'ouput', 'output'),
     (dict(messages=[USER('q'), *A], tool=[{}]), 'tool', 'tools'),
   ],
 )

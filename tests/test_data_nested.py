@@ -114,6 +114,27 @@ def test_a_null_that_a_file_writes_is_kept(tmp_path, encoder):
   assert '{"unit": null}' in tokenizer.decode(ids[0])
 
 
+def test_arguments_may_be_a_map_of_arrow(tmp_path, encoder):
+  text = pyarrow.string()
+  function = pyarrow.struct(
+    [('name', text), ('arguments', pyarrow.map_(text, text))]
+  )
+  call = pyarrow.struct([('type', text), ('function', function)])
+  message = pyarrow.struct(
+    [('role', text), ('content', text), ('tool_calls', pyarrow.list_(call))]
+  )
+  row = dict(messages=[ASKED, *called('f', dict(town='Oslo'))], tools=TOOLS)
+  want = tokens(write(tmp_path / 'x.jsonl', [row]), encoder)
+  table = pyarrow.table(
+    {
+      'messages': pyarrow.array([row['messages']], pyarrow.list_(message)),
+      'tools': [json.dumps(TOOLS)],
+    }
+  )
+  pyarrow.parquet.write_table(table, tmp_path / 'x.parquet')
+  assert tokens(tmp_path / 'x.parquet', encoder) == want
+
+
 def test_calls_of_sharegpt_are_one_or_several(tmp_path, encoder):
   def row(call):
     turns = [('human', 'q'), ('function_call', json.dumps(call))]

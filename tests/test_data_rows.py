@@ -360,7 +360,7 @@ def outcome(path, on_bad_row):
 
 
 @pytest.mark.parametrize(
-  'name', ['x.jsonl', 'x.json', 'x.csv', 'x.txt', 'x.jsonl.gz', 'x.parquet']
+  'name', 'x.jsonl x.json x.csv x.txt x.jsonl.gz x.parquet x.arrow'.split()
 )
 def test_any_bytes_end_in_a_clean_error_or_a_count(tmp_path, name):
   rng = random.Random(name)
@@ -376,6 +376,13 @@ def test_any_bytes_end_in_a_clean_error_or_a_count(tmp_path, name):
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR] * 9), path)
+    good = path.read_bytes()
+  if name == 'x.arrow':
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist([PAIR] * 9)
+    with pyarrow.ipc.new_stream(path, table.schema) as writer:
+      writer.write_table(table)
     good = path.read_bytes()
   for _ in range(300):
     content = damaged(rng, good)

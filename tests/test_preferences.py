@@ -408,6 +408,24 @@ def test_labels_of_one_kind_or_of_two_files_are_refused(labelled, tmp_path):
     preferences.make_task(seed=0, **wrong)
 
 
+def test_a_small_file_says_what_is_held_out(tmp_path):
+  """As many as a fixed number leaves, and as many as a share does."""
+  row = lambda i: dict(prompt=f'{i}', chosen='a', rejected='b')
+  path, said = write(tmp_path / 'x.jsonl', row, 300), []
+  for held_out in (256, 256.0, 0.1):
+    counts = data.Counts()
+    examples = pair_files.read(path, '', counts)
+    parts = pair_files.split(examples, held_out, 0.5)
+    counts.kept = len(examples)
+    made = pair_files.summary(counts, parts, path)
+    said.append('\n'.join(pair_files.summary_lines(made)))
+  assert '256 held_out, 22 judge, 22 policy' in said[0]
+  assert 'note: 256 are held out, 22 left for policies: task.held' in said[0]
+  assert said[0] == said[1]
+  assert '30 held_out, 135 judge, 135 policy' in said[2]
+  assert 'note' not in said[2]
+
+
 def test_a_file_may_be_in_parts(kwargs, tmp_path):
   """The same rows in two shards give the same split, and another key."""
   rows = pathlib.Path(kwargs['data']).read_text('utf-8').splitlines()

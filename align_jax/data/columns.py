@@ -14,7 +14,10 @@ HISTORY = ('history', 'chat_history')
 ASIDES = (*SYSTEM, *HISTORY)
 QUESTIONS = ('prompt', 'instruction', 'question', 'query', 'input', 'context')
 RULES = ('weight', 'train', 'loss_mask', 'functions', 'documents')
-MEANT = (*ASIDES, *QUESTIONS, *MEDIA, *RULES, 'chat_template_kwargs', 'tools')
+TURNS = ('messages', 'conversations')
+MEANT = (*ASIDES, *QUESTIONS, *TURNS, *MEDIA, *RULES)
+MEANT = (*MEANT, 'chat_template_kwargs', 'tools')
+LABELS = ('label', 'kto_tag')  # of a single answer
 SIDES = ('chosen', 'rejected', 'completion')
 TYPES = {'label': bool}  # of columns whose misspelt names others have
 
@@ -25,11 +28,12 @@ def _empty(value):
 
 
 def _texts(value):
-  """Yields every text within a value."""
+  """Yields every text within a value, except those that say whose it is."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, dict):
-    yield from (t for x in value.values() for t in _texts(x))
+    own = (x for k, x in value.items() if k not in ('role', 'from'))
+    yield from (t for x in own for t in _texts(x))
   elif isinstance(value, list | tuple):
     yield from (t for x in value for t in _texts(x))
 
@@ -71,6 +75,16 @@ def _history(row, name):
         f'field {name!r}: no turns',
       )
   return turns
+
+
+def labelled(made, row):
+  """-> a row of one answer with the label of the file's row, what was read."""
+  if made.keys() & {'label', 'chosen', 'completions', 'text'}:
+    return made, set()
+  names = [name for name in LABELS if type(row.get(name)) is bool]
+  if not names:
+    return made, set()
+  return Row({**made, 'label': row[names[0]]}, place(made)), {names[0]}
 
 
 def spoken(made):
@@ -135,7 +149,7 @@ def check_read(row, read, whole=False):
       continue
     if name in RULES and type(value) in (bool, int, float) and value == 1:
       continue
-    if isinstance(value, str) and _stands(row, value, read):
+    if isinstance(value, str | list) and _stands(row, value, read):
       continue
     raise row_error(
       row,
@@ -145,9 +159,11 @@ def check_read(row, read, whole=False):
     )
 
 
-def _stands(row, text, read):
-  others = {name: row[name] for name in read if name in row}
-  return any(text.strip() in x for x in _texts(others))
+def _stands(row, value, read):
+  """Whether all texts of a value, at least one, are in what is read."""
+  others = list(_texts({name: row[name] for name in read if name in row}))
+  found = [x.strip() for x in _texts(value)]
+  return bool(found) and all(any(x in y for y in others) for x in found)
 
 
 def check_names(row, read, known, optional):

@@ -209,18 +209,13 @@ def _parquet(file, path, bad):
   import pyarrow.parquet
 
   table = pyarrow.parquet.ParquetFile(file)
-  groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
-  if sum(group.total_byte_size for group in groups) > most_bytes(path):
+  groups = map(table.metadata.row_group, range(table.num_row_groups))
+  sizes = [group.total_byte_size for group in groups]
+  if sum(sizes) > most_bytes(path):
     raise _expands(path)
   # A value of a dictionary may be that of many rows.
-  largest = max((_largest_column(group) for group in groups), default=1)
-  size = min(1024, max(FEW, BATCH_BYTES // max(1, largest)))
+  size = min(1024, max(FEW, BATCH_BYTES // max([1, *sizes])))
   yield from _arrow_rows(table.iter_batches(size), path)
-
-
-def _largest_column(group):
-  columns = map(group.column, range(group.num_columns))
-  return max((x.total_uncompressed_size for x in columns), default=1)
 
 
 def _arrow(file, path, bad):
@@ -240,10 +235,12 @@ def _arrow(file, path, bad):
 def _arrow_rows(batches, path):
   number, left = 0, most_bytes(path)
   for batch in batches:
+    batch.validate(full=True)  # else damaged offsets would end the process
     left -= batch.nbytes
     if left < 0:
       raise _expands(path)
-    for number, fields in enumerate(batch.to_pylist(), number + 1):
+    rows = batch.to_pylist(maps_as_pydicts='strict')
+    for number, fields in enumerate(rows, number + 1):
       fields = {k: without_nulls(v) for k, v in fields.items()}
       yield Row(fields, f'{path} row {number}')
 
@@ -254,9 +251,12 @@ def _of_arrow(read, kind):
   def rows(file, path, bad):
     import pyarrow
 
+    built_in = OSError, LookupError, MemoryError, OverflowError
     try:
       yield from read(file, path, bad)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
+    except (pyarrow.ArrowException, ValueError, *built_in) as e:
+      if str(e).startswith(str(path)):
+        raise
       reason = ' '.join(str(e).split())
       raise ValueError(f'{path}: not {kind} file: {reason}') from None
 

@@ -214,6 +214,20 @@ FORMATS = {  # name: columns and reader; the first that fits is used
 }
 
 
+def fuller(row, name):
+  """The columns of a format that has those of `name`, and more that are filled.
+
+  Returns:
+    list of the further columns; empty if the row fits no such format.
+  """
+  own = FORMATS[name][0]
+  for columns, _ in FORMATS.values():
+    more = columns - own
+    if columns > own and all(row.get(x) is not None for x in more):
+      return sorted(more)
+  return []
+
+
 def detect(row):
   """-> the name in FORMATS of the first whose columns the row has.
 

@@ -110,17 +110,34 @@ class _Found:
     read = readers.columns_of(name)
     if isinstance(made, LeftOut):
       return made, read
-    made = Row(made, place(row))
-    form = self.format or formats.detect(made)
+    made, label = columns_lib.labelled(Row(made, place(row)), row)
+    form = self._form(made, row)
     columns, make = formats.FORMATS[form]
-    read = read if name != 'standard' else set(columns)
     made, more, spoken = self._joined(made, row)
-    read = read | more
+    read = (read or set(columns)) | label | more
     columns_lib.check_names(row, read, KNOWN, OPTIONAL)
     columns_lib.check_read(row, read, whole=form == 'text')
     example = make(made)
     self.format, self.spoken = form, spoken
     return example, read
+
+  def _form(self, made, row):
+    """The name of the file's format, which the row must not exceed."""
+    if self.format:
+      more = formats.fuller(made, self.format)
+      if more:
+        raise row_error(
+          row,
+          f'has {more}, and rows before it are {self.format!r} without: all '
+          'rows of a file need the same columns',
+          f'has {more}, which the first row has not',
+        )
+      return self.format
+    try:
+      return formats.detect(made)
+    except RowError:
+      columns_lib.check_names(row, (), KNOWN, OPTIONAL)
+      raise
 
   def _joined(self, made, row):
     """-> the row with what is in columns of its own, their names, spoken."""
@@ -332,7 +349,7 @@ def encode_examples(examples, encoder, limits, counts):
   """
   for example in examples:
     try:
-      encoded = encode_example(encoder, example)
+      encoded = _encoded(encoder, example)
     except RowError as e:
       counts.skip(e)
       continue
@@ -343,6 +360,15 @@ def encode_examples(examples, encoder, limits, counts):
     counts.notes.update(encoded.notes)
     counts.kept += 1
     yield encoded
+
+
+def _encoded(encoder, example):
+  try:
+    return encode_example(encoder, example)
+  except RecursionError as e:
+    raise RowError(
+      f'{example.where}: too deep a value: {e}', 'odd value'
+    ) from None
 
 
 def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):

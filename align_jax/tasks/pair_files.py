@@ -79,8 +79,8 @@ def split(examples, heldout_prompts, judge_share):
   if held_out < 1 or rest - judge < 1 or (judge_share and not judge):
     raise ValueError(
       f'{len(distinct)} different prompts leave none to hold out, to judge by '
-      f'or to train on with task.heldout_prompts={heldout_prompts} and '
-      f'task.judge_share={judge_share}'
+      f'or to train on with task.heldout_prompts={heldout_prompts} (a share, '
+      f'if below 1) and task.judge_share={judge_share}'
     )
   order = np.random.default_rng(0).permutation(len(distinct))
   place = dict(zip((distinct[i] for i in order), range(len(distinct))))

@@ -153,9 +153,7 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
   ),
   'heldout_prompts': values.Allowed(
     'a whole number, at least 1, or a share between 0 and 1',
-    lambda x: (
-      values.is_number(x) and (0 < x < 1 if isinstance(x, float) else x >= 1)
-    ),
+    lambda x: values.is_number(x) and (0 < x < 1 or 1 <= x == int(x)),
   ),
   'data': values.Allowed(
     'text, or a tuple of texts',

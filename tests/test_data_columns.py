@@ -101,6 +101,10 @@ REFUSED = [
     "field 'context' is 'q'",
   ),
   (
+    dict(chosen='a b', rejected='a c', problem='q'),
+    "field 'problem' is 'q'",
+  ),
+  (
     dict(messages=[USER('q'), dict(BOT('a'), images=['x'])]),
     "message 2 has 'images'",
   ),
@@ -213,6 +217,8 @@ def test_rows_of_one_file_are_all_texts_or_all_messages(tmp_path):
     ({**PAIR, 'systemPrompt': 's'}, 'systemPrompt', 'system_prompt'),
     (dict(choosen='q a', rejected='q b'), 'choosen', 'chosen'),
     (dict(instruction='q', ouput='a'), 'ouput', 'output'),
+    (dict(instruction='q', inptu='x', output='a'), 'inptu', 'input'),
+    (dict(questoin='q', chosen='x a', rejected='x b'), 'questoin', 'question'),
     (dict(messages=[USER('q'), *A], tool=[{}]), 'tool', 'tools'),
   ],
 )

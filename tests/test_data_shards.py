@@ -47,6 +47,7 @@ def test_a_folder_is_read_in_sorted_order(tmp_path, ending):
   assert numbers(str(folder / f'part-[ab].{ending}')) == [2, 3, 4, 5]
   several = (folder / f'part-b.{ending}', str(folder / f'part-c.{ending}'))
   assert numbers(several) == numbers(list(several)) == [4, 5, 0, 1]
+  assert numbers(str(tuple(map(str, several)))) == [4, 5, 0, 1]
   places = [x.where for x in data.rows(folder)]
   assert places[0] == f'{folder / "part-a"}.{ending} row 1'
   assert places[-1] == f'{folder / "part-c"}.{ending} row 2'

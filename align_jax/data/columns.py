@@ -14,7 +14,9 @@ HISTORY = ('history', 'chat_history')
 ASIDES = (*SYSTEM, *HISTORY)
 QUESTIONS = ('prompt', 'instruction', 'question', 'query', 'input', 'context')
 RULES = ('weight', 'train', 'loss_mask', 'functions', 'documents')
-TURNS = ('messages', 'conversations')
+# Beside `chosen` and `rejected` alone, what may be their prompt.
+BEFORE = ('text', 'problem', 'user', 'user_prompt', 'request', 'post', 'title')
+TURNS = ('messages', 'conversations', 'conversation')
 MEANT = (*ASIDES, *QUESTIONS, *TURNS, *MEDIA, *RULES)
 MEANT = (*MEANT, 'chat_template_kwargs', 'tools')
 LABELS = ('label', 'kto_tag')  # of a single answer
@@ -131,7 +133,7 @@ def _after(row, value, system, turns):
 # --- What is not -------------------------------------------------------------
 
 
-def check_read(row, read, whole=False):
+def check_read(row, read, form=''):
   """Refuses a field that says how the row is meant, and that nothing reads.
 
   A text that stands in a field which is read is not lost.
@@ -139,13 +141,16 @@ def check_read(row, read, whole=False):
   Args:
     row: as the file has it.
     read: names of the columns that are read.
-    whole: whether the row is a whole text, to which questions add nothing.
+    form: a name in `formats.FORMATS`. To a whole text questions add nothing.
   Raises:
     RowError: names the field.
   """
-  for name in MEANT:
+  implicit = BEFORE if form == 'implicit_preference' else ()
+  for name in (*MEANT, *implicit):
     value = row.get(name)
-    if name in read or _empty(value) or (whole and name in QUESTIONS):
+    if name in read or _empty(value):
+      continue
+    if form == 'text' and name in QUESTIONS:
       continue
     if name in RULES and type(value) in (bool, int, float) and value == 1:
       continue
@@ -179,14 +184,18 @@ def check_names(row, read, known, optional):
   """
   read, columns = frozenset(read), frozenset(row)
   for name, meant in misspelt(columns, read, known, optional):
-    if not _empty(row[name]) and type(row[name]) is TYPES.get(
-      meant, type(row[name])
-    ):
+    value = row[name]
+    text = isinstance(value, str) and _stands(row, value, read)
+    if not _empty(value) and not text and _may_be(meant, value):
       raise row_error(
         row,
         f'column {name!r} is not read, did you mean {meant!r}?',
         f'column {name!r}',
       )
+
+
+def _may_be(name, value):
+  return type(value) is TYPES.get(name, type(value))
 
 
 @functools.lru_cache(maxsize=256)

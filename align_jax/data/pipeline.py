@@ -27,8 +27,12 @@ DUPLICATE = 'a duplicate'
 SAMPLE = 3  # bad rows of a file without a good one, for other readers to try
 MANY = 1000  # names of ignored columns that are kept
 _signatures = [x for x, _ in readers.SIGNATURES.values() if 'line' not in x]
+_asked = [{x, 'chosen', 'rejected'} for x in readers.QUESTION]
 KNOWN = tuple(
-  map(frozenset, [*(x for x, _ in formats.FORMATS.values()), *_signatures])
+  map(
+    frozenset,
+    [*(x for x, _ in formats.FORMATS.values()), *_signatures, *_asked],
+  )
 )
 OPTIONAL = frozenset((*columns_lib.ASIDES, 'tools'))
 
@@ -115,8 +119,9 @@ class _Found:
     columns, make = formats.FORMATS[form]
     made, more, spoken = self._joined(made, row)
     read = (read or set(columns)) | label | more
-    columns_lib.check_names(row, read, KNOWN, OPTIONAL)
-    columns_lib.check_read(row, read, whole=form == 'text')
+    optional = OPTIONAL | readers.columns_of(name)
+    columns_lib.check_names(row, read, KNOWN, optional)
+    columns_lib.check_read(row, read, form)
     example = make(made)
     self.format, self.spoken = form, spoken
     return example, read

@@ -411,7 +411,7 @@ SIGNATURES = {  # the columns that identify a reader, and a further test
   'tldr_comparisons': ({'info', 'summaries', 'choice'}, None),
   'gsm8k': ({'question', 'answer'}, None),
   'lines': ({'line', 'text'}, lambda row: len(row) == 2),
-  'questions': ({'turns'}, None),
+  'questions': ({'turns'}, lambda row: isinstance(row['turns'], list)),
   'reference_answers': ({'question_id', 'choices'}, None),
 }
 

@@ -1,5 +1,6 @@
 """Which local files a name stands for: one, or those of a folder or pattern."""
 
+import ast
 import glob
 import json
 import pathlib
@@ -28,7 +29,7 @@ def local_paths(source, split='train', config=None):
 
   Args:
     source: a file, a folder, or a text with *, ? or [] for the names of files;
-      or a tuple or list of these, in whose order their files are.
+      or a tuple or list of these, or its text, in whose order their files are.
     split: of a folder, where names of files or folders tell splits.
     config: a folder within a folder.
   Raises:
@@ -36,6 +37,7 @@ def local_paths(source, split='train', config=None):
     ValueError: something is there that `files.rows` cannot read, a file twice,
       a shard missing, or a folder without the split.
   """
+  source = _several(source)
   if not isinstance(source, tuple | list):
     return _paths(str(source), split, config)
   found = []
@@ -50,6 +52,19 @@ def local_paths(source, split='train', config=None):
   if twice:
     raise ValueError(f'{twice[0]}: is named twice')
   return found
+
+
+def _several(source):
+  """The tuple or list that a text such as "('a.jsonl', 'b.jsonl')" holds."""
+  text = str(source).strip()
+  if not isinstance(source, str) or text[:1] + text[-1:] not in ('()', '[]'):
+    return source
+  try:
+    found = ast.literal_eval(text)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return source
+  several = isinstance(found, tuple | list)
+  return found if several and all(isinstance(x, str) for x in found) else source
 
 
 def _paths(text, split, config):

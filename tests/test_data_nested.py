@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from align_jax import data
-from align_jax.data import examples, pipeline
+from align_jax.data import examples, formats, pipeline
 
 TEMPLATE = (
   '{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}'
@@ -201,7 +201,7 @@ def test_the_template_shows_what_is_compared(encoder):
   row = next(rows())
   example = examples.encode_example(
     encoder,
-    pipeline.formats.preference(data.Row(row, 'x')),
+    formats.preference(data.Row(row, 'x')),
   )
   decode = encoder.vocabulary.tokenizer.decode
   assert 'weather{"town": "Oslo"}' in decode(example.completions[0])

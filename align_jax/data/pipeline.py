@@ -10,31 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax.data import columns as columns_lib
-from align_jax.data import files, formats, nested, readers
+from align_jax.data import files, readers
 from align_jax.data.examples import encode_example
+from align_jax.data.found import Found, others
 from align_jax.data.row import (
   Counts,
   LeftOut,
-  Row,
   RowError,
-  place,
   row_error,
 )
 from align_jax.data.tokens import left_pad, right_pad
 
 EARLY = 1000  # rows after which a mostly bad file is an error
 DUPLICATE = 'a duplicate'
-SAMPLE = 3  # bad rows of a file without a good one, for other readers to try
 MANY = 1000  # names of ignored columns that are kept
-_signatures = [x for x, _ in readers.SIGNATURES.values() if 'line' not in x]
-_asked = [{x, 'chosen', 'rejected'} for x in readers.QUESTION]
-KNOWN = tuple(
-  map(
-    frozenset,
-    [*(x for x, _ in formats.FORMATS.values()), *_signatures, *_asked],
-  )
-)
-OPTIONAL = frozenset((*columns_lib.ASIDES, 'tools'))
 
 
 class Limits(NamedTuple):
@@ -67,104 +56,6 @@ class Limits(NamedTuple):
 # --- Examples ----------------------------------------------------------------
 
 
-class _Found:
-  """The reader and the format of a file, from its first rows."""
-
-  def __init__(self, dataset):
-    if dataset not in (None, *readers.DATASETS):
-      raise ValueError(
-        f'dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
-      )
-    self.dataset = dataset
-    self.format = None
-    self.columns = None  # of the first row that became an example
-    self.spoken = None  # whether texts become messages, from the first row
-    self.unread = []  # the first rows, as long as none is good
-
-  def examples(self, row):
-    """-> list of Example or LeftOut, columns that are ignored.
-
-    Raises:
-      RowError: a bad row.
-    """
-    try:
-      return self._examples(row)
-    except RecursionError as e:
-      raise row_error(row, f'too deep a value: {e}', 'odd value') from None
-    except RowError:
-      if self.columns is None and len(self.unread) < SAMPLE:
-        self.unread.append(row)
-      raise
-
-  def _examples(self, row):
-    opened = nested.opened(row)
-    name = self.dataset or readers.detect_reader(opened)
-    found = readers.DATASETS[name]([opened])
-    made = [self._example(x, opened, name) for x in found]
-    self.dataset, self.columns = name, self.columns or sorted(row)
-    self.unread.clear()
-    known = [read for _, read in made]
-    return (
-      [example for example, _ in made] or [LeftOut('not used by the reader')],
-      row.keys() - set().union(*known),
-    )
-
-  def _example(self, made, row, name):
-    """-> Example or LeftOut, names of the columns that it is made from."""
-    read = readers.columns_of(name)
-    if isinstance(made, LeftOut):
-      return made, read
-    made, label = columns_lib.labelled(Row(made, place(row)), row)
-    form = self._form(made, row)
-    columns, make = formats.FORMATS[form]
-    made, more, spoken = self._joined(made, row)
-    read = (read or set(columns)) | label | more
-    optional = OPTIONAL | readers.columns_of(name)
-    columns_lib.check_names(row, read, KNOWN, optional)
-    columns_lib.check_read(row, read, form)
-    example = make(made)
-    self.format, self.spoken = form, spoken
-    return example, read
-
-  def _form(self, made, row):
-    """The name of the file's format, which the row must not exceed."""
-    if self.format:
-      more = formats.fuller(made, self.format)
-      if more:
-        raise row_error(
-          row,
-          f'has {more}, and rows before it are {self.format!r} without: all '
-          'rows of a file need the same columns',
-          f'has {more}, which the first row has not',
-        )
-      return self.format
-    try:
-      return formats.detect(made)
-    except RowError:
-      columns_lib.check_names(row, (), KNOWN, OPTIONAL)
-      raise
-
-  def _joined(self, made, row):
-    """-> the row with what is in columns of its own, their names, spoken."""
-    system, turns, there = columns_lib.asides(row)
-    spoken = there if self.spoken is None else self.spoken
-    if spoken:
-      made = columns_lib.spoken(made)
-    joined = columns_lib.after(made, system, turns)
-    if joined is None:
-      if self.spoken is False and (system or turns):
-        raise row_error(
-          row,
-          f'has one of {columns_lib.ASIDES}, which the first row has not: give '
-          'all rows that column, or none',
-          'a system prompt or history that the first row has not',
-        )
-      return made, set(), spoken
-    if row.get('tools') and 'tools' not in joined:
-      joined = Row({**joined, 'tools': row['tools']}, place(row))
-    return joined, {*columns_lib.ASIDES, 'tools'}, spoken
-
-
 def _key(row):
   try:
     text = json.dumps(row, sort_keys=True, default=str)
@@ -191,7 +82,7 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
   """
   if duplicates not in ('keep', 'drop'):
     raise ValueError(f"duplicates={duplicates!r}, expected 'keep' or 'drop'")
-  found, seen = _Found(dataset), set()
+  found, seen = Found(dataset), set()
 
   def bad(error):
     counts.rows += 1
@@ -212,8 +103,8 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
     seen.add(key)
     yield from _examples(found, row, counts)
     if counts.rows == EARLY:
-      counts.check(path, _others(found))
-  counts.check(path, _others(found))
+      counts.check(path, others(found))
+  counts.check(path, others(found))
   counts.found = (found.dataset, found.format, found.columns)
 
 
@@ -223,7 +114,7 @@ def _examples(found, row, counts):
   except RowError as e:
     named = found.dataset or e.reason == 'no known format'
     if counts.on_bad_row == 'error' and found.columns is None and named:
-      raise RowError(f'{e}{_others(found)}', e.reason) from None
+      raise RowError(f'{e}{others(found)}', e.reason) from None
     counts.skip(e)
     return
   counts.more += len(made) - 1
@@ -234,24 +125,6 @@ def _examples(found, row, counts):
       counts.dropped[str(example)] += 1
     else:
       yield example
-
-
-def _others(found):
-  """Says which readers read the first rows, as the last part of an error."""
-  names = [
-    name
-    for name in readers.DATASETS
-    if found.unread and all(_reads(name, row) for row in found.unread)
-  ]
-  return f'; read by dataset={" or ".join(map(repr, names))}' if names else ''
-
-
-def _reads(name, row):
-  try:
-    made, _ = _Found(name).examples(row)
-  except RowError:
-    return False
-  return not any(isinstance(x, LeftOut) for x in made)
 
 
 def _told(rows, dataset):

@@ -201,14 +201,15 @@ def _of_split(folder, paths, split):
 
 def _complete(paths):
   """The paths, checked that no shard of a number of them is missing."""
-  for path in paths:
-    shard = SHARD.match(path.name)
-    if not shard:
-      continue
-    have = {x.name for x in paths}
-    rest = path.name[shard.end() :].split('.', 1)[-1]
-    for i in range(int(shard[3])):
-      start = f'{shard[1]}-{i:05d}-of-{shard[3]}'
-      if not any(x.startswith(start) and x.endswith(rest) for x in have):
-        raise FileNotFoundError(f'{path.parent / start}: no such shard')
+  found = [(path, SHARD.match(path.name)) for path in paths]
+  sets = {}
+  for path, shard in found:
+    if shard:
+      key = path.parent, shard[1], shard[3]
+      sets.setdefault(key, set()).add(int(shard[2]))
+  for (folder, name, count), have in sets.items():
+    missing = min(set(range(int(count))) - have, default=None)
+    if missing is not None:
+      path = folder / f'{name}-{missing:05d}-of-{count}'
+      raise FileNotFoundError(f'{path}: no such shard, beside the others')
   return paths

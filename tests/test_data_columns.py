@@ -258,3 +258,23 @@ def test_another_reader_is_named_where_no_row_is_read(tmp_path):
   for how in ({}, dict(on_bad_row='skip', max_bad_share=0.1)):
     with pytest.raises(ValueError, match="; read by dataset='alpaca'$"):
       list(pipeline.read_examples(path, 'hh', counts=data.Counts(**how)))
+
+
+def test_a_task_of_texts_reads_what_show_reads(tmp_path):
+  path = tmp_path / 'x.jsonl'
+  row = dict(question='q', answer='1\n#### 1')
+  path.write_text(json.dumps(row) + '\n', 'utf-8')
+  (found,) = data.task_rows(path, 'gsm8k', ['prompt', 'completion'])
+  assert found['prompt'] == 'q\n'
+  with pytest.raises(ValueError, match="; read by dataset='gsm8k'$"):
+    list(data.task_rows(path, 'standard', ['prompt', 'completion']))
+  path.write_text(json.dumps(row | dict(system='s')) + '\n', 'utf-8')
+  with pytest.raises(ValueError, match="x.jsonl row 1: field 'system' is 's'"):
+    list(data.task_rows(path, 'gsm8k', ['prompt', 'completion']))
+
+
+def test_a_long_word_that_both_answers_share_takes_no_time(tmp_path):
+  """A quadratic search would take hours."""
+  start = 'x' * 2_000_000 + ' y'
+  found, _ = read(tmp_path, dict(chosen=f'{start} a', rejected=f'{start}z'))
+  assert found[0].prompt == 'x' * 2_000_000

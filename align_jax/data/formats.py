@@ -136,7 +136,7 @@ def implicit_preference(row):
   shared = os.path.commonprefix(both)
   end = len(shared)
   if any(side[end : end + 1].strip() for side in both) or end in map(len, both):
-    end = re.search(r'\S*$', shared).start()
+    end -= re.match(r'\S*', shared[::-1]).end()  # $ would try every start
   end = len(shared[:end].rstrip())
   return _implicit(row, both[0][:end], [side[end:] for side in both])
 

@@ -126,6 +126,11 @@ def others(found):
     for name in readers.DATASETS
     if found.unread and all(_reads(name, row) for row in found.unread)
   ]
+  return said_of(names)
+
+
+def said_of(names):
+  """The end of an error: the readers that would read what this one did not."""
   return f'; read by dataset={" or ".join(map(repr, names))}' if names else ''
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from align_jax.data import columns as columns_lib
 from align_jax.data import files, readers
 from align_jax.data.examples import encode_example
-from align_jax.data.found import Found, others
+from align_jax.data.found import Found, others, said_of
 from align_jax.data.row import (
   Counts,
   LeftOut,
   RowError,
+  names_of,
   row_error,
 )
 from align_jax.data.tokens import left_pad, right_pad
@@ -127,14 +128,29 @@ def _examples(found, row, counts):
       yield example
 
 
-def _told(rows, dataset):
-  """The reader's rows. What a task does not ask for must not be meant."""
-  for row in rows:
-    read = readers.columns_of(dataset)
-    if dataset == 'standard':
-      read = row.keys() & {'text', 'label', 'prompt', 'completion'}
-    columns_lib.check_read(row, read)
-    yield from readers.DATASETS[dataset]([row])
+def _asked_for(row, dataset, fields):
+  """-> the rows that a task asks for. What it does not may not be meant."""
+  read = readers.columns_of(dataset)
+  if dataset == 'standard':
+    read = row.keys() & {'text', 'label', 'prompt', 'completion'}
+  columns_lib.check_read(row, read)
+  made = list(readers.DATASETS[dataset]([row]))
+  made = [x for x in made if not isinstance(x, LeftOut)]
+  for one in made:
+    if not one.keys() >= set(fields):
+      raise row_error(
+        row,
+        f'task.dataset={dataset!r} yields {names_of(one)}, expected '
+        f'{sorted(fields)}',
+      )
+  return made
+
+
+def _fits(row, name, fields):
+  try:
+    return bool(_asked_for(row, name, fields))
+  except RowError:
+    return False
 
 
 def task_rows(path, dataset, fields):
@@ -152,15 +168,15 @@ def task_rows(path, dataset, fields):
     raise ValueError(
       f'task.dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
     )
-  for row in _told(files.rows(path), dataset):
-    if isinstance(row, LeftOut):
-      continue
-    if not row.keys() >= set(fields):
-      raise ValueError(
-        f'task.dataset={dataset!r} yields {sorted(row)}, expected '
-        f'{sorted(fields)}'
-      )
-    yield row
+  first = True
+  for row in files.rows(path):
+    try:
+      found = _asked_for(row, dataset, fields)
+    except RowError as e:
+      names = [x for x in readers.DATASETS if first and _fits(row, x, fields)]
+      raise RowError(f'{e}{said_of(names)}', e.reason) from None
+    yield from found
+    first = False
 
 
 # --- Tokens ------------------------------------------------------------------

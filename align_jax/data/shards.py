@@ -68,6 +68,8 @@ def _several(source):
 
 
 def _paths(text, split, config):
+  if not text.strip():
+    raise ValueError(f'data={text!r}, expected a file, a folder or an id')
   path = pathlib.Path(text).expanduser()
   if path.is_file():
     return [_readable(path)]

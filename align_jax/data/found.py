@@ -74,9 +74,9 @@ class Found:
     made, more, spoken = self._joined(made, row)
     read = (read or set(columns)) | label | more
     optional = OPTIONAL | readers.columns_of(name)
+    example = make(made)
     columns_lib.check_names(row, read, KNOWN, optional)
     columns_lib.check_read(row, read, form)
-    example = make(made)
     self.format, self.spoken = form, spoken
     return example, read
 

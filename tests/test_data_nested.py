@@ -135,6 +135,16 @@ def test_arguments_may_be_a_map_of_arrow(tmp_path, encoder):
   assert tokens(tmp_path / 'x.parquet', encoder) == want
 
 
+def test_a_call_before_the_role_is_a_message_too(tmp_path, encoder):
+  row = dict(prompt=[ASKED], completion=called('f', dict(a=1)), tools=TOOLS)
+  want = tokens(write(tmp_path / 'x.jsonl', [row]), encoder)
+  turned = [dict(reversed(x.items())) for x in row['completion']]
+  row['completion'] = json.dumps(turned)
+  assert row['completion'].startswith('[{"tool_calls"')
+  row['prompt'] = json.dumps(row['prompt'])
+  assert tokens(write(tmp_path / 'y.jsonl', [row]), encoder) == want
+
+
 def test_calls_of_sharegpt_are_one_or_several(tmp_path, encoder):
   def row(call):
     turns = [('human', 'q'), ('function_call', json.dumps(call))]
@@ -189,11 +199,22 @@ def test_a_list_that_is_no_json_is_a_bad_row(tmp_path, row, said):
     list(pipeline.read_examples(path, counts=data.Counts()))
 
 
-def test_other_json_in_a_text_is_text(tmp_path):
-  row = dict(prompt='[{"a": 1}] is', completion='{"role": "x"}')
-  path = write(tmp_path / 'x.jsonl', [row])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '[{"a": 1}] is',
+    '{"role": "x"}',
+    '[{"value": 1}]',
+    '[{"content": "x"}]',
+    "{'role': 'admin'} is",
+    "[{'role': 'admin'}] is no JSON.",
+    '[role]',
+  ],
+)
+def test_other_json_in_a_text_is_text(tmp_path, text):
+  path = write(tmp_path / 'x.jsonl', [dict(prompt=text, completion=text)])
   (found,) = pipeline.read_examples(path, counts=data.Counts())
-  assert (found.prompt, found.completions) == (row['prompt'], ['{"role": "x"}'])
+  assert (found.prompt, found.completions) == (text, [text])
 
 
 def test_the_template_shows_what_is_compared(encoder):

@@ -20,10 +20,9 @@ LISTS = (
   'summaries',
 )
 TEXT_OR_LIST = ('prompt', 'chosen', 'rejected', 'completion')
-KEYS = '(role|content|from|value)'
-MESSAGES = re.compile(rf'\s*\[\s*\{{\s*"{KEYS}"\s*:')
+MESSAGES = re.compile(r'\s*\[\s*\{[^{}]*"role"\s*:')
 TURN = re.compile(r'\s*\{\s*"(from|value)"\s*:')  # one, beside `conversations`
-PYTHON = re.compile(rf"\s*\[?\s*\{{\s*'{KEYS}'\s*:")
+PYTHON = re.compile(r"\s*\[\s*\{[^{}]*'role'\s*:")
 
 
 def parse(text, where, most=MAX_VALUES):
@@ -84,17 +83,27 @@ def opened(row):
 
 def _messages(row, name, text):
   at = f'field {name!r}'
-  if PYTHON.match(text):
+  if PYTHON.match(text) and text.rstrip().endswith(']'):
     raise row_error(
       row,
       f'{at} is {text!r:.40}, a list as Python prints it, expected JSON',
       f'{at} is a printed list',
     )
-  if MESSAGES.match(text):
-    return {name: parse(text, f'{place(row)}: {at}')}
+  where = f'{place(row)}: {at}'
   if 'conversations' in row and TURN.match(text):
-    return {name: parse(text, f'{place(row)}: {at}')}
-  return {}
+    return {name: parse(text, where)}
+  begins = MESSAGES.match(text)
+  if not begins and '"role"' not in text:
+    return {}
+  try:
+    value = parse(text, where)
+  except RowError:
+    if begins:
+      raise
+    return {}
+  told = isinstance(value, list) and value
+  told = told and all(isinstance(x, dict) and 'role' in x for x in value)
+  return {name: value} if begins or told else {}
 
 
 def without_nulls(value):

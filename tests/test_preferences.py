@@ -13,7 +13,7 @@ from preference_files import hh, ultrafeedback, write
 from runs import run_of, setup_of, stage_of
 
 from align_jax import data, judges
-from align_jax.lab import arms, setups
+from align_jax.lab import arms, checks, setups
 from align_jax.learn import batches
 from align_jax.models import initial
 from align_jax.policy.programs import policy_programs
@@ -395,6 +395,17 @@ def test_kto_learns_from_labels_as_from_the_pairs(labelled, tmp_path):
   assert set(rewards[:, 0].tolist()) <= {0.0, 1.0}
   assert rewards[:, 1].tolist() == [0.5] * 4
   assert batch.ref_logps.shape == batch.completions.shape
+
+
+@pytest.mark.parametrize(
+  'source, kind', [('file_labels', 'pairs'), ('file_pairs', 'labels')]
+)
+def test_a_source_that_the_judges_rows_belie_is_refused(source, kind):
+  cfg = common.as_dict(base.get_config())
+  run = run_of(cfg, source=source, loss='kto', batch_size=4)
+  task = dict(name='preferences', judge=dict(kind=kind))
+  with pytest.raises(ValueError, match=f"{source}' reads .*kind='{kind}'"):
+    checks._check_pairs(run, task)
 
 
 def test_labels_of_one_kind_or_of_two_files_are_refused(labelled, tmp_path):

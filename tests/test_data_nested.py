@@ -145,6 +145,20 @@ def test_a_call_before_the_role_is_a_message_too(tmp_path, encoder):
   assert tokens(write(tmp_path / 'y.jsonl', [row]), encoder) == want
 
 
+@pytest.mark.parametrize('saved', ['to_parquet', 'save_to_disk'])
+def test_what_arrow_types_as_json_is_parsed(tmp_path, encoder, saved):
+  """As `datasets` reads objects of different fields from a .jsonl."""
+  import datasets
+
+  path = write(tmp_path / 'x.jsonl', rows())
+  made = datasets.load_dataset(
+    'json', data_files=str(path), split='train', cache_dir=str(tmp_path / 'c')
+  )
+  target = tmp_path / ('y.parquet' if saved == 'to_parquet' else 'y')
+  getattr(made, saved)(str(target))
+  assert tokens(target, encoder) == tokens(path, encoder)
+
+
 def test_calls_of_sharegpt_are_one_or_several(tmp_path, encoder):
   def row(call):
     turns = [('human', 'q'), ('function_call', json.dumps(call))]

@@ -215,7 +215,7 @@ def _parquet(file, path, bad):
     raise _expands(path)
   # A value of a dictionary may be that of many rows.
   size = min(1024, max(FEW, BATCH_BYTES // max([1, *sizes])))
-  yield from _arrow_rows(table.iter_batches(size), path)
+  yield from _arrow_rows(table.iter_batches(size), path, bad)
 
 
 def _arrow(file, path, bad):
@@ -229,20 +229,43 @@ def _arrow(file, path, bad):
     batches = map(table.get_batch, range(table.num_record_batches))
   else:
     batches = pyarrow.ipc.open_stream(file)
-  yield from _arrow_rows(batches, path)
+  yield from _arrow_rows(batches, path, bad)
 
 
-def _arrow_rows(batches, path):
+def _arrow_rows(batches, path, bad):
   number, left = 0, most_bytes(path)
   for batch in batches:
     batch.validate(full=True)  # else damaged offsets would end the process
     left -= batch.nbytes
     if left < 0:
       raise _expands(path)
+    opened = {f.name: _json_within(f.type) for f in batch.schema}
     rows = batch.to_pylist(maps_as_pydicts='strict')
-    for number, fields in enumerate(rows, number + 1):
-      fields = {k: without_nulls(v) for k, v in fields.items()}
-      yield Row(fields, f'{path} row {number}')
+
+    def make(numbered, opened=opened):
+      where = f'{path} row {numbered[0]}'
+      fields = {k: without_nulls(v) for k, v in numbered[1].items()}
+      return Row({k: opened[k](v, where) for k, v in fields.items()}, where)
+
+    yield from _each(enumerate(rows, number + 1), make, bad)
+    number += len(rows)
+
+
+def _json_within(kind):
+  """-> (value, where) -> value, with what Arrow types as JSON parsed."""
+  import pyarrow
+  from pyarrow import types
+
+  if isinstance(kind, getattr(pyarrow, 'JsonType', ())):
+    return lambda x, where: x if x is None else parse(x, where)
+  if types.is_struct(kind):
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    inner = {f.name: _json_within(f.type) for f in fields}
+    return lambda x, where: x and {k: inner[k](v, where) for k, v in x.items()}
+  if types.is_list(kind) or types.is_large_list(kind):
+    item = _json_within(kind.value_type)
+    return lambda x, where: x and [item(v, where) for v in x]
+  return lambda x, where: x
 
 
 def _of_arrow(read, kind):

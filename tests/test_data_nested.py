@@ -159,6 +159,23 @@ def test_what_arrow_types_as_json_is_parsed(tmp_path, encoder, saved):
   assert tokens(target, encoder) == tokens(path, encoder)
 
 
+def test_nulls_of_other_tools_are_left_out_of_json_too(tmp_path, encoder):
+  """As a table of Arrow is written to .jsonl; a null of its own is kept."""
+  want = tokens(write(tmp_path / 'x.jsonl', rows()), encoder)
+  table = pyarrow.Table.from_pylist(list(rows()))
+  path = write(tmp_path / 'y.jsonl', table.to_pylist())
+  assert '"town": null' in path.read_text('utf-8')
+  assert tokens(path, encoder) == want
+  schema = [tool('f', unit=dict(type='string', default=None))]
+  row = dict(messages=[ASKED, *called('f', dict(unit=None, a=None))])
+  (made,) = pipeline.read_examples(
+    write(tmp_path / 'z.jsonl', [dict(row, tools=schema)]), counts=data.Counts()
+  )
+  call = made.completions[0][0]['tool_calls'][0]
+  assert call['function']['arguments'] == dict(unit=None)
+  assert made.tools == schema
+
+
 def test_calls_of_sharegpt_are_one_or_several(tmp_path, encoder):
   def row(call):
     turns = [('human', 'q'), ('function_call', json.dumps(call))]

@@ -66,6 +66,9 @@ def _example(kind, row, prompt, completions, rewards):
     for side in completions:
       check_marks(row, side, True)
   tools = nested.tools(row)
+  if tools and isinstance(prompt, list):
+    prompt = nested.without_filled(prompt, tools)
+    completions = [nested.without_filled(x, tools) for x in completions]
   return Example(kind, prompt, completions, rewards, place(row), tools)
 
 

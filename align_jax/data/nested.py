@@ -19,6 +19,7 @@ LISTS = (
   'choices',
   'summaries',
 )
+NULLS = ('default', 'const', 'enum', 'examples')  # keywords of any value
 TEXT_OR_LIST = ('prompt', 'chosen', 'rejected', 'completion')
 MESSAGES = re.compile(r'\s*\[\s*\{[^{}]*"role"\s*:')
 TURN = re.compile(r'\s*\{\s*"(from|value)"\s*:')  # one, beside `conversations`
@@ -127,7 +128,54 @@ def tools(row):
   if not found or (isinstance(found, str) and not found.strip()):
     return None
   found = typed(row, "field 'tools'", found, list)
-  return [_tool(row, f"field 'tools' item {i}", x) for i, x in enumerate(found)]
+  made = [_tool(row, f"field 'tools' item {i}", x) for i, x in enumerate(found)]
+  return [_schema(tool) for tool in made]
+
+
+def _schema(value):
+  """A schema without keywords that are null, which say nothing."""
+  if isinstance(value, dict):
+    kept = {k: v for k, v in value.items() if v is not None or k in NULLS}
+    return {k: v if k in NULLS else _schema(v) for k, v in kept.items()}
+  return [_schema(x) for x in value] if isinstance(value, list) else value
+
+
+def _properties(tools):
+  """{name of a tool: names of its arguments}, as far as schemas tell."""
+  found = {}
+  for tool in tools:
+    tool = tool.get('function', tool)
+    if not isinstance(tool, dict) or not isinstance(tool.get('name'), str):
+      continue
+    parameters = tool.get('parameters')
+    known = isinstance(parameters, dict) and parameters.get('properties')
+    if isinstance(known, dict):
+      found[tool['name']] = known
+  return found
+
+
+def without_filled(messages, tools):
+  """Messages whose calls have no null argument that their tool does not have.
+
+  Such arguments are of other tools, which a file of one struct for all has.
+  """
+  known = _properties(tools)
+
+  def call(x):
+    if 'function' in x:
+      return {**x, 'function': call(x['function'])}
+    given, own = x.get('arguments'), known.get(x['name'])
+    if own is None or not isinstance(given, dict):
+      return x
+    given = {k: v for k, v in given.items() if v is not None or k in own}
+    return {**x, 'arguments': given}
+
+  return [
+    {**m, 'tool_calls': [call(x) for x in m['tool_calls']]}
+    if m.get('tool_calls')
+    else m
+    for m in messages
+  ]
 
 
 def _tool(row, at, tool):

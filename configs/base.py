@@ -94,6 +94,7 @@ def get_config():
     dict(
       # Where batches come from, see align_jax.lab.arms.SOURCES:
       # - fixed pairs: 'golden_pairs' | 'file_pairs' (the file's own labels)
+      # - single answers with the file's own labels: 'file_labels'
       # - batches of another run: 'log'
       # - samples of one policy: 'policy' | 'reference' | 'sampler' (an older
       #   copy) | 'one_step_stale' (sampled during the step before) | 'teacher'

@@ -42,7 +42,7 @@ def _read_whole(encoder, prompt, completion):
     text, contents = chat.whole(
       encoder.template,
       messages,
-      examples.token_names(encoder.vocabulary),
+      examples.variables(encoder),
       encoder.control,
     )
   ids, _ = examples.encode_text(encoder, text, contents)

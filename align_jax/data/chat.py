@@ -324,8 +324,13 @@ def _last(form, conversation, traced, started):
     raise _another_way(number)
   opener = before[start:]
   content = conversation[-1].get('content') or ''
+  thoughts = [
+    x
+    for x in spans.tags_of(form.template)
+    if x in form.control and spans.THOUGHT.search(x)
+  ]
   lead, drop = _lead(
-    form.template, hidden, thought, content, text[start:end], opener, number
+    thoughts, hidden, thought, content, text[start:end], opener, number
   )
   return _put_back(before, lead, text[:end] + ending, traced, start, drop)
 
@@ -360,10 +365,11 @@ def _start(text, said, before):
   return start, hidden
 
 
-def _lead(template, hidden, thought, content, body, opener, number):
+def _lead(tags, hidden, thought, content, body, opener, number):
   """What stands between a generation prompt and what is shown of an answer.
 
   Args:
+    tags: of thoughts, which are control tokens.
     hidden: the beginning of the message that is not shown.
     thought: of the message, in a field of its own; or None.
     content: of the message.
@@ -373,7 +379,7 @@ def _lead(template, hidden, thought, content, body, opener, number):
   Returns:
     [(text, whether it is the message's)], how much of the body goes.
   """
-  tag, tags = opener.strip(), spans.tags_of(template)
+  tag = opener.strip()
   if not tag:
     return _parted(hidden, tags), 0
   closing = closing_tag(tag)
@@ -400,7 +406,7 @@ def _without(text, opener):
 
 
 def _parted(text, tags):
-  """-> [(part, whether it is text)]: all but the tags."""
+  """-> [(part, whether it is text)]; the tags are not."""
   if not text or not tags:
     return [(text, True)]
   parts = re.split(f'({"|".join(map(re.escape, tags))})', text)

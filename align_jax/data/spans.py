@@ -310,24 +310,37 @@ class _Finder:
     written = _json(gap)
     if between.endswith(written) if first else between == written:
       return True
-    if not thinks:
+    if not thinks or not gap.strip():
       return False
-    if first and gap.rstrip().endswith(self.closing):
-      return True
-    return bool(gap.strip()) and self._are_tags(gap)
+    return (first and gap.rstrip().endswith(self.closing)) or self._rewritten(
+      gap, between
+    )
 
   def _may_end(self, gap, after, thinks):
-    return after.startswith(_json(gap)) or (thinks and self._are_tags(gap))
+    if after.startswith(_json(gap)):
+      return True
+    ours = self._tags(gap)
+    return thinks and ours is not None and after.lstrip().startswith(ours[0])
 
-  def _are_tags(self, gap):
-    return not self.only_tags.sub('', gap)
+  def _tags(self, gap):
+    """The tags in a gap of nothing else, repeated ones once; None otherwise."""
+    if self.only_tags.sub('', gap):
+      return None
+    tags = [x for x in self.only_tags.findall(gap) if x.strip()]
+    return [x for i, x in enumerate(tags) if i == 0 or x != tags[i - 1]]
+
+  def _rewritten(self, gap, before):
+    """Whether the gap is tags which are written again before what follows."""
+    ours = self._tags(gap)
+    if not ours or not before.rstrip().endswith(ours[-1]):
+      return False
+    theirs = [x for x in self.only_tags.findall(before) if x.strip()]
+    return theirs[-len(ours) :] == ours
 
   def _hides(self, gap, before):
     """Whether the gap is a thought that is not written again before."""
-    if not gap.rstrip().endswith(self.closing):
-      return False
-    last = next(x for x in self.closing if gap.rstrip().endswith(x))
-    return not (self._are_tags(gap) and before.rstrip().endswith(last))
+    ends = gap.rstrip().endswith(self.closing)
+    return ends and not self._rewritten(gap, before)
 
 
 def _json(text):

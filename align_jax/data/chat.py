@@ -324,11 +324,7 @@ def _last(form, conversation, traced, started):
     raise _another_way(number)
   opener = before[start:]
   content = conversation[-1].get('content') or ''
-  thoughts = [
-    x
-    for x in spans.tags_of(form.template)
-    if x in form.control and spans.THOUGHT.search(x)
-  ]
+  thoughts = spans.thoughts_of(form.template, form.control)
   lead, drop = _lead(
     thoughts, hidden, thought, content, text[start:end], opener, number
   )

@@ -16,7 +16,7 @@ from align_jax.data import templates
 from align_jax.data.row import RowError
 
 FIRST, AFTER = 0x40000, 0xDFFF0  # planes in which Unicode has no characters
-TAG = re.compile(r'[<\[◁].*[>\]▷]', re.DOTALL)
+TAG = re.compile(r'[<\[◁][^<>\[\]◁▷\s]+[>\]▷]')
 CLOSES = re.compile('/|end', re.I)
 THOUGHT = re.compile('think|thought|reason', re.I)
 REWRITES = 'template leaves out or rewrites a message'
@@ -81,14 +81,20 @@ def trace(show, messages, template, control=()):
     ChatError: a message is left out, rewritten or cannot be followed.
   """
   text, source, fields = show(messages), *_fields(messages)
-  for keep, names, whole in _kept(template, control):
+  thoughts = thoughts_of(template, control)
+  for keep, names in _kept(template, control):
     pieces = _pieces(show(_coded(messages, keep, source)), source, text)
     if pieces is None:
       continue
     found = _by_field(text, source, pieces, fields, names)
-    alone = [[(x.at, x.at + x.size)] for x in pieces]
-    spans = found.values() if whole else alone
-    contents = sorted({Span(*x[:2]) for part in spans for x in part})
+    contents = {
+      span
+      for (i, _), part in found.items()
+      for first, last, _ in part
+      for span in _split(
+        text, first, last, thoughts * (messages[i]['role'] == 'assistant')
+      )
+    }
     finder = _Finder(text, source, tags_of(template))
     said = [
       finder.said(i, m, found[i, 'content'], *fields[i, 'content'])
@@ -96,7 +102,7 @@ def trace(show, messages, template, control=()):
       else None
       for i, m in enumerate(messages)
     ]
-    return Traced(text, contents, said)
+    return Traced(text, sorted(contents), said)
   raise ChatError(
     'the chat template rewrites messages, or looks for what they say, so that '
     'they cannot be followed',
@@ -106,8 +112,15 @@ def trace(show, messages, template, control=()):
 
 @functools.lru_cache(64)
 def tags_of(template):
-  """The tags, such as </think>, among a template's constants."""
-  return tuple(x for x in templates.constants(template) if TAG.fullmatch(x))
+  """The tags, such as </think>, in what a template writes or looks for."""
+  texts = templates.constants(template)
+  tags = {tag for text in texts for tag in TAG.findall(text)}
+  return tuple(sorted(tags, key=lambda x: (-len(x), x)))
+
+
+def thoughts_of(template, control):
+  """The tags of thoughts that are control tokens."""
+  return [x for x in tags_of(template) if x in control and THOUGHT.search(x)]
 
 
 def _fields(messages):
@@ -125,22 +138,30 @@ def _fields(messages):
 def _kept(template, control):
   """Yields what stays as it is, from the least to the most.
 
-  With the last, tags of thoughts that are control tokens are the template's,
-  not text: it looks for them.
+  Control tokens are kept only if they are tags of thoughts.
 
   Returns:
-    a pattern, the names in it, whether messages are text with all of these.
+    a pattern, the names in it.
   """
-  yield OUTER, (), True
+  yield OUTER, ()
   tags, known = tags_of(template), templates.constants(template)
-  thoughts = [x for x in tags if x not in control or THOUGHT.search(x)]
-  for names, whole in (
-    ([x for x in tags if x not in control], True),
-    ([x for x in known if x not in control], True),
-    (thoughts, False),
+  plain = [x for x in tags if x not in control]
+  for names in (
+    plain,
+    [*plain, *(x for x in known if x not in control)],
+    [*thoughts_of(template, control), *plain],
   ):
     keep = [f'{SINGLE.pattern}+', *map(re.escape, names)]
-    yield '|'.join(keep), names, whole
+    yield '|'.join(keep), names
+
+
+def _split(text, first, last, tags):
+  """Yields the spans of text[first:last] without the tags."""
+  for tag in re.finditer('|'.join(map(re.escape, tags)) or '$^', text[:last]):
+    if tag.start() >= first:
+      yield Span(first, tag.start())
+      first = tag.end()
+  yield Span(first, last)
 
 
 @functools.cache

@@ -70,8 +70,10 @@ def constants(template):
   """The texts that a template writes or looks for, stripped, longest first."""
   from jinja2 import nodes
 
-  found = _environment().parse(template).find_all(nodes.Const)
-  texts = {x.value.strip() for x in found if isinstance(x.value, str)} - {''}
+  tree = _environment().parse(template)
+  texts = [x.value for x in tree.find_all(nodes.Const)]
+  texts += [x.data for x in tree.find_all(nodes.TemplateData)]
+  texts = {x.strip() for x in texts if isinstance(x, str)} - {''}
   return tuple(sorted(texts, key=lambda x: (-len(x), x)))
 
 

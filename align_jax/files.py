@@ -24,7 +24,7 @@ def read_jsonl(path: str | os.PathLike) -> list:
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  lines = path.read_text().split('\n')[:-1]
+  lines = path.read_text('utf-8').split('\n')[:-1]
   return [json.loads(line) for line in lines]
 
 
@@ -32,5 +32,5 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
-  partial.write_text(text)
+  partial.write_text(text, encoding='utf-8')
   os.replace(partial, path)

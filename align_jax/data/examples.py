@@ -4,7 +4,7 @@ import datetime
 import re
 from typing import Any, NamedTuple
 
-from align_jax.data import chat, templates
+from align_jax.data import chat, spans, templates
 from align_jax.data.row import RowError
 from align_jax.data.tokens import Vocabulary
 
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
   notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY, EARLIER
 
 
-def make_encoder(vocabulary, template=None, date=None):
+def make_encoder(vocabulary, template=None, *, date=None):
   """The encoder of a vocabulary, with a chat template for messages.
 
   Args:
@@ -144,6 +144,40 @@ def encode_text(encoder, text, contents=(), offset=0, after='start'):
       ids.append(encoder.control[token][0])
       after = 'control'
   return ids, same
+
+
+def markers(encoder):
+  """The marks of turns that are no tokens: {text: how many tokens it is}.
+
+  They are those that the chat template writes in a plain conversation.
+  """
+  if encoder.template is None:
+    return {}
+  turns = [dict(role=x, content='a') for x in ('user', 'assistant')]
+  try:
+    text = templates.render(
+      encoder.template, turns, variables(encoder), generate=True
+    )
+  except templates.Unbounded:
+    raise
+  except Exception:  # what it cannot do, a row will tell
+    return {}
+  found = dict.fromkeys(spans.TAG.findall(text))
+  sizes = {
+    x: len(_continuation(encoder, x)[0])
+    for x in found
+    if x not in encoder.control
+  }
+  return {tag: size for tag, size in sizes.items() if size > 1}
+
+
+def marker_lines(encoder):
+  """Yields what each of `markers` costs."""
+  for tag, size in markers(encoder).items():
+    yield (
+      f'the chat template writes {tag!r}, which is no token of the tokenizer: '
+      f'{size} tokens each time'
+    )
 
 
 def token_names(vocabulary):

@@ -84,11 +84,11 @@ def thought(message):
 
 
 def _aliased(message):
-  """A message with its thought under every name that templates give it."""
+  """A message with its thought under the names that templates give it."""
   found = thought(message)
   if found is None:
     return message
-  return {**dict.fromkeys(THOUGHTS, found), **message}
+  return {'thinking': found, **message, 'reasoning_content': found}
 
 
 def _tojson(
@@ -126,6 +126,8 @@ def _grown(name, args):
   elif name == 'join' and any(isinstance(x, (list, tuple)) for x in args):
     items = next(x for x in args if isinstance(x, (list, tuple)))
     size = sum(map(_size, items)) + sum(map(len, texts)) * len(items)
+  elif name == 'join' and len(texts) == 2:
+    size = (len(texts[0]) + 1) * (len(texts[1]) + 1)
   elif name in ('format', '%') and texts and WIDTH.search(texts[0]):
     size = SIZE + 1
   elif name == 'expandtabs' and texts:

@@ -32,7 +32,8 @@ def make_once(folder, build, settings, defaults=None):
     partial.mkdir(parents=True)
     try:
       build(partial)
-      (partial / 'settings.json').write_text(json.dumps(settings, indent=1))
+      text = json.dumps(settings, indent=1)
+      (partial / 'settings.json').write_text(text, encoding='utf-8')
       _publish(partial, folder)
     finally:
       shutil.rmtree(partial, ignore_errors=True)
@@ -49,7 +50,7 @@ def _publish(partial, folder):
 
 
 def _check_settings(folder, settings, defaults):
-  made = json.loads((folder / 'settings.json').read_text())
+  made = json.loads((folder / 'settings.json').read_text('utf-8'))
   made = {**{k: v for k, v in defaults.items() if k in settings}, **made}
   for name in sorted(made.keys() | settings.keys()):
     if made.get(name) != settings.get(name):

@@ -85,6 +85,9 @@ def build(folder, vocab_size, file, form, judge):
   training = [*parts.judge, *parts.policy]
   vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
   encoder = data_lib.make_encoder(vocabulary, template)
+  (folder / pair_judge.DATE).write_text(str(encoder.date), encoding='utf-8')
+  for line in data_lib.marker_lines(encoder):
+    print(f'  {line}', file=sys.stderr)
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(file.data)
   _keep_pairs(folder, encoded, counts, file.data, form)
@@ -175,7 +178,8 @@ def _keep_tokenizer(folder, tokenizer, vocabulary, template):
 
 def _keep_pairs(folder, encoded, counts, data, form):
   made = pair_files.summary(counts, encoded, data)
-  (folder / 'counts.json').write_text(json.dumps(made, indent=1) + '\n')
+  text = json.dumps(made, indent=1) + '\n'
+  (folder / 'counts.json').write_text(text, encoding='utf-8')
   print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
   if not encoded.held_out or not encoded.policy:
     raise ValueError(
@@ -193,7 +197,7 @@ def _keep_prompts(folder, encoded, asked, tokenizer):
   rows = [x for part in encoded for x in part]
   texts = tokenizer.decode_batch([x.prompt for x in rows])
   known = {text: asked[x.where] for text, x in zip(texts, rows, strict=True)}
-  (folder / 'prompts.json').write_text(json.dumps(known))
+  (folder / 'prompts.json').write_text(json.dumps(known), encoding='utf-8')
 
 
 def _train_judge(folder, judge, vocab_size):
@@ -213,7 +217,8 @@ def _judge_the_judge(folder, gold, kind):
     path = folder / f'{name}_pairs.npz'
     if path.exists():
       found[name] = pair_judge.accuracy(gold, batches.load(path))
-  (folder / 'judge.json').write_text(json.dumps(found, indent=1) + '\n')
+  text = json.dumps(found, indent=1) + '\n'
+  (folder / 'judge.json').write_text(text, encoding='utf-8')
   print(_judge_line(found['held_out']), file=sys.stderr)
 
 

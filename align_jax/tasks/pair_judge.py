@@ -19,6 +19,7 @@ from align_jax.tasks.judge import (
 from align_jax.values import check_name
 
 TRAINED = 'pairs'  # the kind of judge that is trained here
+DATE = 'date.txt'  # the day on which the folder was filled
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
 
@@ -90,13 +91,14 @@ def make_gold(folder, judge, vocab_size, tokenizer):
   if judge.kind != TRAINED:
     own = ('kind', 'checkpoint')
     knobs = {k: v for k, v in judge.judge.items() if k not in own}
+    knobs = {**_kept_date(folder, judge.kind), **knobs}
     score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)
     if isinstance(score, judges.Pairwise):
       raise ValueError(
         f'task.judge.kind={judge.kind!r} compares two answers, expected a '
         'judge that scores one'
       )
-    asked = json.loads((folder / 'prompts.json').read_text())
+    asked = json.loads((folder / 'prompts.json').read_text('utf-8'))
     # It has a template of its own: it is shown the messages, all of them.
     whole = lambda prompts, completions: score(
       [asked[prompt] for prompt in prompts], completions
@@ -105,6 +107,14 @@ def make_gold(folder, judge, vocab_size, tokenizer):
     return rewards.from_text(whole, data_lib.decoder(tokenizer))
   config = judge_config(judge.judge_model, vocab_size)
   return load_gold(folder / 'judge.npz', config)
+
+
+def _kept_date(folder, kind):
+  """The knob of a judge whose template may ask for the date."""
+  path = folder / DATE  # earlier versions keep none
+  if not path.exists() or 'date' not in judges.knobs(kind):
+    return {}
+  return {'date': path.read_text('utf-8')}
 
 
 def train(pairs, config, *, batch_size, **schedule):

@@ -134,7 +134,7 @@ def answer(rng):
   said = content(rng)
   if rng.random() < 0.5:
     gap = rng.choice(('', '\n'))
-    thought = rng.choice(('hm', 'a\nb', content(rng)))
+    thought = rng.choice(('hm', 'a\nb', ' a\n', content(rng)))
     return f'<think>{gap}{thought}{gap}</think>{gap * 2}{said}'
   return said
 

@@ -356,8 +356,8 @@ def _start(text, said, before):
   start, hidden = said.start, said.hidden
   while start < common and text[start].isspace():
     hidden, start = hidden + text[start], start + 1
-  if text.startswith(before) and not text[len(before) : start].strip():
-    start = min(start, len(before))
+  if not text[common:start].strip():  # white space before what is shown
+    start = min(start, common)
   return start, hidden
 
 

@@ -21,7 +21,9 @@ CLOSES = re.compile('/|end', re.I)
 THOUGHT = re.compile('think|thought|reason', re.I)
 REWRITES = 'template leaves out or rewrites a message'
 OUTER = r'\A\s+|\s+\Z'
-SINGLE = re.compile(r'[\s"\\\x00-\x1f]')  # JSON writes some in another way
+SPACE = r'\s'
+ESCAPED = r'[\s"\\\x00-\x1f]'  # by JSON, too
+SINGLE = re.compile(ESCAPED)
 
 
 class Span(NamedTuple):
@@ -146,12 +148,13 @@ def _kept(template, control):
   yield OUTER, ()
   tags, known = tags_of(template), templates.constants(template)
   plain = [x for x in tags if x not in control]
-  for names in (
-    plain,
-    [*plain, *(x for x in known if x not in control)],
-    [*thoughts_of(template, control), *plain],
+  thoughts = [*thoughts_of(template, control), *plain]
+  known = [*plain, *(x for x in known if x not in control)]
+  for names, spaces in (
+    *((x, SPACE) for x in (plain, known, thoughts)),
+    (plain, ESCAPED),
   ):
-    keep = [f'{SINGLE.pattern}+', *map(re.escape, names)]
+    keep = [f'{spaces}+', *map(re.escape, names)]
     yield '|'.join(keep), names
 
 
@@ -236,7 +239,7 @@ def _run(coded, at, end):
 def _by_field(text, source, pieces, fields, names):
   """{field: [(from, to, place)]}, what is shown of it in the order shown.
 
-  Pieces are joined, and widened, where the text and the field agree.
+  Pieces are joined, and widened at the ends, where both texts agree.
   """
   found = {name: [] for name in fields}
   starts, order = [start for start, _ in fields.values()], list(fields)
@@ -250,8 +253,10 @@ def _by_field(text, source, pieces, fields, names):
         continue
     known.append((at, at + size, place))
   for name, place in fields.items():
-    core = _core(source, *place)
-    found[name] = [_widened(text, source, x, *core, names) for x in found[name]]
+    if known := found[name]:
+      low, high = _core(source, *place)
+      known[0] = _widened_left(text, source, known[0], low, names)
+      known[-1] = _widened_right(text, source, known[-1], high, names)
   return found
 
 
@@ -261,12 +266,19 @@ def _core(source, start, end):
   return end - len(field.lstrip()), start + len(field.rstrip())
 
 
-def _widened(text, source, stretch, low, high, names):
-  """A stretch with what was kept beside it, by whole names."""
+def _widened_left(text, source, stretch, low, names):
+  """A stretch with what was kept before it: white space, or all up to `low`."""
   first, last, origin = stretch
-  reached = origin + last - first
   while size := _kept_before(text, source, first, origin, low, names):
     first, origin = first - size, origin - size
+  if origin > low and names:  # the rest is hidden, with its tags
+    return _widened_left(text, source, stretch, low, ())
+  return first, last, origin
+
+
+def _widened_right(text, source, stretch, high, names):
+  first, last, origin = stretch
+  reached = origin + last - first
   while size := _kept_after(text, source, last, reached, high, names):
     last, reached = last + size, reached + size
   return first, last, origin

@@ -10,6 +10,10 @@ import json
 import random
 import re
 
+try:
+  import chat_templates
+except ImportError:  # as `python -m tests.fuzz_templates`
+  from tests import chat_templates
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax import data
@@ -54,6 +58,13 @@ TOOLS = (
   "{% if tools %}{{ '<|user|>tools: ' }}{% for t in tools %}"
   '{{ t | tojson }}{% endfor %}{% endif %}'
 )
+
+
+def real():
+  """Those of models that think, with the marks of here."""
+  for name in ('qwen3', 'qwq', 'r1', 'nemotron'):
+    style = chat_templates.THINKING[name]
+    yield style.template.replace(style.eos, EOS)
 
 
 def template(rng):
@@ -272,8 +283,9 @@ def check(number, seed=0, conversations=20):
   """Tries templates. -> Counter of outcomes; raises AssertionError."""
   rng, found = random.Random(seed), collections.Counter()
   known = vocabulary()
-  for _ in range(number):
-    encoder = make_encoder(known, template(rng))
+  programs = [*real(), *(template(rng) for _ in range(number))]
+  for program in programs[:number]:
+    encoder = make_encoder(known, program)
     for _ in range(conversations):
       turns, multi = conversation(rng), rng.random() < 0.5
       try:

@@ -175,8 +175,8 @@ def marker_lines(encoder):
   """Yields what each of `markers` costs."""
   for tag, size in markers(encoder).items():
     yield (
-      f'the chat template writes {tag!r}, which is no token of the tokenizer: '
-      f'{size} tokens each time'
+      f'{tag!r} of the chat template is {size} tokens each time, not one '
+      'control token: the tokenizer has none of that name'
     )
 
 

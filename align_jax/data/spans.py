@@ -97,7 +97,7 @@ def trace(show, messages, template, control=()):
         text, first, last, thoughts * (messages[i]['role'] == 'assistant')
       )
     }
-    finder = _Finder(text, source, tags_of(template))
+    finder = _Finder(text, source, _readable(template, control))
     said = [
       finder.said(i, m, found[i, 'content'], *fields[i, 'content'])
       if isinstance(m.get('content'), str) and m['content'].strip()
@@ -148,7 +148,7 @@ def _kept(template, control):
   yield OUTER, ()
   tags, known = tags_of(template), templates.constants(template)
   plain = [x for x in tags if x not in control]
-  thoughts = [*thoughts_of(template, control), *plain]
+  thoughts = _readable(template, control)
   known = [*plain, *(x for x in known if x not in control)]
   for names, spaces in (
     *((x, SPACE) for x in (plain, known, thoughts)),
@@ -156,6 +156,12 @@ def _kept(template, control):
   ):
     keep = [f'{spaces}+', *map(re.escape, names)]
     yield '|'.join(keep), names
+
+
+def _readable(template, control):
+  """The tags that a template may look for: no marks of turns."""
+  plain = [x for x in tags_of(template) if x not in control]
+  return [*thoughts_of(template, control), *plain]
 
 
 def _split(text, first, last, tags):

@@ -183,7 +183,8 @@ class Oracle:
 
 
 def squeezed(text):
-  return re.sub(r'(</think>)+', '</think>', re.sub(r'\s+', '', text))
+  """Without white space; templates write a repeated tag once."""
+  return re.sub(r'(</?think>)\1+', r'\1', re.sub(r'\s+', '', text))
 
 
 def wrong(encoder, turns, encoded, single):

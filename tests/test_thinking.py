@@ -168,6 +168,19 @@ def test_a_judge_reads_what_transformers_shows(name, special):
   assert control(found, ids) == control(found, usual)
 
 
+@every
+def test_any_character_may_be_said(name):
+  found = encoder(name)
+  odd = 'a\U00040000b\U00040005\U000f0000\ue000\x85\u2028c'
+  answer = said(f'<think>\n{odd}\n</think>\n\n{odd}')
+  encoded = encode_example(found, pair([user(odd)], answer, said('x')))
+  assert odd in decode(found, encoded.prompt)
+  assert decode(found, encoded.completions[0]).count(odd) == 2
+  huge = user('a' * 700_000)
+  with pytest.raises(data.RowError, match='more than the 655344 that can be'):
+    encode_example(found, pair([huge], said('x'), said('y')))
+
+
 def test_random_templates_are_read_rightly_or_refused():
   """`python -m tests.fuzz_templates --number=200` is the long form."""
   found = fuzz_templates.check(25, seed=7)

@@ -16,6 +16,7 @@ from align_jax.data import templates
 from align_jax.data.row import RowError
 
 FIRST, AFTER = 0x40000, 0xDFFF0  # planes in which Unicode has no characters
+CODE = re.compile(f'[{chr(FIRST)}-{chr(AFTER - 1)}]')
 TAG = re.compile(r'[<\[◁][^<>\[\]◁▷\s]+[>\]▷]')
 CLOSES = re.compile('/|end', re.I)
 THOUGHT = re.compile('think|thought|reason', re.I)
@@ -180,8 +181,8 @@ def _codes():
 
 def _first(source):
   """The first code that is above all characters of the messages."""
-  codes = [ord(x) for x in source if FIRST <= ord(x) < AFTER]
-  return max(codes, default=FIRST - 1) + 1
+  found = CODE.findall(source)
+  return ord(max(found)) + 1 if found else FIRST
 
 
 def _coded(messages, keep, source):

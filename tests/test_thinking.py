@@ -8,7 +8,7 @@ from chat_templates import GEMMA, STYLES, THINKING
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax import data
-from align_jax.data import chat, examples, formats
+from align_jax.data import chat, examples, formats, thoughts
 from align_jax.data.examples import EARLIER, encode_example, make_encoder
 
 TAGS = ('<think>', '</think>')
@@ -166,6 +166,42 @@ def test_a_judge_reads_what_transformers_shows(name, special):
   found.vocabulary.tokenizer.encode_special_tokens = False
   usual = found.vocabulary.tokenizer.encode(by_transformers(found, hidden)).ids
   assert control(found, ids) == control(found, usual)
+
+
+@pytest.mark.parametrize(
+  'opener, closing',
+  {
+    '<think>': '</think>',
+    '<thinking>': '</thinking>',
+    '<seed:think>': '</seed:think>',
+    '[THINK]': '[/THINK]',
+    '◁think▷': '◁/think▷',
+    '<|START_THINKING|>': '<|END_THINKING|>',
+    '<|begin_of_thought|>': '<|end_of_thought|>',
+    '<think>\n\n</think>': '</think>',
+    '<think>\nOkay': None,
+    '</think>': None,
+    '<|im_start|>': None,
+  }.items(),
+)
+def test_tags_of_thoughts(opener, closing):
+  assert thoughts.closing_tag(opener) == closing
+
+
+@pytest.mark.parametrize(
+  'opener, closing',
+  [('[THINK]', '[/THINK]'), ('<|START_THINKING|>', '<|END_THINKING|>')],
+)
+def test_other_tags_are_thoughts_too(opener, closing):
+  found = encoder('qwq')
+  template = found.template.replace('<think>', opener)
+  found = found._replace(template=template.replace('</think>', closing))
+  answer = said(f'{opener}hm{closing}56')
+  encoded = encode_example(found, pair([user()], answer, said('15')))
+  assert decode(found, encoded.prompt).endswith(f'{opener}\n')
+  texts = [decode(found, x) for x in encoded.completions]
+  assert texts[0] == f'hm{closing}56<|im_end|>'
+  assert texts[1] == f'\n{closing}\n\n15<|im_end|>'
 
 
 @every

@@ -9,7 +9,12 @@ turns messages into text (`chat`). A tokenizer turns texts into ids (`tokens`,
 from align_jax.data.answers import correct, final_answer
 from align_jax.data.chat import load_template
 from align_jax.data.comparisons import COMPARISONS
-from align_jax.data.examples import Encoded, Encoder, make_encoder
+from align_jax.data.examples import (
+  Encoded,
+  Encoder,
+  make_encoder,
+  marker_lines,
+)
 from align_jax.data.files import fingerprint, rows
 from align_jax.data.pipeline import (
   Limits,
@@ -75,6 +80,7 @@ __all__ = [
   'make_encoder',
   'make_prompts',
   'make_vocabulary',
+  'marker_lines',
   'place',
   'read',
   'read_examples',

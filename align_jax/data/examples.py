@@ -1,14 +1,18 @@
 """Examples as token lists: what the model sees, and what it is trained on."""
 
+import datetime
 import re
 from typing import Any, NamedTuple
 
-from align_jax.data import chat
+from align_jax.data import chat, spans, templates
 from align_jax.data.row import RowError
 from align_jax.data.tokens import Vocabulary
 
 ANCHORS = ('\n', 'a', '.')
 ALTERED = 'the tokenizer changes the text'
+EARLIER = (
+  'an earlier answer is not in the loss: a rollout would write it otherwise'
+)
 BOUNDARY = 'prompt and completion, joined, would be tokenised otherwise'
 
 
@@ -20,6 +24,7 @@ class Encoder(NamedTuple):
   control: dict  # of each control token's text: (id, lstrip, rstrip)
   pattern: Any  # re.Pattern of control tokens, None if there are none
   prefix: str  # which texts get a space in front: 'none' | 'first' | 'every'
+  date: datetime.date  # what a template takes for today
 
 
 class Encoded(NamedTuple):
@@ -31,11 +36,18 @@ class Encoded(NamedTuple):
   masks: list[list[bool]]  # per completion: the tokens that a loss may touch
   rewards: list[float]  # G
   where: str
-  notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY
+  notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY, EARLIER
 
 
-def make_encoder(vocabulary, template=None):
-  """The encoder of a vocabulary, with a chat template for messages."""
+def make_encoder(vocabulary, template=None, *, date=None):
+  """The encoder of a vocabulary, with a chat template for messages.
+
+  Args:
+    vocabulary: tokens.Vocabulary.
+    template: str, Jinja.
+    date: datetime.date that a template takes for today. None: that of the
+      first one made without it.
+  """
   tokenizer = vocabulary.tokenizer
   control = {
     token.content: (i, token.lstrip, token.rstrip)
@@ -44,7 +56,8 @@ def make_encoder(vocabulary, template=None):
   }
   names = sorted(control, key=len, reverse=True)
   pattern = re.compile('|'.join(map(re.escape, names))) if names else None
-  encoder = Encoder(vocabulary, template, control, pattern, 'none')
+  date = date or templates.today()
+  encoder = Encoder(vocabulary, template, control, pattern, 'none', date)
   return encoder._replace(prefix=_prefix(encoder))
 
 
@@ -133,12 +146,52 @@ def encode_text(encoder, text, contents=(), offset=0, after='start'):
   return ids, same
 
 
+def markers(encoder):
+  """The marks of turns that are no tokens: {text: how many tokens it is}.
+
+  They are those that the chat template writes in a plain conversation.
+  """
+  if encoder.template is None:
+    return {}
+  turns = [dict(role=x, content='a') for x in ('user', 'assistant')]
+  try:
+    text = templates.render(
+      encoder.template, turns, variables(encoder), generate=True
+    )
+  except templates.Unbounded:
+    raise
+  except Exception:  # what it cannot do, a row will tell
+    return {}
+  found = dict.fromkeys(spans.TAG.findall(text))
+  sizes = {
+    x: len(_continuation(encoder, x)[0])
+    for x in found
+    if x not in encoder.control
+  }
+  return {tag: size for tag, size in sizes.items() if size > 1}
+
+
+def marker_lines(encoder):
+  """Yields what each of `markers` costs."""
+  for tag, size in markers(encoder).items():
+    yield (
+      f'{tag!r} of the chat template is {size} tokens each time, not one '
+      'control token: the tokenizer has none of that name'
+    )
+
+
 def token_names(vocabulary):
   """A chat template's variables: the texts of EOS, and of BOS if any."""
   names = dict(eos_token=vocabulary.tokenizer.id_to_token(vocabulary.eos_id))
   if vocabulary.bos_id is not None:
     names['bos_token'] = vocabulary.tokenizer.id_to_token(vocabulary.bos_id)
   return names
+
+
+def variables(encoder):
+  """A chat template's variables: `token_names`, and its clock."""
+  clock = encoder.date.strftime
+  return {**token_names(encoder.vocabulary), 'strftime_now': clock}
 
 
 def _with_bos(encoder, ids, where):
@@ -177,7 +230,9 @@ def _of_texts(encoder, example):
 
 
 def _of_messages(encoder, example):
-  names = token_names(encoder.vocabulary)
+  names, left = variables(encoder), 0
+  find = encoder.vocabulary.tokenizer.id_to_token
+  ends = [find(i) for i in encoder.vocabulary.ends]
   prompt, sides, same = None, [], True
   for completion in example.completions or [[]]:
     try:
@@ -188,6 +243,7 @@ def _of_messages(encoder, example):
         names,
         encoder.control,
         example.tools,
+        ends,
       )
     except chat.ChatError as e:
       raise e.at(example.where) from None
@@ -198,12 +254,12 @@ def _of_messages(encoder, example):
         'for another completion',
         'template rewrites the prompt',
       )
-    prompt, same = ids, same and exact
+    prompt, same, left = ids, same and exact, left + rendered.left
     if completion:
       *side, exact = _answers(encoder, rendered)
       sides.append(side)
       same = same and exact
-  return prompt, sides, same
+  return prompt, sides, same, left
 
 
 def _answers(encoder, rendered):
@@ -221,7 +277,7 @@ def _answers(encoder, rendered):
       )
       ids, mask = ids + found, mask + [ours] * len(found)
       same, position = same and exact, end
-  if not ids or ids[-1] != encoder.vocabulary.eos_id:
+  if not ids or ids[-1] not in encoder.vocabulary.ends:
     ids, mask = [*ids, encoder.vocabulary.eos_id], [*mask, True]
   joint, _ = encode_text(encoder, text, contents)
   return ids, mask, joint, same
@@ -242,6 +298,7 @@ def encode_example(encoder, example):
     RowError: the chat template cannot be used, or writes BOS twice.
     ValueError: messages, and there is no template.
   """
+  left = 0
   if isinstance(example.prompt, str):
     prompt, sides, same = _of_texts(encoder, example)
   elif encoder.template is None:
@@ -250,10 +307,11 @@ def encode_example(encoder, example):
       f'none; some by name: {sorted(chat.TEMPLATES)}'
     )
   else:
-    prompt, sides, same = _of_messages(encoder, example)
+    prompt, sides, same, left = _of_messages(encoder, example)
   eos = [encoder.vocabulary.eos_id]
   apart = any(prompt + ids not in (x, x + eos) for ids, _, x in sides)
-  notes = [note for note, on in ((ALTERED, not same), (BOUNDARY, apart)) if on]
+  found = (ALTERED, not same), (BOUNDARY, apart), (EARLIER, left > 0)
+  notes = [note for note, on in found if on]
   return Encoded(
     example.kind,
     _with_bos(encoder, prompt, example.where),

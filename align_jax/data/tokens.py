@@ -13,12 +13,24 @@ import numpy as np
 SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
 
 
-class Vocabulary(NamedTuple):
-  """A tokenizer and the two special tokens that every text needs."""
-
+class _Vocabulary(NamedTuple):
   tokenizer: Any  # tokenizers.Tokenizer
   bos_id: int | None  # once, in front of a prompt. None: it has no BOS
   eos_id: int  # the last token of a completion that has ended
+
+
+class Vocabulary(_Vocabulary):
+  """A tokenizer and the two special tokens that every text needs.
+
+  Attributes:
+    ends: ids that end a completion where a chat template writes them: EOS, and
+      `further` ones. No field, so that it unpacks as three.
+  """
+
+  def __new__(cls, tokenizer, bos_id, eos_id, further=()):
+    made = super().__new__(cls, tokenizer, bos_id, eos_id)
+    made.ends = tuple(dict.fromkeys([eos_id, *further]))
+    return made
 
 
 def train_tokenizer(texts, vocab_size):
@@ -101,14 +113,17 @@ def save_vocabulary(folder, vocabulary):
       single=f'{names[0]} $A', special_tokens=[(names[0], ids[0])]
     )
   tokenizer.save(str(folder / 'tokenizer.json'))
-  (folder / 'tokenizer_config.json').write_text(json.dumps(config, indent=1))
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps(config, indent=1), encoding='utf-8'
+  )
 
 
-def _config(folder):
-  """tokenizer_config.json of the folder, {} without one."""
-  path = folder / 'tokenizer_config.json'
+def _config(folder, name='tokenizer_config.json'):
+  """The object of a file of the folder, {} without one."""
+  path = folder / name
   try:
-    config = json.loads(path.read_text()) if path.exists() else {}
+    text = path.read_text(encoding='utf-8') if path.exists() else '{}'
+    config = json.loads(text)
   except ValueError as e:
     raise ValueError(f'{path}: not JSON: {e}') from None
   if not isinstance(config, dict):
@@ -155,7 +170,8 @@ def load_tokenizer(
   It is a tokenizer.json, alone or in a folder, or a folder that
   `transformers.AutoTokenizer` reads as a fast tokenizer. `bos_token` and
   `eos_token` of the tokenizer_config.json beside it are the names of BOS and
-  EOS. Without one they are <s> and </s>. Both may be the same token.
+  EOS. Without one they are <s> and </s>. Both may be the same token. A
+  generation_config.json beside it may name further tokens that end a turn.
 
   Args:
     folder_or_file: where it is.
@@ -173,7 +189,8 @@ def load_tokenizer(
   tokenizer.encode_special_tokens = True
   tokenizer.no_truncation()
   tokenizer.no_padding()
-  config = _config(path if path.is_dir() else path.parent)
+  folder = path if path.is_dir() else path.parent
+  config = _config(folder)
   names = dict(bos_token=bos_token, eos_token=eos_token)
   ids = []
   for (kind, given), usual in zip(names.items(), SPECIAL_TOKENS[1:]):
@@ -189,7 +206,19 @@ def load_tokenizer(
         'tokenizer_config.json beside it'
       )
     ids.append(token)
-  return Vocabulary(tokenizer, *ids)
+  return Vocabulary(tokenizer, *ids, _further_ends(folder, tokenizer))
+
+
+def _further_ends(folder, tokenizer):
+  """The ids of eos_token_id in generation_config.json that are tokens."""
+  name = 'generation_config.json'
+  stated = _config(folder, name).get('eos_token_id')
+  ids = stated if isinstance(stated, list) else [stated]
+  if not all(x is None or type(x) is int for x in ids):
+    raise ValueError(
+      f'{folder / name}: eos_token_id={stated!r}, expected an id or ids'
+    )
+  return [i for i in ids if i is not None and tokenizer.id_to_token(i)]
 
 
 def _token_name(config, kind):

@@ -5,6 +5,7 @@ of two is better. Both read texts with their own tokenizer, so any checkpoint
 can judge any policy. docs/judges.md explains the figures.
 """
 
+import datetime
 import functools
 import inspect
 import json
@@ -27,6 +28,13 @@ JUDGES = {  # by the name configs use: (folder, **knobs) -> judge
 }
 
 
+def _is_date(x):
+  try:
+    return isinstance(x, str) and bool(datetime.date.fromisoformat(x))
+  except ValueError:
+    return False
+
+
 ALLOWED = {  # what fields of a config's `judge` may be
   'kind': values.one_of(JUDGES),
   'checkpoint': values.text(),
@@ -34,6 +42,7 @@ ALLOWED = {  # what fields of a config's `judge` may be
   'max_length': values.count(2),
   'batch_size': values.count(),
   'template': values.optional(values.text()),
+  'date': values.optional(values.Allowed('a day such as 2026-01-31', _is_date)),
   'chat_template': values.optional(values.text()),
   'labels': values.items('two or three texts', lambda x: isinstance(x, str), 2),
 }

@@ -184,6 +184,7 @@ def llm_judge(
   dtype='float32',
   max_length=2048,
   batch_size=8,
+  date=None,
 ):
   """A causal language model, asked which of two completions is better.
 
@@ -201,6 +202,7 @@ def llm_judge(
     dtype: of parameters and activations.
     max_length: tokens of question and answer together.
     batch_size: questions at a time.
+    date: that a chat template takes for today, as 2026-01-31. None: today.
   Returns:
     Pairwise: (prompts, firsts, seconds) -> f32 [B], probability that the first
     is better, both orders averaged. Prompts are texts or lists of messages.
@@ -210,7 +212,9 @@ def llm_judge(
   """
   labels = tuple(labels)
   check_template(template, labels)
-  model, encoder = open_reader(folder, 'lm', chat_template, dtype, max_length)
+  model, encoder = open_reader(
+    folder, 'lm', chat_template, dtype, max_length, date
+  )
   label_ids = label_tokens(encoder, labels)
   longest = max(map(len, label_ids))
 

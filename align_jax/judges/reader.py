@@ -1,5 +1,6 @@
 """Checkpoints opened as judges, and their texts' tokens as batches."""
 
+import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,12 @@ class Reader(NamedTuple):
   encoder: examples.Encoder  # template None: texts are joined as they are
 
 
-def open_reader(folder, head, template, dtype, max_length):
-  """The Reader of a folder or hub id, checked."""
+def open_reader(folder, head, template, dtype, max_length, date=None):
+  """The Reader of a folder or hub id, checked.
+
+  Args:
+    date: what a chat template takes for today: as 2026-01-31, None: today.
+  """
   folder = hf.fetch(folder)
   model = hf.load(folder, dtype=dtype, activations=dtype, max_length=max_length)
   if model.config.head != head:
@@ -37,7 +42,8 @@ def open_reader(folder, head, template, dtype, max_length):
     )
   if template != '':
     template = data.load_template(folder if template is None else template)
-  encoder = data.make_encoder(vocabulary, template or None)
+  day = datetime.date.fromisoformat(date) if date else None
+  encoder = data.make_encoder(vocabulary, template or None, date=day)
   return Reader(model, encoder)
 
 

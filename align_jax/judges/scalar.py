@@ -42,7 +42,7 @@ def _read_whole(encoder, prompt, completion):
     text, contents = chat.whole(
       encoder.template,
       messages,
-      examples.token_names(encoder.vocabulary),
+      examples.variables(encoder),
       encoder.control,
     )
   ids, _ = examples.encode_text(encoder, text, contents)
@@ -57,7 +57,13 @@ def _read_whole(encoder, prompt, completion):
 
 
 def reward_model(
-  folder, *, template=None, dtype='float32', max_length=2048, batch_size=8
+  folder,
+  *,
+  template=None,
+  dtype='float32',
+  max_length=2048,
+  batch_size=8,
+  date=None,
 ):
   """A sequence-classification checkpoint with one label, as a reward.
 
@@ -72,6 +78,7 @@ def reward_model(
     dtype: of parameters and activations.
     max_length: tokens of prompt and completion together.
     batch_size: rows at a time.
+    date: that a chat template takes for today, as 2026-01-31. None: today.
   Returns:
     (prompts, completions) -> f32 [B]. Prompts are texts, or lists of messages
     if there is a template. Completions are texts.
@@ -79,7 +86,9 @@ def reward_model(
     ValueError, FileNotFoundError: no such checkpoint, no reward model, or a row
       that is too long, by its number. Nothing is ever cut off.
   """
-  model, encoder = open_reader(folder, 'scalar', template, dtype, max_length)
+  model, encoder = open_reader(
+    folder, 'scalar', template, dtype, max_length, date
+  )
   scores = _last_scores(model.config)
 
   def reward(prompts, completions):

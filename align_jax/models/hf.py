@@ -135,7 +135,7 @@ def _read_json(path):
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text('utf-8'))
   except json.JSONDecodeError as error:
     raise ValueError(f'{path}: not JSON ({error})') from error
 
@@ -421,7 +421,7 @@ def _their_array(row, params):
 
 def _write_rest(folder, files, fields, source):
   write = lambda name, x: (folder / name).write_text(
-    json.dumps(x, indent=2, sort_keys=True) + '\n'
+    json.dumps(x, indent=2, sort_keys=True) + '\n', encoding='utf-8'
   )
   if len(files) > 1:
     where = {row.name: name for name, rows in files.items() for row, _ in rows}

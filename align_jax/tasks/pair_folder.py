@@ -91,6 +91,9 @@ def build(folder, vocab_size, file, form, judge, eval_prompts):
   training = [*parts.judge, *parts.policy]
   vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
   encoder = data_lib.make_encoder(vocabulary, template)
+  (folder / pair_judge.DATE).write_text(str(encoder.date), encoding='utf-8')
+  for line in data_lib.marker_lines(encoder):
+    print(f'  {line}', file=sys.stderr)
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(file.data)
   _keep_rows(folder, encoded, counts, file.data, form, kind)

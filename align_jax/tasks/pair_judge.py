@@ -19,6 +19,7 @@ from align_jax.tasks.judge import (
 from align_jax.values import check_name
 
 TRAINED = ('pairs', 'labels')  # kinds that are trained here, on such rows
+DATE = 'date.txt'  # the day on which the folder was filled
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
 
@@ -113,6 +114,7 @@ def make_gold(folder, judge, vocab_size, tokenizer):
   if judge.kind not in TRAINED:
     own = ('kind', 'checkpoint')
     knobs = {k: v for k, v in judge.judge.items() if k not in own}
+    knobs = {**_kept_date(folder, judge.kind), **knobs}
     score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)
     if isinstance(score, judges.Pairwise):
       raise ValueError(
@@ -128,6 +130,14 @@ def make_gold(folder, judge, vocab_size, tokenizer):
     return rewards.from_text(whole, data_lib.decoder(tokenizer))
   config = judge_config(judge.judge_model, vocab_size)
   return load_gold(folder / 'judge.npz', config)
+
+
+def _kept_date(folder, kind):
+  """The knob of a judge whose template may ask for the date."""
+  path = folder / DATE  # earlier versions keep none
+  if not path.exists() or 'date' not in judges.knobs(kind):
+    return {}
+  return {'date': path.read_text('utf-8')}
 
 
 def train(rows, config, *, batch_size, **schedule):

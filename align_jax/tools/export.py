@@ -147,7 +147,7 @@ def token_ids(task):
     return {'eos_token_id': task.eos_id, 'pad_token_id': 0}
   vocabulary = load_tokenizer(task.tokenizer, needs_bos=False)
   path = task.tokenizer / 'tokenizer_config.json'
-  config = json.loads(path.read_text()) if path.is_file() else {}
+  config = json.loads(path.read_text('utf-8')) if path.is_file() else {}
   pad = config.get('pad_token')
   pad = pad.get('content') if isinstance(pad, dict) else pad
   pad = vocabulary.tokenizer.token_to_id(pad) if pad else None
@@ -202,7 +202,8 @@ def export(run, folder, dtype='float32', step=None, kl=None):
     source=task.tokenizer,
   )
   (folder / 'generation_config.json').write_text(
-    json.dumps(generation(task, ids), indent=2, sort_keys=True) + '\n'
+    json.dumps(generation(task, ids), indent=2, sort_keys=True) + '\n',
+    encoding='utf-8',
   )
   return '' if step is None else described(step, measured(run))
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from align_jax.data import chat, formats, pipeline, readers
-from align_jax.data.examples import make_encoder
+from align_jax.data.examples import make_encoder, marker_lines
 from align_jax.data.row import Counts
 from align_jax.data.tokens import load_tokenizer
 
@@ -109,7 +109,7 @@ def _texts(args, counts, which):
     sides += map(_size, example.completions)
     if len(found) < SHOWN:
       found.append('\n'.join(_example_lines(example)))
-  return found, prompts, sides, 'characters'
+  return found, prompts, sides, 'characters', []
 
 
 def _tokens(args, counts, which):
@@ -133,7 +133,7 @@ def _tokens(args, counts, which):
     if len(found) < SHOWN:
       shown = _encoded_lines(vocabulary.tokenizer, encoded)
       found.append('\n'.join(shown))
-  return found, prompts, sides, 'tokens'
+  return found, prompts, sides, 'tokens', marker_lines(encoder)
 
 
 def show(args):
@@ -143,7 +143,7 @@ def show(args):
     k: getattr(args, k) for k in ('split', 'revision', 'config', 'duplicates')
   }
   read = _tokens if args.tokenizer else _texts
-  found, prompts, sides, unit = read(args, counts, which)
+  found, prompts, sides, unit, told = read(args, counts, which)
   dataset, kind, columns = counts.found
   used = sorted(formats.FORMATS[kind][0]) if kind else []
   yield f'{args.path}: columns {columns}'
@@ -153,6 +153,7 @@ def show(args):
   yield from counts_lines(counts)
   yield lengths_line(f'{unit} of a prompt', prompts)
   yield lengths_line(f'{unit} of a completion', sides)
+  yield from told
   if args.tokenizer:
     yield 'rows as the model sees them; [in brackets]: in the loss'
   yield from found

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 
 from align_jax import tasks
 from align_jax.files import (
@@ -14,6 +15,7 @@ from align_jax.files import (
 )
 from align_jax.lab import setups, sweep
 from align_jax.lab.arms import sources_of
+from align_jax.lab.labels import DATE
 from align_jax.lab.reads import idle
 from align_jax.lab.settings import SHARED
 from align_jax.learn import kept
@@ -290,6 +292,9 @@ def open_workdir(cfg, runs, workdir):
   say(line for run in runs for line in notes(workdir, run))
   for name, one in shared.items():
     write(workdir / name, one.settings)
+    if not (workdir / name / DATE).exists():
+      today = time.strftime('%Y-%m-%d')
+      write_record(workdir / name / DATE, {'date': today})
   if any(shared):
     setups.write_owners(setups.setups_of(shared, workdir))
   for run in runs:

@@ -39,6 +39,8 @@ def without_encoding(tree):
     if name not in PLACES:
       continue
     owner = getattr(call.func, 'value', None)
+    if name == 'open' and getattr(owner, 'id', None) == 'os':  # a descriptor
+      continue
     encoding, mode = PLACES[name]
     if attribute and getattr(owner, 'id', None) in BINARY:
       mode = 1

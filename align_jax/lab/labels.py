@@ -6,9 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax import judges
+from align_jax.files import read_record
 from align_jax.learn import rewards
 from align_jax.learn.rewards import REWARDS
 from align_jax.policy.programs import policy_in, policy_programs
+
+# In a variant's folder: the day of its first start, for templates that ask.
+DATE = 'date.json'
 
 
 class Label(NamedTuple):
@@ -29,6 +33,9 @@ def gold(stage, judge):
 
 
 def by_judge(stage, judge):
+  path = stage.folder.parent / DATE  # earlier versions keep none
+  if path.exists() and 'date' in judges.knobs(judge['kind']):
+    judge = {**read_record(path), **judge}
   return judges.as_reward(judges.make(judge), stage.task.decode)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from align_jax.data import chat
 from align_jax.data.row import RowError
-from align_jax.data.tokens import Vocabulary
+from align_jax.data.tokens import Vocabulary, check_ids
 
 ANCHORS = ('\n', 'a', '.')
 ALTERED = 'the tokenizer changes the text'
@@ -20,6 +20,7 @@ class Encoder(NamedTuple):
   control: dict  # of each control token's text: (id, lstrip, rstrip)
   pattern: Any  # re.Pattern of control tokens, None if there are none
   prefix: str  # which texts get a space in front: 'none' | 'first' | 'every'
+  size: int | None = None  # vocab_size of the model; see `tokens.check_ids`
 
 
 class Encoded(NamedTuple):
@@ -34,7 +35,7 @@ class Encoded(NamedTuple):
   notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY
 
 
-def make_encoder(vocabulary, template=None):
+def make_encoder(vocabulary, template=None, size=None):
   """The encoder of a vocabulary, with a chat template for messages."""
   tokenizer = vocabulary.tokenizer
   control = {
@@ -44,7 +45,7 @@ def make_encoder(vocabulary, template=None):
   }
   names = sorted(control, key=len, reverse=True)
   pattern = re.compile('|'.join(map(re.escape, names))) if names else None
-  encoder = Encoder(vocabulary, template, control, pattern, 'none')
+  encoder = Encoder(vocabulary, template, control, pattern, 'none', size)
   return encoder._replace(prefix=_prefix(encoder))
 
 
@@ -239,7 +240,8 @@ def encode_example(encoder, example):
   Returns:
     Encoded.
   Raises:
-    RowError: the chat template cannot be used, or writes BOS twice.
+    RowError: the chat template cannot be used, or writes BOS twice, or a token
+      has no row in the model.
     ValueError: messages, and there is no template.
   """
   if isinstance(example.prompt, str):
@@ -252,6 +254,8 @@ def encode_example(encoder, example):
   else:
     prompt, sides, same = _of_messages(encoder, example)
   eos = [encoder.vocabulary.eos_id]
+  for ids in (prompt, *(ids for ids, _, _ in sides)):
+    check_ids(encoder.vocabulary.tokenizer, ids, encoder.size, example.where)
   apart = any(prompt + ids not in (x, x + eos) for ids, _, x in sides)
   notes = [note for note, on in ((ALTERED, not same), (BOUNDARY, apart)) if on]
   return Encoded(

@@ -22,22 +22,24 @@ class Reader(NamedTuple):
 def open_reader(folder, head, template, dtype, max_length):
   """The Reader of a folder or hub id, checked."""
   folder = hf.fetch(folder)
-  model = hf.load(folder, dtype=dtype, activations=dtype, max_length=max_length)
+  # A judge's chances are of all ids that it has, as transformers has them.
+  model = hf.load(
+    folder,
+    dtype=dtype,
+    activations=dtype,
+    max_length=max_length,
+    no_tokens=(),
+  )
   if model.config.head != head:
     raise ValueError(
       f'{folder}: config.json has architectures='
       f'{model.hf_config.get("architectures")}, expected one For{HEADS[head]}'
     )
   vocabulary = data.load_tokenizer(folder, needs_bos=False)
-  size = vocabulary.tokenizer.get_vocab_size()
-  if size > model.config.vocab_size:
-    raise ValueError(
-      f'{folder}: the tokenizer has {size} tokens, more than the '
-      f'vocab_size={model.config.vocab_size} of the model'
-    )
   if template != '':
     template = data.load_template(folder if template is None else template)
-  encoder = data.make_encoder(vocabulary, template or None)
+  size = model.config.vocab_size
+  encoder = data.make_encoder(vocabulary, template or None, size)
   return Reader(model, encoder)
 
 

@@ -8,12 +8,14 @@ import dataclasses
 import json
 import pathlib
 
+from align_jax import tasks
 from align_jax.files import write_atomically
 from align_jax.lab import groups
 from align_jax.lab.fields import with_absent
 from align_jax.lab.groups import GROUPS
 from align_jax.lab.settings import SHARED, Shared
 from align_jax.models import initial
+from align_jax.models.vocabulary import all_ends
 
 OWNERS = 'owners.json'  # in a variant's folder
 
@@ -102,6 +104,16 @@ def opened(folder):
     return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))
   owners = json.loads(path.read_text('utf-8'))
   return Setup(shared, folder.parent, folder.name, owners)
+
+
+def make_task(setup, seed):
+  """The task of a seed; a checkpoint's own ends of texts end completions."""
+  task, model = (
+    tasks.make_task(seed=seed, **task_knobs(setup)),
+    setup.shared.model,
+  )
+  ends = initial.ends(model)
+  return dataclasses.replace(task, eos_id=all_ends(task.eos_id, ends))
 
 
 def task_knobs(setup):

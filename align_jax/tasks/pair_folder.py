@@ -84,7 +84,7 @@ def build(folder, vocab_size, file, form, judge):
   parts = pair_files.split(examples, file.heldout_prompts, judge.judge_share)
   training = [*parts.judge, *parts.policy]
   vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
-  encoder = data_lib.make_encoder(vocabulary, template)
+  encoder = data_lib.make_encoder(vocabulary, template, vocab_size)
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(file.data)
   _keep_pairs(folder, encoded, counts, file.data, form)
@@ -129,7 +129,7 @@ def _make_tokenizer(folder, examples, form, vocab_size):
   template = _template(form.template, tokenizer, vocabulary)
   _keep_tokenizer(folder, tokenizer, vocabulary, template)
   if form.pretrain_steps:
-    _keep_texts(folder, vocabulary, texts)
+    _keep_texts(folder, vocabulary, texts, vocab_size)
   return vocabulary, template
 
 
@@ -226,8 +226,9 @@ def _judge_line(found):
   )
 
 
-def _keep_texts(folder, vocabulary, texts):
+def _keep_texts(folder, vocabulary, texts, size):
   if vocabulary.bos_id is None:
     raise ValueError('task.pretrain_steps needs a tokenizer with a BOS')
-  kept = encode_texts(vocabulary, texts, np.zeros(len(texts), np.float32))
+  labels = np.zeros(len(texts), np.float32)
+  kept = encode_texts(vocabulary, texts, labels, size)
   np.savez(folder / 'texts.npz', **kept._asdict())

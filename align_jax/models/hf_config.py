@@ -153,10 +153,10 @@ def _rope(f, head_dim, max_length, theta=10_000.0, share=1.0, phi=False):
   given = dict(new or old or {})
   if phi and given.get('rope_type', given.get('type')) in ('su', 'yarn'):
     given |= {'rope_type': 'longrope'}  # Phi-3's first name for it
-  theta = given.get('rope_theta') or f('rope_theta', theta)
-  share = given.get('partial_rotary_factor') or f(
-    'partial_rotary_factor', share
-  )
+  theta, share = f('rope_theta', theta), f('partial_rotary_factor', share)
+  inside = {k: v for k, v in given.items() if v is not None}
+  theta = inside.get('rope_theta', theta)
+  share = inside.get('partial_rotary_factor', share)
   size = int(head_dim * share)
   return {
     'rope_theta': float(theta),
@@ -326,6 +326,8 @@ def gemma3(f, max_length):
   old = f('rope_scaling', None)
   whole = dict(nested.get('full_attention') or old or {})
   local = dict(nested.get('sliding_attention') or {})
+  for name, value in local.items():
+    hf_fields.check_option(name, value)
   if local.get('rope_type', 'default') != 'default':
     raise ValueError(
       f'config.json: rope_type={local["rope_type"]!r} of sliding_attention is '
@@ -337,8 +339,8 @@ def gemma3(f, max_length):
   layers, pattern = config['num_layers'], f('sliding_window_pattern', 6)
   f('_sliding_window_pattern', None)
   sliding = [(i + 1) % pattern != 0 for i in range(layers)]
-  theta = local.get('rope_theta') or f('rope_local_base_freq', 10_000.0)
-  f('rope_local_base_freq', None)
+  theta = f('rope_local_base_freq', 10_000.0)
+  theta = theta if local.get('rope_theta') is None else local['rope_theta']
   return {
     **_gemma(f, config),
     'qk_norm': True,

@@ -161,6 +161,8 @@ ALLOWED = {
 _number = values.number(least=0)
 _numbers = values.items('numbers', values.is_number)
 OPTIONS = {  # of RoPE; all others are numbers
+  'rope_theta': values.number(above=0),
+  'partial_rotary_factor': values.number(above=0, most=1),
   'rope_type': values.text(),
   'type': values.text(),
   'truncate': values.flag(),

@@ -255,7 +255,7 @@ def test_a_checkpoint_s_ends_are_the_run_s_and_the_export_s(pipeline, tmp_path):
   workdir, cfg = pipeline
   setup = setup_of(cfg, workdir)
   task = setups.make_task(setup, 0)
-  assert task.eos_id == ENDS
+  assert task.eos_id[1:] == ENDS and task.eos_id[0] not in ENDS
   run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
   batch = sampler(task, 8)(
     hf.load(cfg['model']['checkpoint']).params,
@@ -264,11 +264,11 @@ def test_a_checkpoint_s_ends_are_the_run_s_and_the_export_s(pipeline, tmp_path):
   )
   rows = zip(np.asarray(batch.completions), np.asarray(batch.valid))
   for tokens, valid in rows:
-    ends = np.isin(tokens, ENDS)
+    ends = np.isin(tokens, task.eos_id)
     assert valid.sum() == (ends.argmax() + 1 if ends.any() else len(tokens))
   export.export(run_of(pipeline, run.arm), tmp_path)
   how = json.loads((tmp_path / 'generation_config.json').read_text('utf-8'))
-  assert how['eos_token_id'] == [*ENDS]
+  assert how['eos_token_id'] == [*task.eos_id]
   size = task.model.vocab_size
   assert how['suppress_tokens'] == [*range(size - MORE_ROWS, size)]
   assert hf.load(tmp_path).config.no_tokens == task.model.no_tokens

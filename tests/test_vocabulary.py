@@ -175,6 +175,7 @@ def test_ends_that_are_no_ids_are_named(tmp_path, wrong):
 def test_ends_join_the_task_s():
   assert vocabulary.all_ends(3, ()) == vocabulary.all_ends(3, (3,)) == 3
   assert vocabulary.all_ends(3, (7, 3, 5)) == (3, 7, 5)
+  assert vocabulary.all_ends((3, 7), (5, 7)) == (3, 7, 5)
   assert vocabulary.all_ends(None, (7,)) is None
   assert initial.ends({'dim': 3}) == ()
 

@@ -108,12 +108,9 @@ def opened(folder):
 
 def make_task(setup, seed):
   """The task of a seed; a checkpoint's own ends of texts end completions."""
-  task, model = (
-    tasks.make_task(seed=seed, **task_knobs(setup)),
-    setup.shared.model,
-  )
-  ends = initial.ends(model)
-  return dataclasses.replace(task, eos_id=all_ends(task.eos_id, ends))
+  task = tasks.make_task(seed=seed, **task_knobs(setup))
+  ends = all_ends(task.eos_id, initial.ends(setup.shared.model))
+  return dataclasses.replace(task, eos_id=ends)
 
 
 def task_knobs(setup):

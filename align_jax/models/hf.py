@@ -27,6 +27,7 @@ from align_jax.models.vocabulary import read_object
 
 NAMED = 8  # tensors named in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
+GENERATION = 'generation_config.json'
 UNFINISHED = '.part'  # of a file that is being written
 FLOATS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': jnp.bfloat16}
 # Buffers of old checkpoints, computed here.
@@ -458,7 +459,7 @@ def _write_rest(folder, files, fields, source):
   write('config.json', fields)
   ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
   ids = {k: fields[k] for k in ids if fields.get(k) is not None}
-  write('generation_config.json', {'_from_model_config': True, **ids})
+  write(GENERATION, {'_from_model_config': True, **ids})
   for name in COPIED if source is not None else ():
     path = pathlib.Path(source) / name
     if path.is_file() and path.resolve() != (folder / name).resolve():

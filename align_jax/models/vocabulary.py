@@ -77,16 +77,18 @@ def ends(folder):
 
 
 def all_ends(eos_id, more):
-  """A task's EOS with further ends: an id, or a tuple of several.
+  """A task's ends with further ones: an id, or a tuple of several.
 
   Args:
-    eos_id: int, or None for a task whose texts do not end. It comes first.
+    eos_id: its own, which come first: an id, a tuple of several, or None for a
+      task whose texts do not end.
     more: ids.
   """
   if eos_id is None:
     return None
-  found = tuple(dict.fromkeys((eos_id, *more)))
-  return found if len(found) > 1 else eos_id
+  own = eos_id if isinstance(eos_id, tuple) else (eos_id,)
+  found = tuple(dict.fromkeys((*own, *more)))
+  return found if len(found) > 1 else found[0]
 
 
 def pad_token_id(fields):

@@ -163,12 +163,13 @@ def _plain_texts(examples, template):
 
 def _keep_tokenizer(folder, tokenizer, vocabulary, template):
   """The files of the tokenizer, as transformers reads them too."""
-  if tokenizer and pathlib.Path(tokenizer).is_dir():
-    for name in set(hf.COPIED) - {'generation_config.json'}:
-      if (pathlib.Path(tokenizer) / name).is_file():
-        shutil.copyfile(pathlib.Path(tokenizer) / name, folder / name)
-  else:
+  home, names = pathlib.Path(tokenizer), hf.COPIED if tokenizer else ()
+  if not tokenizer or home.is_file():
     data_lib.save_vocabulary(folder, vocabulary)
+    home, names = home.parent, [x for x in names if x == hf.GENERATION]
+  for name in names:
+    if (home / name).is_file():
+      shutil.copyfile(home / name, folder / name)
   if template:
     (folder / TEMPLATE).write_text(template, encoding='utf-8')
 

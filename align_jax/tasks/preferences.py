@@ -21,7 +21,7 @@ from align_jax import data as data_lib
 from align_jax.data import chat
 from align_jax.learn import batches
 from align_jax.models.interface import from_fields
-from align_jax.models.vocabulary import only_tokens
+from align_jax.models.vocabulary import all_ends, ends, only_tokens
 from align_jax.tasks import Prompts, Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.knobs import defaults, fields_of, parted, whole
@@ -176,7 +176,7 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
   return Task(
     model=only_tokens(config, vocabulary.tokenizer),
     max_new_tokens=form.completion_len,
-    eos_id=vocabulary.eos_id,
+    eos_id=all_ends(vocabulary.eos_id, ends(folder)),
     train_prompts=distinct_prompts(pairs),
     eval_prompts=_held_out(
       batches.load(folder / 'held_out_pairs.npz'), eval_prompts

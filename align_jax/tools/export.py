@@ -252,7 +252,7 @@ def export(run, folder, dtype='float32', step=None, kl=None):
   if found.config.head == 'scalar' and task.tokenizer:
     tokenizer = load_tokenizer(task.tokenizer, needs_bos=False).tokenizer
     _pad_with(folder, tokenizer, ids['pad_token_id'])
-  write_json(folder / 'generation_config.json', generation(task, ids))
+  write_json(folder / hf.GENERATION, generation(task, ids))
   return '' if step is None else described(step, measured(run))
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_checkpoints
 from conftest import needs_torch
 from runs import setup_of, stage_of, train_arm
 from tiny_judges import (
@@ -126,7 +127,8 @@ TWICE = ENDS.replace('eos_token', 'eos_token + eos_token')
 
 def padding_with(folder, scalar, pad, template):
   """A copy of the checkpoint with that pad token, and that template."""
-  shutil.copytree(scalar, folder, dirs_exist_ok=True)
+  if folder != scalar:
+    shutil.copytree(scalar, folder)
   for name, change in (
     ('config.json', {'pad_token_id': pad}),
     ('tokenizer_config.json', {'chat_template': template}),
@@ -192,6 +194,37 @@ def test_whatever_pads_scores_are_those_of_transformers(
     assert ids[-1] == 2
     with torch.no_grad():
       want.append(float(model(torch.tensor([ids])).logits[0, 0]))
+  got = judges.reward_model(folder)(PROMPTS, TEXTS)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize('family', tiny_checkpoints.FAMILIES)
+def test_every_family_pads_with_its_eos(family, tmp_path):
+  """As published reward models do: texts end in EOS, and it is not read."""
+  import torch
+  import transformers
+
+  torch.set_num_threads(1)
+  eos = tiny_checkpoints.FAMILIES[family][2]
+  folder = tiny_checkpoints.make(
+    tmp_path / 'x', family, 3, 'scalar', pad_token_id=None
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  eos_id = theirs.convert_tokens_to_ids(eos)
+  padding_with(folder, folder, eos_id, ENDS)
+  auto = transformers.AutoModelForSequenceClassification
+  model, info = auto.from_pretrained(
+    folder, dtype='float32', output_loading_info=True
+  )
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  want = []
+  for prompt, text in zip(PROMPTS, TEXTS):
+    ids = theirs(prompt + eos + text + eos, add_special_tokens=False)
+    ids = ids['input_ids']
+    assert ids[-1] == eos_id
+    with torch.no_grad():
+      want.append(float(model.eval()(torch.tensor([ids])).logits[0, 0]))
   got = judges.reward_model(folder)(PROMPTS, TEXTS)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 

@@ -18,6 +18,7 @@ from align_jax.models import hf, initial, vocabulary
 from align_jax.models.config import ModelConfig
 from align_jax.models.interface import of
 from align_jax.policy import programs, sampling, scoring
+from align_jax.tasks import pair_folder
 
 PROMPTS = jnp.ones((2, 3), jnp.int32), jnp.ones((2, 3), bool)
 GAPS = ((3, 5), (7, 11))  # a hole, and rows at the end
@@ -178,6 +179,20 @@ def test_ends_join_the_task_s():
   assert vocabulary.all_ends((3, 7), (5, 7)) == (3, 7, 5)
   assert vocabulary.all_ends(None, (7,)) is None
   assert initial.ends({'dim': 3}) == ()
+
+
+@pytest.mark.parametrize('name', ['', 'tokenizer.json'])
+def test_a_task_keeps_the_ends_of_its_tokenizer(tmp_path, name):
+  """The tokenizer is a folder, or a file in one."""
+  folder, kept = tmp_path / 'x', tmp_path / 'kept'
+  tiny_checkpoints.make(folder, 'llama')
+  kept.mkdir()
+  how = json.dumps({'eos_token_id': [9, 260]})
+  (folder / 'generation_config.json').write_text(how, 'utf-8')
+  loaded = data.load_tokenizer(folder / name)
+  pair_folder._keep_tokenizer(kept, str(folder / name), loaded, None)
+  assert vocabulary.ends(kept) == (9, 260)
+  assert data.load_tokenizer(kept)[1:] == loaded[1:]
 
 
 @pytest.mark.parametrize('slots', [0, 8])

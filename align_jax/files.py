@@ -1,14 +1,19 @@
-"""Files written whole or not at all, and lines of JSON."""
+"""Files written whole or not at all, lines of JSON, and digests of both."""
 
+import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 # Of every number per prompt in points.jsonl. Pages show two decimals. More than
 # five would only make the file larger. Chosen, not measured.
 DECIMALS = 5
+PARTIAL = '.partial-'  # within the name of a file that is being written
+DIGEST = 'digest'  # the field of a record that its other fields are checked by
 
 
 def listed(x: np.ndarray) -> list:
@@ -20,17 +25,132 @@ def read_jsonl(path: str | os.PathLike) -> list:
   """The rows of a .jsonl file; [] if there is none.
 
   A last line without its newline is what a killed process left: dropped.
+
+  Raises:
+    ValueError: a line is no JSON; names file and row.
   """
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  lines = path.read_text().split('\n')[:-1]
-  return [json.loads(line) for line in lines]
+  rows = []
+  for number, text in enumerate(_text(path).split('\n')[:-1], 1):
+    try:
+      rows.append(json.loads(text))
+    except ValueError as error:
+      raise ValueError(f'{path} row {number}: damaged ({error})') from None
+  return rows
+
+
+def line(value: dict) -> str:
+  """A row of a .jsonl file."""
+  return json.dumps(value) + '\n'
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """The value of a .json file.
+
+  Raises:
+    ValueError: the file is no JSON; names it.
+  """
+  try:
+    return json.loads(_text(pathlib.Path(path)))
+  except ValueError as error:
+    reason = 'empty' if not os.path.getsize(path) else str(error)
+    raise ValueError(f'{path}: not JSON ({reason})') from None
+
+
+def _text(path):
+  try:
+    return path.read_text('utf-8')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: not UTF-8 ({error.reason})') from None
+
+
+def write_record(path: str | os.PathLike, value: dict) -> None:
+  """Writes a dict as JSON, with a digest of it."""
+  value = json.loads(json.dumps(value))
+  told = {**value, DIGEST: _digest(value)}
+  text = json.dumps(told, indent=1, sort_keys=True) + '\n'
+  path = pathlib.Path(path)
+  if not path.exists() or path.read_bytes() != text.encode():
+    write_atomically(path, text)
+
+
+def read_record(path: str | os.PathLike) -> dict:
+  """What `write_record` wrote, or a dict of an earlier version.
+
+  Raises:
+    ValueError: the file is damaged; names it.
+  """
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise ValueError(f'{path}: expected a JSON object')
+  told = value.pop(DIGEST, None)
+  if told not in (None, _digest(value)):
+    raise ValueError(f'{path}: damaged, it is not what was written')
+  return value
+
+
+def _digest(value):
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
+  """Writes a file whole or not at all, and waits for the disk."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
-  partial.write_text(text)
+  partial = path.with_name(f'{path.name}{PARTIAL}{os.getpid()}')
+  with partial.open('w', encoding='utf-8') as file:
+    file.write(text)
+    publish(file, partial, path)
+
+
+def publish(file: Any, partial: pathlib.Path, path: pathlib.Path) -> None:
+  """Gives an open, written file its name, once it is on the disk."""
+  file.flush()
+  os.fsync(file.fileno())
   os.replace(partial, path)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)  # the new name, too
+  finally:
+    os.close(folder)
+
+
+def digest(path: str | os.PathLike, size: int | None = None) -> list:
+  """[bytes, digest of them] of a file, or of its first `size` bytes."""
+  found, read = hashlib.blake2b(digest_size=16), 0
+  with open(path, 'rb') as file:
+    while block := file.read(min(2**20, size - read) if size else 2**20):
+      found.update(block)
+      read += len(block)
+      if read == size:
+        break
+  return [read, found.hexdigest()]
+
+
+def digests(folder: str | os.PathLike, skip: Iterable[str] = ()) -> dict:
+  """{relative path: [bytes, digest]} of all files under a folder."""
+  folder = pathlib.Path(folder)
+  names = [p.relative_to(folder) for p in folder.rglob('*') if p.is_file()]
+  return {
+    name.as_posix(): digest(folder / name)
+    for name in sorted(names)
+    if name.as_posix() not in skip
+  }
+
+
+def damaged(folder: str | os.PathLike, known: dict) -> str:
+  """The first file that is not as its digest says. '': all are.
+
+  Args:
+    known: {relative path: [bytes, digest]}. A file may have grown since.
+  """
+  for name, (size, wanted) in known.items():
+    path = pathlib.Path(folder) / name
+    if not path.is_file():
+      return f'{path} is missing'
+    if digest(path, size)[1] != wanted:
+      return f'{path} is not what was written'
+  return ''

@@ -162,7 +162,9 @@ def get_config():
       parts=(),
       mixture=0.125,  # weight of the reference in the mixture, in (0, 1)
       critic='own',  # loss='ppo': 'own' trunk | 'shared' with the policy
-      critic_init='reference',  # own trunk: 'reference' | 'reward_model'
+      # Own trunk: 'reference' | 'reward_model', brought to the rewards' scale.
+      critic_init='reference',
+      critic_warmup=0,  # first steps, in which the critic alone learns
       # The run whose last policy is the anchor 'teacher'. 'reference': the SFT
       # policy. '': no teacher.
       teacher_of='',

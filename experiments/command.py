@@ -12,6 +12,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from align_jax.lab import groups, malloc, overrides
+from align_jax.learn import stopping
 
 CONFIG = flags.DEFINE_string('config', None, 'A file of configs/.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
@@ -204,6 +205,9 @@ def start(run, check=groups.check):
       cfg = overrides.apply(cfg, given)
       check(cfg)
       run(cfg, told)
+    except stopping.Stopped as error:
+      print(f'stopped: {error}. The same command goes on', file=sys.stderr)
+      sys.exit(128 + stopping.asked())
     except (ValueError, OSError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise

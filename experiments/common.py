@@ -1,7 +1,6 @@
 """Shared by experiments: checks, training of missing runs, reading points."""
 
 import importlib.metadata
-import json
 import math
 import pathlib
 import platform
@@ -11,18 +10,21 @@ import jax
 from jax.tree_util import keystr
 
 from align_jax import sharding
-from align_jax.files import read_jsonl, write_atomically
+from align_jax.compare import points as point_lib
+from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
   checks,
   groups,
   jobs,
   links,
+  lock,
   protocol,
   schedule,
   setups,
   stage_checks,
   sweep,
 )
+from align_jax.learn import stopping
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
 from experiments.command import as_dict
@@ -154,7 +156,7 @@ def read_points(workdir, runs):
 
 def points_of(workdir):
   """The points of the last report in `workdir`."""
-  return read_jsonl(workdir / 'points.jsonl')
+  return point_lib.read(workdir / 'points.jsonl')
 
 
 def note_start(workdir):
@@ -162,10 +164,10 @@ def note_start(workdir):
   path = workdir / 'experiment.json'
   told = {'command': command.command(), 'versions': versions()}
   if path.exists():
-    old = json.loads(path.read_text('utf-8'))
+    old = read_record(path)
     lines = dict.fromkeys([*old['command'].splitlines(), told['command']])
     told = {**old, 'command': '\n'.join(lines)}
-  write_atomically(path, json.dumps(told))
+  write_record(path, told)
 
 
 def versions():
@@ -189,9 +191,11 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
   check(cfg, everything)
   chosen = select(everything, only)
   if not report_only:
-    sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
-    registration.register(cfg, workdir)
-    execute(cfg, chosen, workdir)
+    with lock.held(workdir, command.command()), stopping.listening():
+      sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
+      lock.drop_unfinished(workdir)
+      registration.register(cfg, workdir)
+      execute(cfg, chosen, workdir)
   resume.say(resume.left_out(workdir, everything))
   points = read_points(workdir, everything)
   if not points:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from align_jax.compare.points import (  # noqa: F401
   proxy_by_prompt,
   references,
   run_of,
+  save,
   trained,
 )
 from align_jax.compare.report import markdown  # noqa: F401
@@ -91,8 +91,7 @@ def write_tables(workdir, points, header, rows):
   buffer = io.StringIO()
   csv.writer(buffer, lineterminator='\n').writerows([header, *rows])
   write_atomically(workdir / 'table.csv', buffer.getvalue())
-  lines = ''.join(json.dumps(p) + '\n' for p in points)
-  write_atomically(workdir / 'points.jsonl', lines)
+  save(workdir / 'points.jsonl', points)
 
 
 def what_an_arm_is(comparison, noun='arm'):

@@ -1,9 +1,9 @@
 """The origin of a page: registration, commit, versions, and the config used."""
 
-import json
 import pprint
 import time
 
+from align_jax.files import read_record
 from align_jax.lab.reads import reads
 from experiments import pages, registration, resume
 
@@ -94,7 +94,7 @@ def finish(page, cfg, workdir, kept):
     kept: the part of the config to show, see `used`.
   """
   path = workdir / 'experiment.json'
-  started = json.loads(path.read_text('utf-8')) if path.exists() else {}
+  started = read_record(path) if path.exists() else {}
   page.heading('How this page was made')
   today = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
   page.text(f'Written {today} at commit {registration.commit()}.')

@@ -18,7 +18,8 @@ import subprocess
 import time
 
 from align_jax.compare import intervals
-from align_jax.files import write_atomically
+from align_jax.files import read_record, write_record
+from experiments import begun
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Files that turn points into a verdict.
@@ -81,18 +82,18 @@ def entries(cfg):
 
 
 def register(cfg, workdir):
-  """Writes the registration of an experiment, unless it has runs already."""
+  """Writes the registration of an experiment that nothing is computed of."""
   path = workdir / NAME
-  if not path.exists() and not any(workdir.glob('seed*')):
+  if not begun.experiment(workdir):
     when = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
     rows = {**entries(cfg), 'time': when, 'looks': []}
-    write_atomically(path, json.dumps(rows, indent=1))
+    write_record(path, rows)
 
 
 def read(workdir):
   """The registration, or None."""
   path = workdir / NAME
-  return json.loads(path.read_text('utf-8')) if path.exists() else None
+  return read_record(path) if path.exists() else None
 
 
 def changes(cfg, workdir):
@@ -131,7 +132,7 @@ def look(cfg, workdir, seeds):
   this = json.loads(json.dumps({'seeds': seeds, **asked}))
   if this not in rows['looks']:
     rows['looks'].append(this)
-    write_atomically(workdir / NAME, json.dumps(rows, indent=1))
+    write_record(workdir / NAME, rows)
   further = undeclared(rows)
   if this not in further:
     return intervals.each_of(len(declared(rows['schedule'], rows['seeds'])))

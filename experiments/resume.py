@@ -5,7 +5,13 @@ import math
 import sys
 
 from align_jax import tasks
-from align_jax.files import write_atomically
+from align_jax.files import (
+  damaged,
+  digest,
+  read_jsonl,
+  read_record,
+  write_record,
+)
 from align_jax.lab import setups, sweep
 from align_jax.lab.arms import sources_of
 from align_jax.lab.reads import idle
@@ -13,6 +19,7 @@ from align_jax.lab.settings import SHARED
 from align_jax.learn import kept
 from align_jax.learn.checkpoint import newest_step
 from configs import base
+from experiments import begun
 
 # Fields that change no update: when to write or measure, and how much to
 # compute at once. `steps` has its own rules, see `check_steps`.
@@ -39,12 +46,23 @@ def shared_settings(cfg):
   return {name: cfg[name] for name in ('task', 'model', *SHARED)}
 
 
+LOGS = 'points.jsonl', 'metrics.jsonl'
+
+
+def done_of(path):
+  """The record that the run in a directory has ended. None: none, or broken."""
+  try:
+    return read_record(path / 'done.json')
+  except (FileNotFoundError, ValueError):
+    return None
+
+
 def finished(workdir, run):
   """Whether a run has done all steps, or has stopped at its budget earlier."""
   path = run.directory(workdir)
-  if not (path / 'done.json').exists():
+  done = done_of(path)
+  if done is None or damaged(path, done.get('logs', {})):
     return False
-  done = json.loads((path / 'done.json').read_text())
   # Earlier versions did not record steps in done.json.
   steps = done.get('steps', newest_step(path))
   stopped = done.get('stopped', False) and steps < run.schedule.steps
@@ -57,7 +75,9 @@ def mark(workdir, run, seconds):
   steps = newest_step(path)
   stopped = 0 < steps < run.schedule.steps
   done = {'seconds': seconds, 'steps': steps, 'stopped': stopped}
-  write_atomically(path / 'done.json', json.dumps(done))
+  done['points'] = len(read_jsonl(path / 'points.jsonl'))
+  done['logs'] = {name: digest(path / name) for name in LOGS}
+  write_record(path / 'done.json', done)
 
 
 def unmark(workdir, run):
@@ -91,7 +111,7 @@ def defaults(cfg):
 def held(path):
   """The settings in a directory, or None."""
   path = path / 'settings.json'
-  return json.loads(path.read_text()) if path.exists() else None
+  return read_record(path) if path.exists() else None
 
 
 def compare(path, settings, filled, idle=()):
@@ -126,8 +146,7 @@ def as_read(settings):
 
 
 def write(path, settings):
-  text = json.dumps(settings, indent=1, sort_keys=True)
-  write_atomically(path / 'settings.json', text + '\n')
+  write_record(path / 'settings.json', as_read(settings))
 
 
 def guard(path, settings, filled=()):
@@ -219,14 +238,22 @@ def notes(workdir, run):
 
 
 def left_out(workdir, runs):
-  """Notes on runs that ended after other numbers of steps than the config's."""
-  return [
-    f'{run.directory(workdir)}: {newest_step(run.directory(workdir))} steps '
-    f'are done, the config has steps={run.schedule.steps}: not in the report'
-    for run in runs
-    if (run.directory(workdir) / 'done.json').exists()
-    and not finished(workdir, run)
-  ]
+  """Notes on runs that ended, after other steps or with damage since."""
+  told = []
+  for run in runs:
+    path = run.directory(workdir)
+    if not (path / 'done.json').exists() or finished(workdir, run):
+      continue
+    done = done_of(path)
+    if done is None:
+      why = f'{path / "done.json"} is damaged'
+    else:
+      why = damaged(path, done.get('logs', {})) or (
+        f'{path}: {newest_step(path)} steps are done, the config has steps='
+        f'{run.schedule.steps}'
+      )
+    told.append(f'{why}: not in the report')
+  return told
 
 
 def say(lines):
@@ -251,10 +278,12 @@ def open_workdir(cfg, runs, workdir):
   filled = defaults(cfg)
   shared = sweep.shared_of(runs)
   for name, one in shared.items():
-    compare(workdir / name, one.settings, filled)
+    if begun.stage(workdir / name):
+      compare(workdir / name, one.settings, filled)
   for run in runs:
     path = run.directory(workdir)
-    compare(path, settings_of(run), filled, idle(run))
+    if begun.run(path):
+      compare(path, settings_of(run), filled, idle(run))
     check_steps(path, run)
     check_taught(workdir, run)
   say(line for run in runs for line in notes(workdir, run))

@@ -1,11 +1,11 @@
 """Sections of a page beside the comparison: accuracies, samples, training."""
 
-import json
 import math
 
 import numpy as np
 
 from align_jax.compare.lines import Line, colours_of
+from align_jax.files import read_record
 from experiments.pages import last_points, references, trained
 
 PANELS = {
@@ -31,7 +31,7 @@ def accuracies(points, workdir, seeds, arm):
   result = {}
   for seed in seeds:
     path = workdir / f'seed{seed}' / 'proxy.json'
-    proxy = json.loads(path.read_text('utf-8'))
+    proxy = read_record(path)
     policies = [p['implicit_accuracy'] for k, p in last.items() if k[2] == seed]
     result[seed] = proxy['held_out'], proxy['golden'], policies
   return result

@@ -16,13 +16,14 @@ ROOMS = f'{ROOMS} judges tasks lab tools'.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
-NOTHING = f'{NOTHING} learn.budget learn.metrics'.split()
+NOTHING = f'{NOTHING} learn.metrics learn.finite learn.stopping'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
   'policy.scoring': [],
   'learn.rewards': [],
-  'learn.step': [],
+  'learn.step': ['finite'],
+  'learn.budget': ['finite'],
   'learn.sources': ['batches'],
   'learn.buckets': ['batches'],
   'compare.frontier': ['intervals', 'readings'],

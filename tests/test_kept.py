@@ -45,8 +45,8 @@ def whole(plain):
 
 def test_steps_and_kls_are_kept_next_to_the_last(whole):
   assert steps_in(whole / 'kept') == [3, 5, 6]
-  assert list(steps_of(whole)) == [3, 5, 6]
-  assert steps_in(whole / 'checkpoints') == [6]
+  assert list(steps_of(whole)) == [3, 4, 5, 6]
+  assert steps_in(whole / 'checkpoints') == [4, 6]
 
 
 def test_keeping_changes_nothing_else(plain, whole):

@@ -40,10 +40,12 @@ def test_what_was_registered_is_unchanged(cfg, tmp_path):
 def test_it_is_written_once_and_before_the_first_run(cfg, tmp_path):
   registration.register(cfg, tmp_path)
   before = registration.read(tmp_path)
+  started = tmp_path / 'seed0' / 'sft' / 'checkpoints' / '6'
+  started.mkdir(parents=True)
   registration.register({**cfg, 'seeds': 9}, tmp_path)
   assert registration.read(tmp_path) == before
   late = tmp_path / 'late'
-  (late / 'seed0').mkdir(parents=True)
+  (late / 'seed0' / 'sft' / 'checkpoints' / '6').mkdir(parents=True)
   registration.register(cfg, late)
   [note] = registration.changes(cfg, late)
   assert 'nothing was registered' in note

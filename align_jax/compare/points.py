@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from align_jax.files import read_jsonl
+from align_jax.files import (
+  damaged,
+  digest,
+  line,
+  read_jsonl,
+  read_record,
+  write_atomically,
+  write_record,
+)
 from align_jax.values import is_number
 
 Point = dict[str, Any]
@@ -31,10 +39,7 @@ def load(path: pathlib.Path) -> list[Point]:
   """
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file')
-  try:
-    points = read_jsonl(path)
-  except ValueError as error:
-    raise ValueError(f'{path}: not lines of JSON ({error})') from error
+  points = read(path)
   if not points:
     raise ValueError(f'{path}: holds no points')
   for number, point in enumerate(points, 1):
@@ -47,6 +52,31 @@ def load(path: pathlib.Path) -> list[Point]:
         'no point at step 0, expected the reference there'
       )
   return points
+
+
+def save(path: pathlib.Path, points: Iterable[Point]) -> None:
+  """Writes a points.jsonl file, and a record of its digest beside it."""
+  write_atomically(path, ''.join(map(line, points)))
+  write_record(_record(path), {path.name: digest(path)})
+
+
+def read(path: pathlib.Path) -> list[Point]:
+  """The rows of a points.jsonl file.
+
+  Raises:
+    ValueError: a row is no JSON, or the file is not what `save` wrote.
+  """
+  beside = _record(path)
+  if beside.exists() and (found := damaged(path.parent, read_record(beside))):
+    raise ValueError(
+      f'{found}: damaged. Run the experiment with --report to write it anew, '
+      f'or remove {beside} if the change is yours'
+    )
+  return read_jsonl(path)
+
+
+def _record(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'{path.name}.digest')
 
 
 def _check(point: Any, where: str) -> None:

@@ -296,6 +296,11 @@ def _check_times(run, shared):
       f'{run.where("steps")}={steps}'
     )
 
+  if 'values' in needs_of(run.loss) and run.critic.warmup >= steps:
+    raise ValueError(
+      f'{run.where("critic_warmup")}={run.critic.warmup}, expected below '
+      f'{run.where("steps")}={steps}: the policy would never move'
+    )
   for step in run.schedule.keep.steps:
     if step > steps:
       raise ValueError(

@@ -6,12 +6,20 @@ many workers as cores, each is pinned to its own core.
 """
 
 import concurrent.futures as futures
+import ctypes
 import dataclasses
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+
+from align_jax.learn import stopping
+
+GRACE = 60  # seconds that workers have to save when they are asked to stop
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _queue = None  # in a worker: the queue for its progress
 
@@ -69,11 +77,11 @@ def run(jobs, *, workers, progress):
       workers, context, initializer=_start_worker, initargs=(queue, cores)
     ) as pool,
   ):
+    crew = _Crew(pool, queue, progress)
     try:
-      _schedule(jobs, pool, queue, progress, workers)
+      _schedule(jobs, crew, workers)
     except BaseException:
-      for process in list(pool._processes.values()):
-        process.terminate()
+      crew.kill()
       pool.shutdown(wait=False, cancel_futures=True)
       raise
 
@@ -93,21 +101,81 @@ def in_order(jobs):
   return ordered
 
 
-def _schedule(jobs, pool, queue, progress, workers):
+class _Crew:
+  """The worker processes, and which job each of them does."""
+
+  def __init__(self, pool, queue, progress):
+    self._pool, self._queue, self._progress = pool, queue, progress
+    self._processes, self._job_of = {}, {}  # by process id
+
+  def begin(self, job):
+    future = self._pool.submit(_work, job)
+    self._processes |= self._pool._processes
+    return future
+
+  def listen(self):
+    """Reads what workers report."""
+    while not self._queue.empty():
+      name, step, info = self._queue.get()
+      if step is None:
+        self._job_of[info] = name
+      else:
+        self._progress(name, step, info)
+
+  def ended(self, job, future):
+    """Raises the job's error, or what became of its worker."""
+    try:
+      future.result()
+    except futures.process.BrokenProcessPool:
+      self.listen()
+      raise self._died() from None
+    self._progress(job.name, job.steps, {})
+
+  def _died(self):
+    for pid, process in self._processes.items():
+      process.join(1)
+      code = process.exitcode
+      if code not in (None, 0, -signal.SIGTERM):
+        how = 'signal 9, perhaps for memory' if code == -9 else f'status {code}'
+        return ChildProcessError(
+          f'the worker of {self._job_of.get(pid, "a job")} ended by {how}; the '
+          'same command goes on, --config.workers=1 needs less memory'
+        )
+    return ChildProcessError('a worker ended; the same command goes on')
+
+  def ask_to_stop(self):
+    for process in self._processes.values():
+      process.terminate()
+
+  def kill(self):
+    for process in self._processes.values():
+      process.kill()
+
+
+def _schedule(jobs, crew, workers):
   waiting, running, done = in_order(jobs), {}, set()
   while waiting or running:
+    if stopping.asked():
+      _stop(running, crew)
     ready = [job for job in waiting if done.issuperset(job.needs)]
     for job in ready[: workers - len(running)]:
-      running[pool.submit(_work, job)] = job
+      running[crew.begin(job)] = job
       waiting.remove(job)
     ended, _ = futures.wait(running, 0.2, futures.FIRST_COMPLETED)
-    while not queue.empty():
-      progress(*queue.get())
+    crew.listen()
     for future in ended:
       job = running.pop(future)
-      future.result()
-      progress(job.name, job.steps, {})
+      crew.ended(job, future)
       done.add(job.name)
+
+
+def _stop(running, crew):
+  """Waits until the workers have saved, then raises Stopped."""
+  crew.ask_to_stop()
+  futures.wait(running, GRACE)
+  saved = [f.exception() for f in running if f.done()]
+  told = [str(x) for x in saved if isinstance(x, stopping.Stopped)]
+  raise stopping.Stopped('; '.join(told) or 'nothing was under way')
 
 
 def _reporter(name, progress):
@@ -115,6 +183,7 @@ def _reporter(name, progress):
 
 
 def _work(job):
+  _queue.put((job.name, None, os.getpid()))
   job.fn(*job.args, report=_reporter(job.name, lambda *row: _queue.put(row)))
 
 
@@ -133,18 +202,25 @@ def core_of(number, workers):
 def _start_worker(queue, cores):
   global _queue
   _queue = queue
+  stopping.listen()
+  _end_with_parent()
   core = cores.get()
   if core is not None:
     os.sched_setaffinity(0, {core})
-  parent = os.getppid()
 
-  def end_with_parent():
-    # Workers of a killed parent must not write while its successor runs.
+
+def _end_with_parent():
+  """Workers of a killed parent must not write while its successor runs."""
+  parent = os.getppid()
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+  def watch():
     while os.getppid() == parent:
       time.sleep(0.5)
     os._exit(1)
 
-  threading.Thread(target=end_with_parent, daemon=True).start()
+  threading.Thread(target=watch, daemon=True).start()
 
 
 class _small_runs:

@@ -6,7 +6,7 @@ import numpy as np
 
 from align_jax import tasks
 from align_jax.lab.streams import NOISE, OPPONENTS, stream
-from align_jax.learn import batches
+from align_jax.learn import batches, finite
 from align_jax.policy.programs import policy_programs, sampler
 
 
@@ -39,7 +39,8 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
   _, _, annotate = policy_programs(task.model)
 
   def labelled(batch):
-    gold = np.asarray(task.gold(batch)).reshape(-1, 2)
+    gold = finite.check_scores('gold, of golden pairs', task.gold(batch))
+    gold = np.asarray(gold).reshape(-1, 2)
     labels = 0.5 + 0.5 * np.sign(gold - gold[:, ::-1])
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
     return annotate(params, batch)

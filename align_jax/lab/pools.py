@@ -7,6 +7,7 @@ from align_jax import ops
 from align_jax.compare import reweigh
 from align_jax.lab.labels import reward_of
 from align_jax.lab.streams import POOL, stream
+from align_jax.learn import finite
 from align_jax.learn.logs import Writer
 from align_jax.policy.programs import sampler
 
@@ -17,6 +18,7 @@ def reweigh_arm(stage, run):
   pool = draw_pool(stage, reward, size, run.updates.batch_size)
   with Writer(stage.folder / run.name, 0) as writer:
     for number, point in enumerate(reweigh.REWEIGH[run.pool.how](pool)):
+      finite.check_points(writer.names, number, point)
       if number not in writer.points:
         writer.point(number, point)
 

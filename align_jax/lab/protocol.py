@@ -66,7 +66,8 @@ def _forward(stage, run):
 def _optimizer(stage, run):
   updates = run.updates.num_epochs * run.updates.num_minibatches
   model, steps = stage.task.model, run.schedule.steps
-  return optimizer(run.optimizer, steps, model, updates)
+  critic = run.critic.warmup if 'values' in needs_of(run.loss) else 0
+  return optimizer(run.optimizer, steps, model, updates, critic)
 
 
 def _start(stage, run):

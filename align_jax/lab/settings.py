@@ -201,6 +201,7 @@ class Schedule:
 class Critic:
   trunk: str = one_of(('own', 'shared'), key='critic')
   init: str = one_of(('reference', 'reward_model'), key='critic_init')
+  warmup: int = added(count(0, key='critic_warmup'), 0)
 
 
 @dataclasses.dataclass(frozen=True)

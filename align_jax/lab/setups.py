@@ -5,11 +5,10 @@ The part belongs to the first of them.
 """
 
 import dataclasses
-import json
 import pathlib
 
 from align_jax import tasks
-from align_jax.files import write_atomically
+from align_jax.files import read_record, write_record
 from align_jax.lab import groups
 from align_jax.lab.fields import with_absent
 from align_jax.lab.groups import GROUPS
@@ -85,7 +84,7 @@ def write_owners(setups):
   """Writes to each variant's folder who owns its parts."""
   for name, setup in setups.items():
     path = setup.workdir / name / OWNERS
-    write_atomically(path, json.dumps(setup.owners))
+    write_record(path, setup.owners)
 
 
 def opened(folder):
@@ -95,14 +94,14 @@ def opened(folder):
     FileNotFoundError: there are no settings.
     ValueError: the settings are wrong.
   """
-  cfg = json.loads((folder / 'settings.json').read_text('utf-8'))
+  cfg = read_record(folder / 'settings.json')
   for name in SHARED:
     cfg[name] = with_absent(GROUPS[name], cfg[name])
   shared = groups.shared({**cfg, 'arm': {'batch_size': 1}})
   path = folder / OWNERS
   if not path.exists():
     return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))
-  owners = json.loads(path.read_text('utf-8'))
+  owners = read_record(path)
   return Setup(shared, folder.parent, folder.name, owners)
 
 

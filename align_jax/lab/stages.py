@@ -5,12 +5,11 @@ continues from the last checkpoint of what it has not.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
 from align_jax import tasks
-from align_jax.files import write_atomically
+from align_jax.files import write_record
 from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
 from align_jax.lab.proxies import make_proxy, pair_accuracy
@@ -98,7 +97,7 @@ def _prepare(setup, seed, report):
   if not path.exists():
     both = {'golden': pairs, 'held_out': held_out}
     accuracy = {k: pair_accuracy(proxy[0], x) for k, x in both.items()}
-    write_atomically(path, json.dumps(accuracy))
+    write_record(path, accuracy)
   folder = setup.workdir / setup.variant / f'seed{seed}'
   return Stage(folder, seed, task, reference, pairs, held_out, *proxy)
 

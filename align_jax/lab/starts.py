@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 
 from align_jax.lab.arms import sources_of
+from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
 from align_jax.lab.streams import LORA, stream
 from align_jax.learn import budget
@@ -13,7 +15,7 @@ from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.models import lora
 from align_jax.models.interface import of
-from align_jax.policy.programs import policy_of
+from align_jax.policy.programs import policy_of, scorer
 
 
 def start_of(stage, run, tx):
@@ -27,7 +29,7 @@ def start_of(stage, run, tx):
     params, own_axes = adapters_of(stage, run.lora)
     axes = {**axes, **own_axes}
   if 'values' in needs_of(run.loss):
-    critic, critic_axes = critic_of(stage, run.critic)
+    critic, critic_axes = critic_of(stage, run)
     params, axes = {**params, **critic}, {**axes, **critic_axes}
   anchors = anchors_of(stage, run, params)
   return start_state(params, tx, axes, anchors, stats_of(run))
@@ -59,12 +61,9 @@ def anchors_of(stage, run, params):
   return anchors
 
 
-def critic_of(stage, critic):
-  """Params of the critic, to add to the policy's, and their axes.
-
-  Args:
-    critic: settings.Critic.
-  """
+def critic_of(stage, run):
+  """Params of the critic, to add to the policy's, and their axes."""
+  critic = run.critic
   config = dataclasses.replace(stage.task.model, head='scalar')
   size = of(config).width(config)
   head_axes = of(config).axes(config)['head']
@@ -72,9 +71,29 @@ def critic_of(stage, critic):
     return {'value_head': jnp.zeros(size)}, {'value_head': head_axes}
   axes = {'critic': of(config).axes(config)}
   if critic.init == 'reward_model':
-    return {'critic': stage.proxy_params}, axes
+    params, scale = stage.proxy_params, scale_of(stage, run.labels, config)
+    return {'critic': {**params, 'head': params['head'] * scale}}, axes
   trunk = {k: v for k, v in stage.reference.items() if k != 'head'}
   return {'critic': {**trunk, 'head': jnp.zeros(size)}}, axes
+
+
+def scale_of(stage, labels, config):
+  """Standard deviation of rewards over that of the proxy's own scores: a float.
+
+  It brings a reward model's head to the scale of what it will predict. Both are
+  of the golden pairs. Their means may differ still: a head has no bias.
+
+  Args:
+    labels: settings.Labels.
+    config: of the reward model.
+  """
+  if LABELS[labels.name].reads_state:  # unknown before training
+    return 1.0
+  scores = np.asarray(scorer(config)(stage.proxy_params, stage.pairs))
+  rewards = np.asarray(reward_of(stage, labels)(stage.pairs))
+  if not (scores.std() and rewards.std()):
+    return 1.0
+  return float(rewards.std() / scores.std())
 
 
 def adapters_of(stage, settings):

@@ -58,13 +58,14 @@ def numbers(loss: Loss, settings: Optimizer):
   return {**hparams, 'learning_rate': settings.learning_rate}
 
 
-def optimizer(settings: Optimizer, steps, model, updates=1):
+def optimizer(settings: Optimizer, steps, model, updates=1, critic_warmup=0):
   """The optimizer of settings. Equal settings return the same object.
 
   Args:
     steps: steps of the run.
     model: the trained model, see `models.interface.of`. None: a bag of words.
     updates: updates per step, which the schedule counts.
+    critic_warmup: steps in which only a critic moves.
   """
   schedule = settings.schedule
   # Runs of different lengths share a program if the schedule allows it.
@@ -77,11 +78,14 @@ def optimizer(settings: Optimizer, steps, model, updates=1):
     settings.warmup_steps * updates,
     settings.max_grad_norm,
     settings.weight_decay,
+    critic_warmup * updates,
   )
 
 
 @functools.cache
-def _optimizer(optimizer, schedule, model, steps, warmup, max_norm, decay):
+def _optimizer(
+  optimizer, schedule, model, steps, warmup, max_norm, decay, critic_warmup
+):
   return make_optimizer(
     optimizer=optimizer,
     schedule=schedule,
@@ -90,4 +94,5 @@ def _optimizer(optimizer, schedule, model, steps, warmup, max_norm, decay):
     warmup_steps=warmup,
     max_grad_norm=max_norm,
     weight_decay=decay,
+    critic_warmup=critic_warmup,
   )

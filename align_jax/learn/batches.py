@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
+from align_jax.files import PARTIAL, publish
 from align_jax.types import Batch
 
 # Fields of a Batch by their shape.
@@ -101,7 +102,7 @@ def save(path, batch):
   """Writes a Batch as .npz, whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.partial-{os.getpid()}')
+  partial = path.with_name(f'{path.name}{PARTIAL}{os.getpid()}')
   if batch.prepared:
     raise ValueError(
       'what a loss has prepared is not kept: save the batch bare'
@@ -110,15 +111,27 @@ def save(path, batch):
   del fields['prepared']
   with partial.open('wb') as file:
     np.savez(file, **{k: v for k, v in fields.items() if v is not None})
-  os.replace(partial, path)
+    publish(file, partial, path)
 
 
 def load(path):
-  """Reads what `save` wrote."""
-  with np.load(path) as arrays:
-    fields = dict(arrays)
-  size = int(fields.pop('group_size'))
-  return Batch(**jax.tree.map(jnp.asarray, fields), group_size=size)
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: the file is damaged; names it. Its members have checksums.
+  """
+  try:
+    with np.load(path) as arrays:
+      fields = dict(arrays)
+    size = int(fields.pop('group_size'))
+    return Batch(**jax.tree.map(jnp.asarray, fields), group_size=size)
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # of zipfile, zlib, numpy or Batch
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'{path}: damaged ({reason:.80}): remove it and run again'
+    ) from None
 
 
 def cached(path, make):
@@ -128,7 +141,7 @@ def cached(path, make):
   """
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'{path.name}.lock'), 'w') as lock:
+    with open(path.with_name(f'{path.name}.lock'), 'wb') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
       if not path.exists():
         save(path, make())

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from align_jax.learn.finite import NotFinite
 from align_jax.types import TrainState
 
 INSIDE = 'inside'  # the anchor with the parameters of the last measurement
@@ -66,6 +67,17 @@ def left(budget, step, num_steps):
   return -(-(num_steps - step) // budget.every)
 
 
+def measured(budget, params):
+  """The policy's KL. Raises NotFinite: a NaN would pass every comparison."""
+  kl = budget.measure(params)
+  if not math.isfinite(kl):
+    raise NotFinite(
+      f'kl_budget={budget.nats:g}: the measured KL is {kl}, expected a finite '
+      'number. The last checkpoint is kept'
+    )
+  return kl
+
+
 @jax.jit
 def between(inside, outside, share):
   """inside + share * (outside - inside), leaf by leaf."""
@@ -91,7 +103,7 @@ def back_inside(budget, inside, outside, kls):
     share = (goal - below) / (above - below) if above > below else 0.5
     share = low + (high - low) * min(max(share, LEAST), 1 - LEAST)
     candidate = between(inside, outside, share)
-    kl = budget.measure(candidate)
+    kl = measured(budget, candidate)
     if kl > budget.nats * (1 + budget.tolerance):
       high, above = share, math.sqrt(kl)
     else:
@@ -124,14 +136,14 @@ def keep(budget, state: TrainState, left=0):
     state, and whether the budget was reached and the run shall stop.
   """
   copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the state is donated
-  kl, inside = budget.measure(state.params), state.anchors[INSIDE]
+  kl, inside = measured(budget, state.params), state.anchors[INSIDE]
   params, stats = state.params, dict(state.stats)
   reached = kl > budget.nats * (1 - budget.tolerance)
   beyond = kl > budget.nats * (1 + budget.tolerance)
   adapts = not budget.stop and 'beta' in stats
   if adapts or beyond:
     last_kl = budget.known.get(INSIDE)
-    last_kl = budget.measure(inside) if last_kl is None else last_kl
+    last_kl = measured(budget, inside) if last_kl is None else last_kl
   if adapts:
     beta = adapted(budget, float(stats['beta']), kl, last_kl, left)
     stats['beta'] = jnp.float32(beta)
@@ -140,7 +152,7 @@ def keep(budget, state: TrainState, left=0):
     reached = kl > budget.nats * (1 - budget.tolerance)
   elif not (reached or left or budget.stop):  # it ends short
     held = state.anchors[HELD]
-    held_kl = budget.measure(held)
+    held_kl = measured(budget, held)
     if held_kl >= budget.nats * (1 - budget.tolerance):
       params, kl = copy(held), held_kl
   budget.known[INSIDE] = kl

@@ -2,22 +2,29 @@
 
 import os
 import pathlib
+import shutil
+import sys
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from align_jax.files import damaged, digests, read_record, write_record
+
 NEWEST, KEPT = 'checkpoints', 'kept'  # folders of a run
+RECORD = 'record.json'  # in a checkpoint: digests of its files and of the logs
 
 
 class Checkpoints:
-  """The checkpoints under `directory`; keeps the newest, or all.
+  """The checkpoints under `directory`; keeps the newest ones, or all.
 
-  Saving is asynchronous; leaving the `with` block waits for the disk.
+  Saving is asynchronous; leaving the `with` block waits for the disk. A
+  checkpoint gets its record of digests once it is on the disk.
   """
 
-  def __init__(self, directory, max_to_keep=1):
+  def __init__(self, directory, max_to_keep=2):
     self._directory = os.path.abspath(directory)
+    self._unrecorded = {}  # {step: digests of the run's logs}
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=max_to_keep),
@@ -28,19 +35,40 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_):
+    self._manager.wait_until_finished()
+    self.record()
     self._manager.close()
 
   def latest_step(self):
     """Number of updates of the newest complete checkpoint, or None."""
     return self._manager.latest_step()
 
-  def save(self, step, state):
-    """Raises RuntimeError if orbax declines to write."""
+  def save(self, step, state, logs=None):
+    """Begins to write a checkpoint.
+
+    Args:
+      logs: {path: [bytes, digest]}, of what the run has logged so far.
+    Raises:
+      RuntimeError: orbax declines to write.
+    """
+    self._manager.wait_until_finished()
+    self.record()
     if not self._manager.save(step, args=ocp.args.StandardSave(state)):
       raise RuntimeError(
         f'{self._directory}: checkpoint {step} was not written; the newest is '
         f'{self.latest_step()}'
       )
+    self._unrecorded[step] = logs or {}
+
+  def record(self):
+    """Writes the records of checkpoints that are on the disk by now."""
+    if not self._unrecorded or self._manager.is_saving_in_progress():
+      return
+    for step, logs in self._unrecorded.items():
+      folder = os.path.join(self._directory, str(step))
+      told = {'files': digests(folder), 'logs': logs}
+      write_record(os.path.join(folder, RECORD), told)
+    self._unrecorded.clear()
 
   def restore(self, state):
     """The newest checkpoint with `state`'s structure, dtypes and shardings.
@@ -56,8 +84,14 @@ class Checkpoints:
     return jax.tree.map(_as_free, self._manager.restore(step, args=args), state)
 
   def restore_raw(self, step=None):
-    """A checkpoint, or the newest, as nested dicts of arrays, as saved."""
-    return self._manager.restore(self.latest_step() if step is None else step)
+    """A checkpoint, or the newest, as nested dicts of arrays, as saved.
+
+    Raises:
+      ValueError: the checkpoint is damaged; names the file.
+    """
+    step = self.latest_step() if step is None else step
+    check(os.path.join(self._directory, str(step)))
+    return self._manager.restore(step)
 
   def _check(self, step, state):
     metadata = self._manager.item_metadata(step).tree
@@ -79,6 +113,69 @@ class Checkpoints:
 def _as_free(restored, x):
   """Uncommitted where `x` is: a second program would be compiled otherwise."""
   return restored if x.committed else jax.numpy.asarray(np.asarray(restored))
+
+
+def wrong(folder, directory=None):
+  """What is wrong with a checkpoint. '': nothing.
+
+  A checkpoint without a record is right: its process was killed before it wrote
+  one, or was of an earlier version.
+
+  Args:
+    folder: of the checkpoint.
+    directory: of its run, to check the logs as they were then. None: not asked.
+  """
+  path = pathlib.Path(folder) / RECORD
+  if not path.exists():
+    return ''
+  try:
+    told = read_record(path)
+    found = damaged(folder, told['files'])
+    if directory is not None:
+      found = found or damaged(directory, told['logs'])
+    return found
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    return f'{path} is not what was written ({error})'
+
+
+def check(folder):
+  """Raises ValueError for a damaged checkpoint; names the file."""
+  if found := wrong(folder):
+    run = pathlib.Path(folder).parents[1]
+    kept = pathlib.Path(folder).parent.name == KEPT
+    what = run if kept else run / 'done.json'
+    raise ValueError(f'{found}: damaged. Remove {what} and run again')
+
+
+def check_logs(directory):
+  """Raises ValueError for damage to the batches that a run has kept."""
+  newest = pathlib.Path(directory) / NEWEST / str(newest_step(directory))
+  if not (newest / RECORD).exists():
+    return
+  logs = read_record(newest / RECORD)['logs']
+  parts = {k: v for k, v in logs.items() if k.startswith('log/')}
+  if found := damaged(directory, parts):
+    raise ValueError(f'{found}: damaged. Remove {directory} and run again')
+
+
+def drop_damaged(directory):
+  """Removes the checkpoints of a run after the newest sound one.
+
+  Returns:
+    number of updates of the newest sound checkpoint; 0 without one.
+  """
+  folder = pathlib.Path(directory) / NEWEST
+  for step in reversed(steps_in(folder)):
+    found = wrong(folder / str(step), directory)
+    if not found:
+      return step
+    print(
+      f'note: {found}: checkpoint {step} is dropped, the run goes on from an '
+      'earlier one',
+      file=sys.stderr,
+    )
+    shutil.rmtree(folder / str(step))
+  return 0
 
 
 def steps_in(folder):
@@ -105,6 +202,7 @@ def params_of(directory, step):
 
   Raises:
     FileNotFoundError: there is none of that step; lists those there are.
+    ValueError: it is damaged; names the file.
   """
   there = steps_of(directory)
   if step not in there:

@@ -4,8 +4,10 @@ import pathlib
 import shutil
 from typing import NamedTuple
 
-from align_jax.files import read_jsonl
+from align_jax.files import damaged, read_jsonl, read_record
 from align_jax.learn.checkpoint import KEPT, Checkpoints, steps_in, steps_of
+
+DONE = 'done.json'  # the record that a run has ended
 
 
 class Keep(NamedTuple):
@@ -34,8 +36,22 @@ def check(keep, num_steps):
 
 def measured(directory):
   """{step: sequence KL in nats} of a run's points, in their order."""
-  rows = read_jsonl(pathlib.Path(directory) / 'points.jsonl')
+  rows = read_points(pathlib.Path(directory))
   return {row['step']: row['kl_seq_nats'] for row in rows}
+
+
+def read_points(directory):
+  """The points of a run.
+
+  Raises:
+    ValueError: the run has ended, and its logs are not what it wrote.
+  """
+  done = directory / DONE
+  if done.exists():
+    found = damaged(directory, read_record(done).get('logs', {}))
+    if found:
+      raise ValueError(f'{found}: damaged. Remove {done} and run again')
+  return read_jsonl(directory / 'points.jsonl')
 
 
 def first_beyond(kls, nats):

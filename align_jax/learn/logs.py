@@ -1,9 +1,9 @@
 """What a run writes: metrics and points, as lines of JSON."""
 
-import json
+import os
 import pathlib
 
-from align_jax.files import read_jsonl, write_atomically
+from align_jax.files import digest, line, read_jsonl, write_atomically
 
 
 class Writer:
@@ -14,14 +14,16 @@ class Writer:
   """
 
   def __init__(self, directory, step):
-    self._files = {}
+    self._files, self.names = {}, [str(directory)]
     for name in ('metrics', 'points'):
       path = pathlib.Path(directory) / f'{name}.jsonl'
-      kept = [row for row in read_jsonl(path) if row['step'] <= step]
-      write_atomically(path, ''.join(json.dumps(row) + '\n' for row in kept))
-      self._files[name] = path.open('a')
+      # At step 0 nothing is needed, not even what is damaged.
+      rows = read_jsonl(path) if step else []
+      kept = [x for x in rows if x['step'] <= step]
+      write_atomically(path, ''.join(map(line, kept)))
+      self._files[name] = path.open('a', encoding='utf-8')
       if name == 'points':
-        self.points = {row['step'] for row in kept}
+        self.points = {x['step'] for x in kept}
     self._pending = None
 
   def __enter__(self):
@@ -32,8 +34,8 @@ class Writer:
     for file in self._files.values():
       file.close()
 
-  def _append(self, name, row):
-    self._files[name].write(json.dumps(row) + '\n')
+  def _append(self, name, values):
+    self._files[name].write(line(values))
     self._files[name].flush()
 
   def write(self, step, metrics):
@@ -44,9 +46,18 @@ class Writer:
   def flush(self):
     if self._pending:
       step, metrics = self._pending
-      row = {name: float(value) for name, value in sorted(metrics.items())}
-      self._append('metrics', {'step': step, **row})
+      found = {name: float(value) for name, value in sorted(metrics.items())}
+      self._append('metrics', {'step': step, **found})
       self._pending = None
+
+  def digests(self, directory):
+    """{path relative to a directory: [bytes, digest]} of what is written."""
+    self.flush()
+    found = {}
+    for file in self._files.values():
+      os.fsync(file.fileno())
+      found[os.path.relpath(file.name, directory)] = digest(file.name)
+    return found
 
   def point(self, step, point):
     """Writes and returns the point."""

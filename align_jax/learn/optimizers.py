@@ -9,11 +9,13 @@ import inspect
 import math
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from align_jax.learn.schedules import CONSTANT, make_schedule
 from align_jax.models import lora
 from align_jax.models.interface import of
+from align_jax.policy.programs import CRITICS
 
 
 def muon(
@@ -146,6 +148,7 @@ def make_optimizer(
   warmup_steps=0,
   max_grad_norm=1.0,
   weight_decay=0.0,
+  critic_warmup=0,
 ):
   """Clipping by the global norm, an optimizer, weight decay, a schedule.
 
@@ -158,6 +161,7 @@ def make_optimizer(
     max_grad_norm: gradients of a larger norm are scaled to it; > 0, inf: none.
     weight_decay: share of every parameter that is subtracted, times the
       learning rate and the schedule.
+    critic_warmup: first updates, in which only a critic moves.
   Returns:
     an optax transformation; its updates are for a learning rate of 1.
   Raises:
@@ -176,10 +180,30 @@ def make_optimizer(
   if 'matrices' in _parameters(name):
     kwargs['matrices'] = matrices_of(model)
   factor = make_schedule(schedule, steps, warmup_steps)
+  # Around the rest: no moment takes in a gradient, and no decay gets through.
+  alone = [critics_alone(critic_warmup)] if critic_warmup else []
   return optax.chain(
+    *alone,
     optax.clip_by_global_norm(max_grad_norm),
     OPTIMIZERS[name](**kwargs),
     optax.add_decayed_weights(weight_decay),
     optax.scale_by_schedule(factor) if factor else optax.identity(),
     optax.scale(-1.0),
+    *alone,
+  )
+
+
+def critics_alone(updates):
+  """Sets all but critics to zero in the first updates: an optax one."""
+
+  def apply(tree, count, params=None):
+    del params
+
+    def only(path, x):
+      return x if path[0].key in CRITICS else jnp.where(count < updates, 0, x)
+
+    return jax.tree_util.tree_map_with_path(only, tree), count + 1
+
+  return optax.GradientTransformation(
+    lambda params: jnp.zeros((), jnp.int32), apply
   )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from align_jax.learn import finite
 from align_jax.types import Batch, Metrics, Params, TrainState
 
 View = Callable[[Params], Params]
@@ -199,7 +200,9 @@ def update(
   with jax.named_scope('update'):
     updates, opt_state = tx.update(grads, opt_state, params)
     updates = jax.tree.map(lambda u: u * learning_rate, updates)
-    metrics = {**metrics, 'loss': value, 'grad_norm': optax.tree.norm(grads)}
+    norms = dict(grad_norm=grads, update_norm=updates)
+    norms = {name: optax.tree.norm(tree) for name, tree in norms.items()}
+    metrics = {**metrics, 'loss': value, **norms}
     return optax.apply_updates(params, updates), opt_state, metrics
 
 
@@ -274,6 +277,7 @@ def make_train_step(
       **metrics,
       'computed_tokens': jnp.float32(computed_tokens(batch)),
     }
+    metrics[finite.FINITE] = finite.flag(metrics, batch.rewards)
     params, opt_state = carry
     stats = {name: metrics.get(name, x) for name, x in state.stats.items()}
     state = state.replace(

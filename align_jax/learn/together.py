@@ -50,6 +50,7 @@ class Writers:
   def __init__(self, directories, step):
     self._stack = contextlib.ExitStack()
     self._writers = [Writer(directory, step) for directory in directories]
+    self.names = [str(directory) for directory in directories]
     self.points = set.intersection(*(w.points for w in self._writers))
 
   def __enter__(self):
@@ -63,6 +64,17 @@ class Writers:
   def write(self, step, metrics):
     for i, writer in enumerate(self._writers):
       writer.write(step, unstack(metrics, i))
+
+  def flush(self):
+    for writer in self._writers:
+      writer.flush()
+
+  def digests(self, directory):
+    """See `logs.Writer.digests`."""
+    found = {}
+    for writer in self._writers:
+      found |= writer.digests(directory)
+    return found
 
   def point(self, step, points):
     """Writes a point for each run; returns the last one's."""

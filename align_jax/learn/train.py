@@ -6,10 +6,17 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from align_jax.files import digest
 from align_jax.learn import batches as logs
 from align_jax.learn import budget as budgets
+from align_jax.learn import finite, stopping
 from align_jax.learn import step as steps
-from align_jax.learn.checkpoint import NEWEST, Checkpoints
+from align_jax.learn.checkpoint import (
+  NEWEST,
+  Checkpoints,
+  check_logs,
+  drop_damaged,
+)
 from align_jax.learn.kept import Keep, Kept
 from align_jax.learn.logs import Writer
 
@@ -76,8 +83,12 @@ def train(
     the final state.
   Raises:
     ValueError: more updates are done than `schedule.num_steps`.
+    NotFinite: a number of a step or point is none. The last checkpoint stays.
+    Stopped: the process was asked to stop. A checkpoint is written first.
   """
   num_steps = schedule.num_steps
+  stopping.check()
+  drop_damaged(directory)
   with Checkpoints(directory / NEWEST) as checkpoints:
     start = checkpoints.latest_step() or 0
     if start > num_steps:
@@ -93,50 +104,103 @@ def train(
       return state
     drop_log(directory, start)
     with make_writer(directory, start) as writer:
-      info, batches, saved = {}, [], start
-      kept = Kept(directory, schedule.keep, start)
-
-      def measure(step, last=False):
-        point = None
-        if (last or step in schedule.eval_steps) and step not in writer.points:
-          point = writer.point(step, evaluate(state))
-          info.update(kl=point['kl_seq_nats'], gold=point['gold'])
-        kept.offer(step, state.params, point)
-
-      measure(start)
+      files = _Files(directory, start, schedule, writer, checkpoints, keep_log)
+      files.measure(start, state, evaluate)
       for step in range(start, num_steps):
         state = steps.refresh(state, step, schedule.refresh_every, view)
         batch = source(state, jax.random.fold_in(key, step), step)
         state = steps.remember(state, view)
         state, metrics = train_step(state, batch, hparams)
-        done = step + 1
-        stop = False
+        done, stop = step + 1, False
+        files.took(done, batch, metrics)
         if budget and budgets.due(budget, done, num_steps):
+          files.check()
           left = budgets.left(budget, done, num_steps)
           state, stop = budgets.keep(budget, state, left)
         last = stop or done == num_steps
-        if keep_log:
-          batches.append(batch)
         if done % schedule.log_every == 0 or last:
-          # Copies: the next step donates the state before these are read.
-          stats = {k: jnp.copy(v) for k, v in state.stats.items()}
-          writer.write(done, {**metrics, **stats})
-          report(done, info)
-        measure(done, last=stop)
-        if done % schedule.save_every == 0 or last:
-          if keep_log:
-            write_log(directory, saved, done, batches)
-          checkpoints.save(done, state)
-          batches, saved = [], done
+          files.log(done, state, metrics)
+          report(done, files.newest)
+        files.measure(done, state, evaluate, last=stop)
+        asked = stopping.asked() and not last
+        if done % schedule.save_every == 0 or last or asked:
+          files.save(done, state)
+        if asked:
+          raise stopping.Stopped(f'{directory}: saved after {done} updates')
         if stop:
           break
   return state
 
 
+class _Files:
+  """What a run under way writes, and what of it is not yet checked.
+
+  Attributes:
+    newest: {'kl', 'gold'} of the newest point.
+  """
+
+  def __init__(self, directory, start, schedule, writer, checkpoints, keep_log):
+    self._directory, self._writer = directory, writer
+    self._checkpoints, self._eval_steps = checkpoints, schedule.eval_steps
+    self._kept = Kept(directory, schedule.keep, start)
+    self._keep_log, self._batches, self._saved = keep_log, [], start
+    self._logs = log_digests(directory)
+    self._measured_or_kept = {*schedule.eval_steps, *schedule.keep.steps}
+    self._unchecked, self.newest = [], {}
+
+  def took(self, done, batch, metrics):
+    """Takes note of a step. It checks the step before, which has ended."""
+    self.check()
+    self._unchecked.append((done, metrics, batch.rewards))
+    self._checkpoints.record()
+    if self._keep_log:
+      self._batches.append(batch)
+
+  def check(self):
+    """Raises NotFinite for a step with a number that is none."""
+    while self._unchecked:
+      finite.check_step(self._writer.names, *self._unchecked.pop(0))
+
+  def log(self, done, state, metrics):
+    # Copies: the next step donates the state before these are read.
+    stats = {k: jnp.copy(v) for k, v in state.stats.items()}
+    told = {k: v for k, v in metrics.items() if k != finite.FINITE}
+    self._writer.write(done, {**told, **stats})
+
+  def measure(self, step, state, evaluate, last=False):
+    """Measures and keeps the policy where its schedule or its end says so."""
+    if last or step in self._measured_or_kept:
+      self.check()
+    point, due = None, last or step in self._eval_steps
+    if due and step not in self._writer.points:
+      found = evaluate(state)
+      finite.check_points(self._writer.names, step, found)
+      point = self._writer.point(step, found)
+      self.newest.update(kl=point['kl_seq_nats'], gold=point['gold'])
+    self._kept.offer(step, state.params, point)
+
+  def save(self, done, state):
+    """Begins a checkpoint, after all that it must not be without."""
+    self.check()
+    if self._keep_log:
+      path = write_log(self._directory, self._saved, done, self._batches)
+      self._logs[f'log/{path.name}'] = digest(path)
+    logs = self._writer.digests(self._directory) | self._logs
+    self._checkpoints.save(done, state, logs)
+    self._batches, self._saved = [], done
+
+
 def write_log(directory, start, end, batches):
-  """The batches of steps [start, end) as one Batch, in order."""
+  """Keeps the batches of steps [start, end) as one Batch, in order: a path."""
   path = directory / 'log' / f'{start:08d}-{end:08d}.npz'
   logs.save(path, logs.concatenate(batches))
+  return path
+
+
+def log_digests(directory):
+  """{path: [bytes, digest]} of the parts of a run's log."""
+  parts = sorted((directory / 'log').glob('*.npz'))
+  return {f'log/{part.name}': digest(part) for part in parts}
 
 
 def drop_log(directory, step):
@@ -148,7 +212,13 @@ def drop_log(directory, step):
 
 
 def read_log(directory):
-  """All batches of a finished run as one Batch, in the order of training."""
+  """All batches of a finished run as one Batch, in the order of training.
+
+  Raises:
+    FileNotFoundError: the run kept no log.
+    ValueError: a part is missing or damaged; names it.
+  """
+  check_logs(directory)
   parts = sorted((directory / 'log').glob('*.npz'))
   if not parts:
     raise FileNotFoundError(f'{directory} kept no log of its batches')

@@ -6,6 +6,16 @@ import os
 import pathlib
 import shutil
 
+from align_jax.files import (
+  PARTIAL,
+  damaged,
+  digests,
+  read_record,
+  write_record,
+)
+
+FILES = 'files.json'  # of the folder: digests of all others
+
 
 def keywords(fn):
   """{name: default} of the arguments of `fn` that have a default."""
@@ -28,15 +38,22 @@ def make_once(folder, build, settings, defaults=None):
   read = lambda tree: json.loads(json.dumps(tree, default=str))
   settings, defaults = read(settings), read(defaults or {})
   if not (folder / 'settings.json').exists():
-    partial = folder.with_name(f'{folder.name}.partial-{os.getpid()}')
+    if folder.is_dir() and any(folder.iterdir()):
+      raise ValueError(
+        f'{folder / "settings.json"} is missing: remove {folder}, it is made '
+        'again'
+      )
+    partial = folder.with_name(f'{folder.name}{PARTIAL}{os.getpid()}')
     partial.mkdir(parents=True)
     try:
       build(partial)
-      (partial / 'settings.json').write_text(json.dumps(settings, indent=1))
+      write_record(partial / FILES, digests(partial))
+      write_record(partial / 'settings.json', settings)
       _publish(partial, folder)
     finally:
       shutil.rmtree(partial, ignore_errors=True)
   _check_settings(folder, settings, defaults)
+  _check_files(folder)
 
 
 def _publish(partial, folder):
@@ -49,7 +66,7 @@ def _publish(partial, folder):
 
 
 def _check_settings(folder, settings, defaults):
-  made = json.loads((folder / 'settings.json').read_text())
+  made = read_record(folder / 'settings.json')
   made = {**{k: v for k, v in defaults.items() if k in settings}, **made}
   for name in sorted(made.keys() | settings.keys()):
     if made.get(name) != settings.get(name):
@@ -57,3 +74,11 @@ def _check_settings(folder, settings, defaults):
         f'{folder} was made with {name}={made.get(name)!r}, not '
         f'{settings.get(name)!r}: remove it, or work elsewhere'
       )
+
+
+def _check_files(folder):
+  """Refuses files that are not what was written; earlier versions said none."""
+  path = folder / FILES
+  known = read_record(path) if path.exists() else {}
+  if found := damaged(folder, known):
+    raise ValueError(f'{found}: damaged. Remove {folder}, it is made again')

@@ -47,7 +47,7 @@ def experiments() -> list[str]:
   """Names of the modules of `experiments` that have a command line."""
   files = sorted(folder_of('experiments').glob('*.py'))
   main = "__name__ == '__main__'"
-  return [file.stem for file in files if main in file.read_text()]
+  return [file.stem for file in files if main in file.read_text('utf-8')]
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:

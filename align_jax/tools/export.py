@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax.data import load_tokenizer
+from align_jax.files import read_record
 from align_jax.lab import setups, stages, streams
 from align_jax.learn.checkpoint import final_params, params_of, steps_of
 from align_jax.learn.kept import measured
@@ -128,7 +129,7 @@ def _policy(run, task, setup, number, step):
 
 def _merged(run, params, task, setup, number):
   """Adapters put into the reference that they adapt."""
-  settings = json.loads((run / 'settings.json').read_text('utf-8'))
+  settings = read_record(run / 'settings.json')
   base = stages.train_sft(setup, task, number, streams.silent)
   settings = lora.Lora(**settings['lora'])
   adapters = lora.restored(params[lora.KEY], base, task.model, settings)

@@ -62,8 +62,10 @@ def write(folder, fields, seed=0):
     safetensors.numpy.save_file(arrays, folder / name)
     where |= dict.fromkeys(arrays, name)
     sizes += [x.nbytes for x in arrays.values()]
-  (folder / hf.INDEX).write_text(json.dumps({'weight_map': where}))
-  (folder / 'config.json').write_text(json.dumps(fields))
+  (folder / hf.INDEX).write_text(
+    json.dumps({'weight_map': where}), encoding='utf-8'
+  )
+  (folder / 'config.json').write_text(json.dumps(fields), encoding='utf-8')
   return max(sizes), sum(sizes)
 
 
@@ -82,7 +84,9 @@ class Peak:
   """
 
   def __enter__(self):
-    pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM = VmRSS
+    pathlib.Path('/proc/self/clear_refs').write_text(
+      '5', encoding='utf-8'
+    )  # VmHWM = VmRSS
     self._start = _status('VmRSS'), _status('RssAnon')
     self.anonymous, self._over = 0, threading.Event()
     self._thread = threading.Thread(target=self._watch)
@@ -101,7 +105,7 @@ class Peak:
 
 
 def _status(field):
-  text = pathlib.Path('/proc/self/status').read_text()
+  text = pathlib.Path('/proc/self/status').read_text('utf-8')
   line = next(x for x in text.splitlines() if x.startswith(f'{field}:'))
   return int(line.split()[1]) * 1024
 

@@ -25,7 +25,7 @@ class Contestant:
 
   def __init__(self, name, command, log, env=None):
     self.name, self._log = name, log
-    with open(log, 'w') as file:
+    with open(log, 'w', encoding='utf-8') as file:
       self._process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -46,7 +46,7 @@ class Contestant:
     if line:
       return json.loads(line)
     status = self._process.wait()
-    words = pathlib.Path(self._log).read_text().strip().splitlines()
+    words = pathlib.Path(self._log).read_text('utf-8').strip().splitlines()
     last = words[-1].strip() if words else 'no word'
     raise Failed(f'{self.name} ended with status {status}: {last}')
 

@@ -26,7 +26,7 @@ def machine():
   name = platform.processor() or platform.machine()
   info = pathlib.Path('/proc/cpuinfo')
   if info.exists():
-    found = re.search(r'model name\s*: (.*)', info.read_text())
+    found = re.search(r'model name\s*: (.*)', info.read_text('utf-8'))
     name = found.group(1) if found else name
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
   return f'{name}, {os.cpu_count()} cores, {memory:.0f} GiB'
@@ -52,7 +52,7 @@ def block(title, text, notes, versions, clock, cfg):
 
 def replace(path, name, text):
   """Writes a block into a page in place of the one of the same name."""
-  old = path.read_text() if path.exists() else '# How fast\n'
+  old = path.read_text('utf-8') if path.exists() else '# How fast\n'
   begin, end = f'<!-- {name} -->', '<!-- end -->'
   new = f'{begin}\n{text}\n{end}'
   pattern = re.compile(f'{re.escape(begin)}\n.*?{end}', re.DOTALL)

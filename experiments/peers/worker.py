@@ -19,7 +19,7 @@ def peak_mb():
   """Of this process; what the kernel reports of a child starts at its
   parent's, hence /proc where there is one."""
   try:
-    status = pathlib.Path('/proc/self/status').read_text()
+    status = pathlib.Path('/proc/self/status').read_text('utf-8')
   except FileNotFoundError:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   return int(status.split('VmHWM:')[1].split()[0]) / 1024
@@ -88,7 +88,7 @@ class Clock:
 def main(module, spec):
   spec = json.loads(spec)
   # What libraries print must not end up among the answers.
-  answers = os.fdopen(os.dup(1), 'w')
+  answers = os.fdopen(os.dup(1), 'w', encoding='utf-8')
   os.dup2(2, 1)
   pin(spec['cores'])  # before the libraries size their pools
   gate = Gate(sys.stdin, answers, widen if spec['widen'] else lambda: None)

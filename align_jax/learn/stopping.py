@@ -1,0 +1,55 @@
+"""A request to stop, by SIGTERM or Ctrl-C: runs save first."""
+
+import contextlib
+import signal
+import threading
+
+SIGNALS = signal.SIGTERM, signal.SIGINT
+_asked: list[int] = []  # signals so far
+
+
+class Stopped(Exception):
+  """A run has saved its state and ended early, as it was asked to."""
+
+
+def asked():
+  """The first signal that asked this process to stop. 0: none did."""
+  return _asked[0] if _asked else 0
+
+
+def check():
+  """Raises Stopped if this process was asked to stop."""
+  if _asked:
+    raise Stopped('stopped before the run began')
+
+
+def _ask(number, frame):
+  _asked.append(number)
+
+
+def _ask_or_end(number, frame):
+  _ask(number, frame)
+  if len(_asked) > 1:  # a second request does not wait
+    raise KeyboardInterrupt
+
+
+def listen(answer=_ask):
+  """Answers the signals by a request instead of an end, in this process."""
+  for number in SIGNALS:
+    signal.signal(number, answer)
+
+
+@contextlib.contextmanager
+def listening():
+  """`listen` within a `with` block of the main thread."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = {number: signal.getsignal(number) for number in SIGNALS}
+  _asked.clear()
+  listen(_ask_or_end)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -244,9 +244,24 @@ def test_an_export_never_replaces_what_it_is_made_of(pipeline):
     workdir,
     workdir / 'task',
   ):
-    with pytest.raises(SystemExit, match='which is exported: expected another'):
+    with pytest.raises(SystemExit, match='which the run is made of'):
       export.main([str(run), str(folder)])
   np.testing.assert_array_equal(hf.load(checkpoint).params['embed'], before)
+
+
+def test_all_folders_that_settings_name_are_kept(tmp_path):
+  """Such as those of a judge, of a tokenizer and of a run's own judge."""
+  home, run = tmp_path / 'home', tmp_path / 'home' / 'run'
+  run.mkdir(parents=True)
+  for path, names in ((home, ('judge', 'tokenizer')), (run, ('other',))):
+    named = [{'checkpoint': str(tmp_path / name)} for name in names]
+    (path / 'settings.json').write_text(json.dumps({'x': named}), 'utf-8')
+  for name in ('judge', 'tokenizer', 'other'):
+    (tmp_path / name).mkdir()
+    sources = export._folders_in(home, run)
+    export.check_folder(tmp_path / 'elsewhere', sources)
+    with pytest.raises(ValueError, match=f'{name}, which the run is made of'):
+      export.check_folder(tmp_path / name, sources)
 
 
 @pytest.mark.parametrize('pipeline', ['qwen2_5_0_5b_hh'], indirect=True)

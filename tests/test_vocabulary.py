@@ -53,6 +53,16 @@ def test_gaps_are_the_ids_without_a_token(ids, size, gaps):
   assert vocabulary.gaps(ids, size) == gaps
 
 
+def test_a_model_s_own_gaps_stay():
+  tokenizer = data.train_tokenizer((), 259)
+  wide = ModelConfig(vocab_size=300, num_layers=1, **SIZES)
+  assert vocabulary.only_tokens(wide, tokenizer).no_tokens == ((259, 300),)
+  own = dataclasses.replace(wide, no_tokens=((4, 6), (290, 295)))
+  found = vocabulary.only_tokens(own, tokenizer)
+  assert found.no_tokens == ((4, 6), (259, 300))
+  assert vocabulary.only_tokens(object, tokenizer) is object
+
+
 def test_ids_without_a_token_are_never_drawn(policies):
   free = draw(policies[0], dataclasses.replace(CONFIG, no_tokens=()))
   assert np.isin(free.completions, FORBIDDEN).mean() > 0.1

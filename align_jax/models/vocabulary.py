@@ -29,10 +29,15 @@ def only_tokens(config, tokenizer):
   """The model, which gives no other id than the tokenizer's a chance.
 
   Args:
-    config: a ModelConfig or an Adapter.
+    config: a ModelConfig or an Adapter, whose own `no_tokens` stay. A record of
+      another kind, without them, is returned as it is.
     tokenizer: tokenizers.Tokenizer. Its tokens may be more than the rows.
   """
-  ids = tokenizer.get_vocab(with_added_tokens=True).values()
+  if not hasattr(config, 'no_tokens'):
+    return config
+  ids = {*tokenizer.get_vocab(with_added_tokens=True).values()}
+  for gap in config.no_tokens:
+    ids -= {*range(*gap)}
   return dataclasses.replace(config, no_tokens=gaps(ids, config.vocab_size))
 
 

@@ -192,8 +192,25 @@ def generation(task, ids):
   return {**sampling, **ids, 'max_new_tokens': task.max_new_tokens}
 
 
+def _folders_in(home, run):
+  """The run's folder, and all that settings name: checkpoints and others."""
+  found, texts = [run], []
+  for path in (home, run):
+    file = path / 'settings.json'
+    texts += _texts(read_record(file)) if file.is_file() else []
+  found += [pathlib.Path(x).expanduser() for x in texts if x]
+  return [x for x in found if x.is_dir()]
+
+
+def _texts(x):
+  if isinstance(x, dict | list):
+    inner = x.values() if isinstance(x, dict) else x
+    return [text for y in inner for text in _texts(y)]
+  return [x] if isinstance(x, str) else []
+
+
 def check_folder(folder, sources):
-  """Refuses to export over what is exported.
+  """Refuses to export over what a run is made of.
 
   Raises:
     ValueError: the folder is, or contains, one of the sources.
@@ -202,8 +219,8 @@ def check_folder(folder, sources):
   for source in map(pathlib.Path.resolve, sources):
     if folder in (source, *source.parents):
       raise ValueError(
-        f'{folder}: it is, or contains, {source}, which is exported: expected '
-        'another folder'
+        f'{folder}: it is, or contains, {source}, which the run is made of: '
+        'expected another folder'
       )
 
 
@@ -225,10 +242,7 @@ def export(run, folder, dtype='float32', step=None, kl=None):
   run, folder = pathlib.Path(run).resolve(), pathlib.Path(folder)
   home = experiment_of(run)
   setup = setups.opened(home)
-  model, sources = setup.shared.model, [run, home, setup.task_folder]
-  if model.get('checkpoint'):
-    sources.append(initial.folder_of(model))
-  check_folder(folder, sources)
+  check_folder(folder, [home, setup.task_folder, *_folders_in(home, run)])
   step = choose(run, step, kl)
   number = next(
     (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, home)), 0

@@ -21,6 +21,18 @@ def listed(x: np.ndarray) -> list:
   return np.round(x, DECIMALS).tolist()
 
 
+def looks_like_path(name: str | os.PathLike) -> bool:
+  """Whether a name that nothing local has is a path, and not the id of a hub.
+
+  An id is a word, or two with a slash between. A path starts with . / ~, has
+  more slashes, or begins in a folder that is there.
+  """
+  text = os.fspath(name)
+  first, *rest = text.split('/')
+  odd = text.startswith(('.', '/', '~')) or '\\' in text or len(rest) > 1
+  return odd or rest == [''] or (bool(rest) and pathlib.Path(first).exists())
+
+
 def read_jsonl(path: str | os.PathLike) -> list:
   """The rows of a .jsonl file; [] if there is none.
 

@@ -94,6 +94,7 @@ def get_config():
     dict(
       # Where batches come from, see align_jax.lab.arms.SOURCES:
       # - fixed pairs: 'golden_pairs' | 'file_pairs' (the file's own labels)
+      # - single answers with the file's own labels: 'file_labels'
       # - batches of another run: 'log'
       # - samples of one policy: 'policy' | 'reference' | 'sampler' (an older
       #   copy) | 'one_step_stale' (sampled during the step before) | 'teacher'
@@ -183,6 +184,9 @@ def get_config():
       pool=1024,  # reweigh: samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed
       shuffle=0,  # source='log': steps per shuffled window. 0: one window
+      # Signs that end the run, in align_jax.learn.watch.SIGNS: 'gap' | 'empty'
+      # | 'cut' | 'runaway'. (): they are noted.
+      stop_on=(),
       save_every=500,  # steps between checkpoints
       log_every=10,  # steps between rows of metrics
       # Checkpoints to keep beside the last, for align_jax.tools.export.

@@ -33,7 +33,7 @@ def get_config():
     long_prompt='left',  # the end of a conversation is kept
     long_completion='right',  # the beginning of an answer is kept
     on_bad_row='skip',
-    heldout_prompts=256,
+    heldout_prompts=256.0,  # a share of all, if below 1
     eval_prompts=64,
     pretrain_steps=180,  # of sft.steps, on stretches of whole transcripts
     judge=dict(kind='pairs', checkpoint=''),

@@ -33,7 +33,7 @@ def get_config():
     long_prompt='drop',
     long_completion='drop',
     on_bad_row='skip',
-    heldout_prompts=2000,
+    heldout_prompts=2000.0,  # a share of all, if below 1
     eval_prompts=256,
     pretrain_steps=0,
     judge=dict(

@@ -24,7 +24,7 @@ def get_config():
     prompt_len=64,
     completion_len=32,
     long_prompt='drop',  # the beginning says what is asked
-    heldout_prompts=256,
+    heldout_prompts=256.0,  # a share of all, if below 1
     eval_prompts=64,
   )
   return c

@@ -27,6 +27,7 @@ FREE = {
   'steps',
   'save_every',
   'log_every',
+  'stop_on',
   'points',
   'keep.steps',
   'keep.kls',

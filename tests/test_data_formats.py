@@ -13,6 +13,7 @@ from align_jax.data import (
   formats,
   pipeline,
   readers,
+  shards,
 )
 from align_jax.data.examples import (
   ALTERED,
@@ -385,7 +386,7 @@ PAIRS = ['formats/preference.conversational.explicit.jsonl']
 def test_the_registry_names_what_it_holds():
   assert all(name == f.__name__ for name, f in readers.DATASETS.items())
   assert set(readers.SIGNATURES) < set(readers.DATASETS)
-  assert set(files.READERS) == {'.jsonl', '.json', '.csv', '.txt', '.parquet'}
+  assert tuple(files.READERS) == shards.ENDINGS
 
 
 def test_the_page_on_data_names_all_there_is():

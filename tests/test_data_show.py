@@ -20,6 +20,7 @@ ROWS = [
 OUT = """\
 x.jsonl: columns ['chosen', 'note', 'prompt', 'rejected']
 read as standard, which makes preference rows: ['chosen', 'prompt', 'rejected']
+ignored columns: ['note']
 rows: 4
 kept: 2
 bad: 1

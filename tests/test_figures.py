@@ -59,3 +59,12 @@ def test_arms_keep_their_colours():
   first = lines.colours_of(['a', 'b', 'c'], ('c', 'a'))
   assert first['c'] == lines.SERIES[0] and first['a'] == lines.SERIES[1]
   assert len(set(first.values())) == 3
+
+
+def test_dollars_in_names_are_dollars():
+  names = '$x^', 'a$b$c', r'$\frac$'
+  x = np.array([0.0, 1.0])
+  many = [lines.Line(n, x, x + i, lines.INK) for i, n in enumerate(names)]
+  figure = figures.frontier_figure(lines.WIDE, many, 'x', 'y')
+  text = figures.as_svg(figure, 'dollars')
+  assert all(name in text for name in names)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import threading
 import time
 
 import pytest
 
 from align_jax.lab import jobs
 from align_jax.lab.jobs import Job
+from align_jax.learn import stopping
 
 
 def note(path, partner, report):
@@ -36,6 +39,17 @@ def fail(report):
 
 def wait(report):
   time.sleep(60)
+
+
+def die(report):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until_asked(path, report):
+  path.touch()
+  while not stopping.asked():
+    time.sleep(0.01)
+  raise stopping.Stopped(f'{path.name}: saved after 7 updates')
 
 
 def diamond(folder, partners):
@@ -97,6 +111,31 @@ def test_a_job_that_fails_ends_the_others():
   with pytest.raises(ValueError, match='as it must'):
     jobs.run(todo, workers=2, progress=lambda *row: None)
   assert time.time() - start < 45
+
+
+def test_a_worker_that_is_killed_is_named_with_its_job():
+  start = time.time()
+  todo = [Job('big', die), Job('long', wait)]
+  with pytest.raises(OSError, match='the worker of big ended by signal 9'):
+    jobs.run(todo, workers=2, progress=lambda *row: None)
+  assert time.time() - start < 45
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_asked_to_stop_save_first(number, tmp_path):
+  paths = [tmp_path / 'a', tmp_path / 'b']
+  todo = [Job(path.name, until_asked, (path,)) for path in paths]
+
+  def ask():
+    while not all(path.exists() for path in paths):
+      time.sleep(0.01)
+    os.kill(os.getpid(), number)
+
+  with stopping.listening():
+    threading.Thread(target=ask).start()
+    with pytest.raises(stopping.Stopped, match='a: saved .*; b: saved after 7'):
+      jobs.run(todo, workers=2, progress=lambda *row: None)
+    assert stopping.asked() == number
 
 
 @pytest.mark.skipif(

@@ -13,7 +13,7 @@ from preference_files import hh, ultrafeedback, write
 from runs import run_of, setup_of, stage_of
 
 from align_jax import data, judges
-from align_jax.lab import arms, setups
+from align_jax.lab import arms, checks, setups
 from align_jax.learn import batches
 from align_jax.models import initial
 from align_jax.policy.programs import policy_programs
@@ -211,7 +211,7 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
       'eval_prompts=9, expected a whole number from 1 to 8',
     ),
     (dict(heldout_prompts=48), '48 different prompts leave none'),
-    (dict(judge_share=0.0), "judge.kind='pairs': 'pairs' learns from"),
+    (dict(judge_share=0.0), "judge.kind='pairs': 'pairs' and 'labels' learn"),
     (
       dict(judge=dict(kind='oracle', checkpoint='x'), judge_share=0.0),
       "judge.kind='oracle' is none of",
@@ -221,6 +221,12 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
     (dict(long_completion='left'), "long_completion='left', expected one"),
     (dict(dataset='gsm8k'), "no field 'question'"),
     (dict(long_prompt='drop', prompt_len=4), 'no pairs are left'),
+    (dict(heldout_prompts=0.99), '48 different prompts leave none'),
+    (dict(heldout_prompts=0.1, eval_prompts=8), 'only 5 are left'),
+    (
+      dict(judge=dict(kind='labels', checkpoint='')),
+      "judge.kind='labels', and .*hh.jsonl is of pairs: expected 'pairs'",
+    ),
   ],
 )
 def test_mistakes_are_told_in_one_line(kwargs, tmp_path, changed, said):
@@ -331,6 +337,119 @@ def test_rope_is_scaled_for_the_lengths_of_the_task():
   model = setups.task_knobs(setup_of(cfg, 'runs'))['model']
   kind, settings = model['rope_scaling']
   assert kind == 'dynamic' and dict(settings)['length'] == 1000
+
+
+# --- Labels ------------------------------------------------------------------
+
+
+def torn(i):
+  """Row i of a file of pairs, torn apart: one answer, with a label."""
+  row, good = hh(i // 2), i % 2 == 0
+  text = row['chosen' if good else 'rejected']
+  prompt, answer = text.rsplit('\n\nAssistant:', 1)
+  prompt = prompt.removeprefix('\n\nHuman: ')
+  turns = [('user', prompt), ('assistant', answer.strip())]
+  turns = [dict(role=x, content=y) for x, y in turns]
+  return dict(messages=turns, label=good)
+
+
+@pytest.fixture(scope='module')
+def labelled(folder):
+  path = write(folder / 'labels.jsonl', torn, 96)
+  made = dict(workdir=folder / 'labelled', **knobs(path))
+  made.update(judge=dict(kind='labels', checkpoint=''), heldout_prompts=0.25)
+  with jax.default_prng_impl('unsafe_rbg'):
+    return preferences.make_task(seed=0, **made), made
+
+
+def test_labels_are_read_by_the_judge_and_by_sft(labelled):
+  task, made = labelled
+  assert task.pairs is None and task.labelled.group_size == 1
+  rewards = np.asarray(task.labelled.rewards)
+  assert set(rewards.tolist()) == {0.0, 1.0}
+  _, completions = task.decode(task.labelled)
+  good = lambda text: any(text.strip().startswith(x[:4]) for x in GOOD)
+  assert [good(x) for x in completions] == (rewards == 1).tolist()
+  answers = task.demonstrations(None, jax.random.key(0), 2)
+  assert all(map(good, task.decode(answers)[1]))
+  told = json.loads((made['workdir'] / 'judge.json').read_text('utf-8'))
+  assert told['held_out']['good'] == told['held_out']['bad'] == 12
+  assert told['held_out']['accuracy'] > 0.8
+  counts = json.loads((made['workdir'] / 'counts.json').read_text('utf-8'))
+  assert counts['labels'] == dict(held_out=24, judge=36, policy=36)
+
+
+def test_kto_learns_from_labels_as_from_the_pairs(labelled, tmp_path):
+  """A row per label, then one of another prompt; the reference annotates."""
+  task, _ = labelled
+  cfg = common.as_dict(base.smoke(base.get_config()))
+  run = run_of(cfg, source='file_labels', loss='kto', batch_size=4)
+  params = initial.params({}, task.model, jax.random.key(0))
+  stage = types.SimpleNamespace(
+    task=task, reference=params, folder=tmp_path / 'seed0', seed=0
+  )
+  state = types.SimpleNamespace(anchors={'ref': params})
+  batch = arms.make_source(stage, run)(state, None, 0)
+  assert batch.group_size == 2 and batch.num_prompts == 4
+  rewards = np.asarray(batch.rewards).reshape(4, 2)
+  assert set(rewards[:, 0].tolist()) <= {0.0, 1.0}
+  assert rewards[:, 1].tolist() == [0.5] * 4
+  assert batch.ref_logps.shape == batch.completions.shape
+
+
+@pytest.mark.parametrize(
+  'source, kind', [('file_labels', 'pairs'), ('file_pairs', 'labels')]
+)
+def test_a_source_that_the_judges_rows_belie_is_refused(source, kind):
+  cfg = common.as_dict(base.get_config())
+  run = run_of(cfg, source=source, loss='kto', batch_size=4)
+  task = dict(name='preferences', judge=dict(kind=kind))
+  with pytest.raises(ValueError, match=f"{source}' reads .*kind='{kind}'"):
+    checks._check_pairs(run, task)
+
+
+def test_labels_of_one_kind_or_of_two_files_are_refused(labelled, tmp_path):
+  _, made = labelled
+  path = write(tmp_path / 'x.jsonl', lambda i: torn(2 * i), 40)
+  wrong = {**made, 'data': str(path), 'workdir': tmp_path / 'task'}
+  with pytest.raises(ValueError, match='x.jsonl: all labels are True, expect'):
+    preferences.make_task(seed=0, **wrong)
+  wrong['judge'] = dict(kind='pairs', checkpoint='')
+  with pytest.raises(ValueError, match="kind='pairs', and .* is of labels"):
+    preferences.make_task(seed=0, **wrong)
+
+
+def test_a_small_file_says_what_is_held_out(tmp_path):
+  """As many as a fixed number leaves, and as many as a share does."""
+  row = lambda i: dict(prompt=f'{i}', chosen='a', rejected='b')
+  path, said = write(tmp_path / 'x.jsonl', row, 300), []
+  for held_out in (256, 256.0, 0.1):
+    counts = data.Counts()
+    examples = pair_files.read(path, '', counts)
+    parts = pair_files.split(examples, held_out, 0.5)
+    counts.kept = len(examples)
+    made = pair_files.summary(counts, parts, path)
+    said.append('\n'.join(pair_files.summary_lines(made)))
+  assert '256 held_out, 22 judge, 22 policy' in said[0]
+  assert 'note: 256 are held out, 22 left for policies: task.held' in said[0]
+  assert said[0] == said[1]
+  assert '30 held_out, 135 judge, 135 policy' in said[2]
+  assert 'note' not in said[2]
+
+
+def test_a_file_may_be_in_parts(kwargs, tmp_path):
+  """The same rows in two shards give the same split, and another key."""
+  rows = pathlib.Path(kwargs['data']).read_text('utf-8').splitlines()
+  for i in (0, 1):
+    part = tmp_path / 'set' / f'{i}.jsonl'
+    part.parent.mkdir(exist_ok=True)
+    part.write_text('\n'.join(rows[25 * i : 25 * i + 25]) + '\n', 'utf-8')
+  found = []
+  for source in (kwargs['data'], str(tmp_path / 'set')):
+    examples = pair_files.read(source, '', data.Counts('skip'))
+    made = pair_files.split(examples, 8, 0.5)
+    found.append([[x.prompt for x in part] for part in made])
+  assert found[0] == found[1]
 
 
 def test_file_pairs_need_a_file():

@@ -442,6 +442,9 @@ def test_a_checkpoint_has_its_own_sizes(changes, expected, cfg):
   [
     (dict(source='file_pairs'), "task 'toy' has none"),
     (dict(source='mixed', parts=('file_pairs', 'policy')), 'has none'),
+    (dict(source='file_labels', loss='kto', loss_kwargs={}), 'has none'),
+    (dict(source='file_labels', loss='dpo'), "such as 'kto'"),
+    (dict(source='file_labels', loss='sft', loss_kwargs={}), "such as 'kto'"),
     (
       dict(source='mixed', parts=('golden_pairs', 'policy'), group_size=4),
       "2 of 'golden_pairs' and 4 of 'policy'",

@@ -143,7 +143,7 @@ def test_a_row_that_needs_a_token_without_numbers_is_named(tmp_path):
     message = rf"f.jsonl row 2: token '<\|eot_id\|>' has id {size}, expected"
     with pytest.raises(RowError, match=message):
       encode(ids=ids, where='f.jsonl row 2')
-  encoder = data.make_encoder(loaded, None, size)
+  encoder = data.make_encoder(loaded, None, size=size)
   assert encoder.size == size
 
 

@@ -34,6 +34,7 @@ from align_jax.compare.lines import (
   new_figure,
   reached,
   values,
+  verbatim,
 )
 
 
@@ -99,7 +100,7 @@ def families_figure(
       kl_axis(axes, reached(lines.values()), inches)
       mark_window(axes, window)
     axes.set_ylim(*limits)
-    axes.set_title(f'{title}: {ylabel}', loc='left')
+    axes.set_title(verbatim(f'{title}: {ylabel}'), loc='left')
     axes.set_xlabel(xlabel)
     name_ends(axes, shown)
   hide_rest(grid, len(families))
@@ -140,7 +141,7 @@ def effects_figure(
     axes.vlines(budgets, low, high, color=INK, linewidth=1.2)
     kl_axis(axes, known, width / columns - 0.74)
     mark_window(axes, window)
-    axes.set_title(name.replace(' - ', ' − '), loc='left')
+    axes.set_title(verbatim(name.replace(' - ', ' − ')), loc='left')
     axes.set_xlabel('KL (nats)')
   share_limits(grid.flat[: len(effects)])
   hide_rest(grid, len(effects))
@@ -172,7 +173,7 @@ def training_figure(
     draw(axes, lines)
     if positive:
       step_axis(axes, min(positive), max(positive))
-    axes.set_title(label, loc='left')
+    axes.set_title(verbatim(label), loc='left')
     axes.set_xlabel('updates')
     name_ends(axes, lines)
   hide_rest(grid, len(panels))

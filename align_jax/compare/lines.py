@@ -266,6 +266,11 @@ def draw_interval(axes: Axes, line: Line) -> None:
     axes.vlines(line.x[i], line.low[i], line.high[i], color=line.colour)
 
 
+def verbatim(text: str) -> str:
+  """A text for a figure, where a pair of dollars would enclose mathematics."""
+  return text.replace('$', r'\$')
+
+
 def name_ends(axes: Axes, lines: Iterable[Line]) -> None:
   """Writes each line's name to the right of the plot, none over another."""
   named = [(line, line.end) for line in lines if line.end]
@@ -282,7 +287,7 @@ def name_ends(axes: Axes, lines: Iterable[Line]) -> None:
   x = box.x1 + 0.14 * figure.dpi / figure.bbox.width
   for (line, end), height in zip(named, heights):
     axes.annotate(
-      line.name,
+      verbatim(line.name),
       end,
       (x, height),
       textcoords='figure fraction',

@@ -10,7 +10,7 @@ from align_jax.data.answers import correct, final_answer
 from align_jax.data.chat import load_template
 from align_jax.data.comparisons import COMPARISONS
 from align_jax.data.examples import Encoded, Encoder, make_encoder
-from align_jax.data.files import fingerprint, local_path, rows
+from align_jax.data.files import fingerprint, rows
 from align_jax.data.pipeline import (
   Limits,
   encode_examples,
@@ -73,7 +73,6 @@ __all__ = [
   'left_pad',
   'load_template',
   'load_tokenizer',
-  'local_path',
   'make_batch',
   'make_encoder',
   'make_prompts',

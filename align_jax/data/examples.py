@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
   notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY
 
 
-def make_encoder(vocabulary, template=None, size=None):
+def make_encoder(vocabulary, template=None, *, size=None):
   """The encoder of a vocabulary, with a chat template for messages."""
   tokenizer = vocabulary.tokenizer
   control = {

@@ -3,13 +3,19 @@
 import csv
 import gzip
 import hashlib
-import json
-import pathlib
 import zlib
 
+from align_jax.data import shards
+from align_jax.data.nested import parse, without_nulls
 from align_jax.data.row import Row, RowError
 
 MAX_LINE_BYTES = 64 * 2**20
+LONGEST = 16  # times as long a line, which is not even skipped
+# A packed file may become so many times larger, and any file MOST bytes.
+EXPANSION, MOST = 200, 64 * 2**20
+ARRAY_VALUES, ARRAY_BYTES = 2**24, 2**30  # of a .json file; of a .json.gz
+# Rows of Parquet that are held at once: bytes, and the least number.
+BATCH_BYTES, FEW = 256 * 2**20, 16
 # A .csv file has only texts. These columns are read as JSON values.
 CSV_VALUES = frozenset(
   ('label', 'preference', 'score', 'score_chosen', 'score_rejected', 'margin')
@@ -19,6 +25,41 @@ ENCODINGS = {b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16', b'\x1f\x8b': 'gzip'}
 
 def _raise(error):
   raise error
+
+
+class _Bounded:
+  """A file that may not expand without end."""
+
+  def __init__(self, file, path):
+    self._file, self._path = file, path
+    self._left = most_bytes(path)
+
+  def readline(self, size):
+    return self._counted(self._file.readline(size))
+
+  def read(self):
+    """All of it. What is packed must fit into memory."""
+    packed = self._path.suffix == '.gz'
+    self._left = min(self._left, ARRAY_BYTES) if packed else self._left
+    return self._counted(self._file.read(self._left + 1))
+
+  def _counted(self, content):
+    self._left -= len(content)
+    if self._left < 0:
+      raise _expands(self._path)
+    return content
+
+
+def most_bytes(path):
+  """What a file may expand to."""
+  return max(MOST, EXPANSION * path.stat().st_size)
+
+
+def _expands(path):
+  return ValueError(
+    f'{path}: expands to more than {EXPANSION} times its size'
+    f' and {MOST} bytes, or than is held at once'
+  )
 
 
 # --- Text files --------------------------------------------------------------
@@ -36,13 +77,21 @@ def _lines(file, path):
     if number == 1:
       line = _without_mark(line, path)
     if len(line) > MAX_LINE_BYTES and not line.endswith(b'\n'):
-      while line and not line.endswith(b'\n'):
-        line = file.readline(MAX_LINE_BYTES)
-      line = RowError(
-        f'{path} row {number}: a line of more than {MAX_LINE_BYTES} bytes',
-        'line too long',
-      )
+      line = _rest(file, f'{path} row {number}')
     yield number, line
+
+
+def _rest(file, where):
+  """Skips the rest of a line that is too long. -> the error of the row."""
+  for _ in range(LONGEST):
+    line = file.readline(MAX_LINE_BYTES)
+    if not line or line.endswith(b'\n'):
+      return RowError(
+        f'{where}: a line of more than {MAX_LINE_BYTES} bytes', 'line too long'
+      )
+  raise ValueError(
+    f'{where}: a line of more than {LONGEST * MAX_LINE_BYTES} bytes'
+  )
 
 
 def _without_mark(line, path):
@@ -63,26 +112,6 @@ def _decode(line, where):
     raise RowError(
       f'{where}: not UTF-8: {e.reason} at byte {e.start}', 'not UTF-8'
     ) from None
-
-
-def _parse(text, where):
-  def pairs(items):
-    value = dict(items)
-    if len(value) < len(items):
-      names = [name for name, _ in items]
-      twice = next(name for name in names if names.count(name) > 1)
-      raise RowError(f'{where}: field {twice!r:.40} twice', 'a field twice')
-    return value
-
-  try:
-    return json.loads(text, object_pairs_hook=pairs)
-  except RowError:
-    raise
-  except json.JSONDecodeError as e:
-    at = f'{where}: ' if text.count('\n') < 2 else f'{where} line {e.lineno}: '
-    raise RowError(f'{at}not JSON: {e.msg}', 'not JSON') from None
-  except (ValueError, RecursionError) as e:  # thousands of digits or brackets
-    raise RowError(f'{where}: not JSON: {e}', 'not JSON') from None
 
 
 def _as_row(value, where):
@@ -108,7 +137,7 @@ def _each(values, make, bad):
 def _jsonl(file, path, bad):
   def make(numbered):
     where = f'{path} row {numbered[0]}'
-    return _as_row(_parse(_decode(numbered[1], where), where), where)
+    return _as_row(parse(_decode(numbered[1], where), where), where)
 
   lines = _lines(file, path)
   filled = (x for x in lines if isinstance(x[1], RowError) or x[1].strip())
@@ -117,7 +146,7 @@ def _jsonl(file, path, bad):
 
 def _json(file, path, bad):
   text = _decode(_without_mark(file.read(), path), path)
-  values = _parse(text, path)
+  values = parse(text, path, ARRAY_VALUES)
   if not isinstance(values, list):
     raise ValueError(f'{path}: a .json file holds one array of objects')
   make = lambda x: _as_row(x[1], f'{path} row {x[0]}')
@@ -138,7 +167,7 @@ def _csv_value(name, cell, where):
   if name not in CSV_VALUES:
     return cell
   lower = cell.strip().lower()
-  return _parse(lower, f'{where} field {name!r}')
+  return parse(lower, f'{where} field {name!r}')
 
 
 def _csv_records(file, path):
@@ -177,61 +206,94 @@ def _csv(file, path, bad):
 
 
 def _parquet(file, path, bad):
-  import pyarrow
   import pyarrow.parquet
 
-  try:
-    table, number = pyarrow.parquet.ParquetFile(file), 0
-    for batch in table.iter_batches(1024):
-      for number, fields in enumerate(batch.to_pylist(), number + 1):
-        yield Row(fields, f'{path} row {number}')
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as e:
-    reason = ' '.join(str(e).split())
-    raise ValueError(f'{path}: not a Parquet file: {reason}') from None
+  table = pyarrow.parquet.ParquetFile(file)
+  groups = map(table.metadata.row_group, range(table.num_row_groups))
+  sizes = [group.total_byte_size for group in groups]
+  if sum(sizes) > most_bytes(path):
+    raise _expands(path)
+  # A value of a dictionary may be that of many rows.
+  size = min(1024, max(FEW, BATCH_BYTES // max([1, *sizes])))
+  yield from _arrow_rows(table.iter_batches(size), path, bad)
 
 
-READERS = {  # by how a name ends; all but .parquet also with .gz
+def _arrow(file, path, bad):
+  """What Arrow calls a stream, as `datasets` saves it, or a file of it."""
+  import pyarrow
+
+  start = file.read(6)
+  file.seek(0)
+  if start == b'ARROW1':
+    table = pyarrow.ipc.open_file(file)
+    batches = map(table.get_batch, range(table.num_record_batches))
+  else:
+    batches = pyarrow.ipc.open_stream(file)
+  yield from _arrow_rows(batches, path, bad)
+
+
+def _arrow_rows(batches, path, bad):
+  number, left = 0, most_bytes(path)
+  for batch in batches:
+    batch.validate(full=True)  # else damaged offsets would end the process
+    left -= batch.nbytes
+    if left < 0:
+      raise _expands(path)
+    opened = {f.name: _json_within(f.type) for f in batch.schema}
+    rows = batch.to_pylist(maps_as_pydicts='strict')
+
+    def make(numbered, opened=opened):
+      where = f'{path} row {numbered[0]}'
+      fields = {k: without_nulls(v) for k, v in numbered[1].items()}
+      return Row({k: opened[k](v, where) for k, v in fields.items()}, where)
+
+    yield from _each(enumerate(rows, number + 1), make, bad)
+    number += len(rows)
+
+
+def _json_within(kind):
+  """-> (value, where) -> value, with what Arrow types as JSON parsed."""
+  import pyarrow
+  from pyarrow import types
+
+  if isinstance(kind, getattr(pyarrow, 'JsonType', ())):
+    return lambda x, where: x if x is None else parse(x, where)
+  if types.is_struct(kind):
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    inner = {f.name: _json_within(f.type) for f in fields}
+    return lambda x, where: x and {k: inner[k](v, where) for k, v in x.items()}
+  if types.is_list(kind) or types.is_large_list(kind):
+    item = _json_within(kind.value_type)
+    return lambda x, where: x and [item(v, where) for v in x]
+  return lambda x, where: x
+
+
+def _of_arrow(read, kind):
+  """-> a reader whose errors are of the whole file."""
+
+  def rows(file, path, bad):
+    import pyarrow
+
+    built_in = OSError, LookupError, MemoryError, OverflowError
+    try:
+      yield from read(file, path, bad)
+    except (pyarrow.ArrowException, ValueError, *built_in) as e:
+      if str(e).startswith(str(path)):
+        raise
+      reason = ' '.join(str(e).split())
+      raise ValueError(f'{path}: not {kind} file: {reason}') from None
+
+  return rows
+
+
+READERS = {  # by how a name ends, see `shards.ENDINGS`
   '.jsonl': _jsonl,
   '.json': _json,
   '.csv': _csv,
   '.txt': _txt,
-  '.parquet': _parquet,
+  '.parquet': _of_arrow(_parquet, 'a Parquet'),
+  '.arrow': _of_arrow(_arrow, 'an Arrow'),
 }
-
-
-# --- Names -------------------------------------------------------------------
-
-
-def _reader(path):
-  """-> the reader for a file of that name, None if there is none."""
-  name = path.name.removesuffix('.gz')
-  ends = [end for end in READERS if name.endswith(end)]
-  if not ends or (path.suffix == '.gz' and ends == ['.parquet']):
-    return None
-  return READERS[ends[0]]
-
-
-def local_path(path_or_id):
-  """The path if this names a local file, None if it is a hub id.
-
-  Raises:
-    FileNotFoundError: it looks like a path, and nothing is there.
-    ValueError: something is there that `rows` cannot read.
-  """
-  text = str(path_or_id)
-  path = pathlib.Path(text).expanduser()
-  if path.is_file():
-    if _reader(path) is None:
-      raise ValueError(
-        f'{path}: reads only {", ".join(READERS)}; all but .parquet also as .gz'
-      )
-    return path
-  if path.exists():
-    kind = 'a folder' if path.is_dir() else 'no regular file'
-    raise ValueError(f'{path}: is {kind}, expected a file')
-  if path.suffix in (*READERS, '.gz') or text.startswith(('.', '/', '~')):
-    raise FileNotFoundError(f'{path}: no such file')
-  return None
 
 
 def _hub_rows(path, split, **which):
@@ -249,40 +311,46 @@ def _hub_rows(path, split, **which):
       '"label": 1} a line, or in .json, one array of them; .gz may follow'
     ) from e
   for number, row in enumerate(dataset, 1):
-    yield _as_row(row, f'{path} [{split}] row {number}')
+    fields = {k: without_nulls(v) for k, v in row.items()}
+    yield Row(fields, f'{path} [{split}] row {number}')
 
 
 def _file_rows(path, bad):
+  read = READERS[shards.ending(path)]
   packed = path.suffix == '.gz'
   with (gzip.open if packed else open)(path, 'rb') as file:
-    yield from _reader(path)(file, path, bad)
+    binary = shards.ending(path) in shards.BINARY
+    yield from read(file if binary else _Bounded(file, path), path, bad)
 
 
-def rows(path_or_id, split='train', *, revision=None, config=None, bad=_raise):
-  """Yields the rows of a local file or of a Hugging Face data set.
+def rows(source, split='train', *, revision=None, config=None, bad=_raise):
+  """Yields the rows of local files or of a Hugging Face data set.
 
   Files are read as they are consumed, except .json, which is one value.
 
   Args:
-    path_or_id: a hub id, such as 'stanfordnlp/imdb', or a file: .jsonl (an
-      object per line, blank lines are skipped), .json (one array of objects),
-      .csv (its first line names the columns), .txt (a row with `line` and
-      `text` per line) or .parquet. All but the last may end in .gz.
-    split, revision, config: of a hub data set. A local file has none.
+    source: a hub id, such as 'stanfordnlp/imdb', or a file: .jsonl (an object
+      per line, blank lines are skipped), .json (one array of objects), .csv
+      (its first line names the columns), .txt (a row with `line` and `text`
+      per line), .parquet or .arrow. All but the last two may end in .gz. Also
+      a folder of such files, a text with * for some of them, or a tuple of
+      several; see `shards.local_paths`.
+    split, config: of a hub data set or of a folder. A local file has none.
+    revision: of a hub data set.
     bad: called with the RowError of a line that is no row, which is then
       skipped. The default raises it.
   Raises:
     FileNotFoundError: what looks like a path is not there.
     ValueError: one line naming file and row: not UTF-8, not gzip, not JSON, not
-      an object, no row at all. Or a hub data set that cannot be loaded. `bad`
-      never gets an error of the whole file, such as a cut-off .gz.
+      an object, no row at all, far larger than it is packed. Or a hub data set
+      that cannot be loaded. `bad` never gets an error of the whole file, such
+      as a cut-off .gz.
   """
-  path = local_path(path_or_id)
-  if path is None:
-    found = _hub_rows(str(path_or_id), split, revision=revision, name=config)
-  else:
-    found = _guarded(path, bad)
-  yield from found
+  paths = shards.local_paths(source, split, config)
+  if paths is None:
+    yield from _hub_rows(str(source), split, revision=revision, name=config)
+  for path in paths or ():
+    yield from _guarded(path, bad)
 
 
 def _guarded(path, bad):
@@ -307,12 +375,20 @@ def _guarded(path, bad):
     raise ValueError(f'{path}: no rows, the file is empty')
 
 
-def fingerprint(path_or_id):
+def fingerprint(source, split='train', config=None):
   """The key of this data in a cache.
 
-  It is a local file's content, so that the file may move, or a hub id.
+  It is the content of local files, so that they may move, or a hub id.
   """
-  path = local_path(path_or_id)
-  if path is None:
-    return str(path_or_id)
-  return 'sha256:' + hashlib.sha256(path.read_bytes()).hexdigest()
+  paths = shards.local_paths(source, split, config)
+  if paths is None:
+    return str(source)
+  found = [_digest(path) for path in paths]
+  if len(found) > 1:
+    found = [hashlib.sha256(' '.join(found).encode()).hexdigest()]
+  return f'sha256:{found[0]}'
+
+
+def _digest(path):
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,17 +1,25 @@
 """Row formats: from a row's columns to a prompt and its scored completions.
 
 A prompt and its completions are either texts, joined as they are, or lists of
-messages, which a chat template turns into text. Columns that a format does not
-name are ignored.
+messages, which a chat template turns into text. `columns` says what becomes of
+columns that a format does not name.
 """
 
 import os
 import re
 from typing import Any, NamedTuple
 
-from align_jax.data.messages import ends_with, messages, shared_beginning
+from align_jax.data import nested
+from align_jax.data.messages import (
+  check_marks,
+  ends_with,
+  learned,
+  messages,
+  shared_beginning,
+)
 from align_jax.data.row import (
   field,
+  names_of,
   number,
   place,
   row_error,
@@ -52,16 +60,16 @@ def _prompt(row):
   return text_field(row, 'prompt')
 
 
-def _tools(row):
-  return (
-    typed(row, "field 'tools'", row['tools'], list)
-    if row.get('tools')
-    else None
-  )
-
-
 def _example(kind, row, prompt, completions, rewards):
-  return Example(kind, prompt, completions, rewards, place(row), _tools(row))
+  if isinstance(prompt, list) and completions:
+    check_marks(row, prompt, False)
+    for side in completions:
+      check_marks(row, side, True)
+  tools = nested.tools(row)
+  if tools and isinstance(prompt, list):
+    prompt = nested.without_filled(prompt, tools)
+    completions = [nested.without_filled(x, tools) for x in completions]
+  return Example(kind, prompt, completions, rewards, place(row), tools)
 
 
 def text(row):
@@ -69,10 +77,15 @@ def text(row):
 
 
 def conversation(row):
-  """`messages`: everything the assistant says is a demonstration."""
+  """`messages`: what the assistant says is a demonstration.
+
+  The first answers may be marked as not to be learned from.
+  """
   said = messages(row, "field 'messages'", field(row, 'messages', list))
   ends_with(row, "field 'messages'", said, ['assistant'])
-  first = next(i for i, x in enumerate(said) if x['role'] == 'assistant')
+  answers = [i for i, x in enumerate(said) if x['role'] == 'assistant']
+  ours = (i for i in answers if learned(row, said[i]) is not False)
+  first = next(ours, answers[0])
   return _example('messages', row, said[:first], [said[first:]], [1.0])
 
 
@@ -126,7 +139,7 @@ def implicit_preference(row):
   shared = os.path.commonprefix(both)
   end = len(shared)
   if any(side[end : end + 1].strip() for side in both) or end in map(len, both):
-    end = re.search(r'\S*$', shared).start()
+    end -= re.match(r'\S*', shared[::-1]).end()  # $ would try every start
   end = len(shared[:end].rstrip())
   return _implicit(row, both[0][:end], [side[end:] for side in both])
 
@@ -204,6 +217,20 @@ FORMATS = {  # name: columns and reader; the first that fits is used
 }
 
 
+def fuller(row, name):
+  """The columns of a format that has those of `name`, and more that are filled.
+
+  Returns:
+    list of the further columns; empty if the row fits no such format.
+  """
+  own = FORMATS[name][0]
+  for columns, _ in FORMATS.values():
+    more = columns - own
+    if columns > own and all(row.get(x) is not None for x in more):
+      return sorted(more)
+  return []
+
+
 def detect(row):
   """-> the name in FORMATS of the first whose columns the row has.
 
@@ -215,7 +242,7 @@ def detect(row):
       return name
   raise row_error(
     row,
-    f'columns {sorted(row)} are of no known format; expected those of one of: '
-    + '; '.join(f'{k} {sorted(v)}' for k, (v, _) in FORMATS.items()),
+    f'columns {names_of(row)} are of no known format; expected those of one '
+    'of: ' + '; '.join(f'{k} {sorted(v)}' for k, (v, _) in FORMATS.items()),
     'no known format',
   )

@@ -1,5 +1,6 @@
 """Lists of messages: who may say what, and when."""
 
+from align_jax.data.nested import calls
 from align_jax.data.row import row_error, typed
 
 ROLES = ('system', 'user', 'assistant', 'tool')
@@ -11,6 +12,9 @@ AFTER = {
   'assistant': ('user', 'tool'),
   'tool': ('assistant', 'tool'),
 }
+MEDIA = ('image', 'images', 'video', 'videos', 'audio', 'audios')
+# Whether a message is learned from, by the names that files give it.
+MARKS = ('weight', 'train', 'loss_mask', 'loss', 'training')
 
 
 def messages(row, name, value, after=None):
@@ -36,6 +40,14 @@ def messages(row, name, value, after=None):
     }
     after = _role(row, name, at, item, after)
     _content(row, name, at, item)
+    for key in (*MEDIA, 'function_call'):
+      if item.get(key):
+        raise row_error(
+          row,
+          f'{at} has {key!r}, which nothing reads'
+          + (', expected tool_calls' if key == 'function_call' else ''),
+          f'{name}: {key}',
+        )
     checked.append(item)
   return checked
 
@@ -57,6 +69,8 @@ def _role(row, name, at, item, after):
 
 
 def _content(row, name, at, item):
+  if item.get('tool_calls'):
+    item['tool_calls'] = calls(row, at, item['tool_calls'])
   if 'content' not in item and item.get('tool_calls'):
     item['content'] = ''
   content = item.get('content')
@@ -74,6 +88,46 @@ def ends_with(row, name, value, roles):
       f'{name}: last role',
     )
   return value
+
+
+def learned(row, message):
+  """Whether a message's own mark says that it is learned from; None: no mark.
+
+  Raises:
+    RowError: a mark that is neither 0 nor 1, or marks that differ.
+  """
+  found = {k: message[k] for k in MARKS if k in message}
+  for name, value in found.items():
+    if type(value) not in (bool, int, float) or value not in (0, 1):
+      raise row_error(
+        row,
+        f'a message has {name} {value!r:.40}, expected 0 or 1',
+        f'{name} is neither 0 nor 1',
+      )
+  if len(set(found.values())) > 1:
+    raise row_error(row, f'the marks of a message differ: {found}')
+  return bool(next(iter(found.values()))) if found else None
+
+
+def check_marks(row, messages, ours):
+  """Refuses marks that differ from what is learned from.
+
+  Args:
+    row: for errors.
+    messages: checked ones.
+    ours: whether the answers among them are learned from.
+  """
+  for item in messages:
+    wanted = ours and item['role'] == 'assistant'
+    found = learned(row, item)
+    if found not in (None, wanted):
+      raise row_error(
+        row,
+        f'a message by {item["role"]!r} is marked '
+        f'{"" if found else "not "}to be learned from, and would '
+        f'{"" if wanted else "not "}be: {item["content"]!r:.40}',
+        'a message is marked otherwise than it is read',
+      )
 
 
 def said(role, content):

@@ -9,20 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_jax.data import files, formats, readers
+from align_jax.data import columns as columns_lib
+from align_jax.data import files, readers
 from align_jax.data.examples import encode_example
+from align_jax.data.found import Found, others, said_of
 from align_jax.data.row import (
   Counts,
   LeftOut,
-  Row,
   RowError,
-  place,
+  names_of,
   row_error,
 )
 from align_jax.data.tokens import left_pad, right_pad
 
 EARLY = 1000  # rows after which a mostly bad file is an error
 DUPLICATE = 'a duplicate'
+MANY = 1000  # names of ignored columns that are kept
 
 
 class Limits(NamedTuple):
@@ -55,36 +57,6 @@ class Limits(NamedTuple):
 # --- Examples ----------------------------------------------------------------
 
 
-class _Found:
-  """The reader and the format of a file, from its first rows."""
-
-  def __init__(self, dataset):
-    if dataset not in (None, *readers.DATASETS):
-      raise ValueError(
-        f'dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
-      )
-    self.dataset = dataset
-    self.format = None
-    self.columns = None  # of the first row that became an example
-
-  def examples(self, row):
-    """-> list of Example or LeftOut."""
-    name = self.dataset or readers.detect_reader(row)
-    read = readers.DATASETS[name]([row])
-    made = [self._example(x, place(row)) for x in read]
-    self.dataset, self.columns = name, self.columns or sorted(row)
-    return made or [LeftOut('not used by the reader')]
-
-  def _example(self, row, where):
-    if isinstance(row, LeftOut):
-      return row
-    row = Row(row, where)
-    name = self.format or formats.detect(row)
-    example = formats.FORMATS[name][1](row)
-    self.format = name
-    return example
-
-
 def _key(row):
   try:
     text = json.dumps(row, sort_keys=True, default=str)
@@ -111,7 +83,7 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
   """
   if duplicates not in ('keep', 'drop'):
     raise ValueError(f"duplicates={duplicates!r}, expected 'keep' or 'drop'")
-  found, seen = _Found(dataset), set()
+  found, seen = Found(dataset), set()
 
   def bad(error):
     counts.rows += 1
@@ -132,23 +104,53 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
     seen.add(key)
     yield from _examples(found, row, counts)
     if counts.rows == EARLY:
-      counts.check(path)
-  counts.check(path)
+      counts.check(path, others(found))
+  counts.check(path, others(found))
   counts.found = (found.dataset, found.format, found.columns)
 
 
 def _examples(found, row, counts):
   try:
-    made = found.examples(row)
+    made, ignored = found.examples(row)
   except RowError as e:
+    named = found.dataset or e.reason == 'no known format'
+    if counts.on_bad_row == 'error' and found.columns is None and named:
+      raise RowError(f'{e}{others(found)}', e.reason) from None
     counts.skip(e)
     return
   counts.more += len(made) - 1
+  if len(counts.ignored) < MANY:
+    counts.ignored |= ignored
   for example in made:
     if isinstance(example, LeftOut):
       counts.dropped[str(example)] += 1
     else:
       yield example
+
+
+def _asked_for(row, dataset, fields):
+  """-> the rows that a task asks for. What it does not may not be meant."""
+  read = readers.columns_of(dataset)
+  if dataset == 'standard':
+    read = row.keys() & {'text', 'label', 'prompt', 'completion'}
+  columns_lib.check_read(row, read)
+  made = list(readers.DATASETS[dataset]([row]))
+  made = [x for x in made if not isinstance(x, LeftOut)]
+  for one in made:
+    if not one.keys() >= set(fields):
+      raise row_error(
+        row,
+        f'task.dataset={dataset!r} yields {names_of(one)}, expected '
+        f'{sorted(fields)}',
+      )
+  return made
+
+
+def _fits(row, name, fields):
+  try:
+    return bool(_asked_for(row, name, fields))
+  except RowError:
+    return False
 
 
 def task_rows(path, dataset, fields):
@@ -166,15 +168,15 @@ def task_rows(path, dataset, fields):
     raise ValueError(
       f'task.dataset={dataset!r} is none of {sorted(readers.DATASETS)}'
     )
-  for row in readers.DATASETS[dataset](files.rows(path)):
-    if isinstance(row, LeftOut):
-      continue
-    if not row.keys() >= set(fields):
-      raise ValueError(
-        f'task.dataset={dataset!r} yields {sorted(row)}, expected '
-        f'{sorted(fields)}'
-      )
-    yield row
+  first = True
+  for row in files.rows(path):
+    try:
+      found = _asked_for(row, dataset, fields)
+    except RowError as e:
+      names = [x for x in readers.DATASETS if first and _fits(row, x, fields)]
+      raise RowError(f'{e}{said_of(names)}', e.reason) from None
+    yield from found
+    first = False
 
 
 # --- Tokens ------------------------------------------------------------------
@@ -241,7 +243,7 @@ def encode_examples(examples, encoder, limits, counts):
   """
   for example in examples:
     try:
-      encoded = encode_example(encoder, example)
+      encoded = _encoded(encoder, example)
     except RowError as e:
       counts.skip(e)
       continue
@@ -252,6 +254,15 @@ def encode_examples(examples, encoder, limits, counts):
     counts.notes.update(encoded.notes)
     counts.kept += 1
     yield encoded
+
+
+def _encoded(encoder, example):
+  try:
+    return encode_example(encoder, example)
+  except RecursionError as e:
+    raise RowError(
+      f'{example.where}: too deep a value: {e}', 'odd value'
+    ) from None
 
 
 def read(path, encoder, limits=Limits(), dataset=None, *, counts=None, **how):

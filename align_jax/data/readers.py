@@ -6,13 +6,12 @@ state between rows. For each row it may yield any number of rows, or `LeftOut`
 with the reason why there is none.
 """
 
-import json
 import re
 
-from align_jax.data import comparisons
+from align_jax.data import comparisons, nested
 from align_jax.data.answers import final_answer
 from align_jax.data.comparisons import instructed
-from align_jax.data.messages import said
+from align_jax.data.messages import MARKS, MEDIA, said
 from align_jax.data.row import (
   LeftOut,
   Row,
@@ -151,6 +150,35 @@ def alpaca_preference(rows):
     yield Row(dict(sides, prompt=instructed(row)), place(row))
 
 
+def question_preference(rows):
+  """Preferences whose prompt is in `question`, `query` or `input`.
+
+  The answers are texts, or lists of messages that begin with the answer.
+  """
+  for row in rows:
+    made = {name: row.get(name) for name in ('chosen', 'rejected')}
+    for name, side in made.items():
+      if not isinstance(side, list):
+        made[name] = [said('assistant', text_field(row, name))]
+    names = _asked(row)
+    if len(names) != 1:
+      raise row_error(
+        row,
+        f'the prompt is in one of {QUESTION}, found it in {names}',
+        'the prompt is in no one column',
+      )
+    asked = said('user', text_field(row, names[0]))
+    yield Row(dict(made, prompt=[asked]), place(row))
+
+
+QUESTION = ('question', 'query', 'input')
+
+
+def _asked(row):
+  """The columns of QUESTION that hold a text."""
+  return [x for x in QUESTION if isinstance(row.get(x), str) and row[x].strip()]
+
+
 def alpaca_seeds(rows):
   """Seed tasks (Wang et al. 2022, arXiv 2212.10560), one row per instance.
 
@@ -176,8 +204,6 @@ def sharegpt(rows):
         for name in ('chosen', 'rejected')
       }
       made = dict(sides, prompt=found)
-    if row.get('tools'):
-      made['tools'] = _json(row, 'tools', field(row, 'tools', str))
     yield Row(made, place(row))
 
 
@@ -190,22 +216,14 @@ def _sharegpt_turn(row, name, turn):
       f'field {name!r}: from {who!r}, expected one of {list(SHAREGPT)}',
       f'field {name!r}: from',
     )
+  kept = {k: turn[k] for k in (*MARKS, *MEDIA) if k in turn}
   if who != 'function_call':
-    return said(SHAREGPT[who], text)
-  call = _json(row, name, typed(row, f'field {name!r} call', text, str))
-  calls = [{'type': 'function', 'function': call}]
-  return {'role': 'assistant', 'tool_calls': calls}
-
-
-def _json(row, name, text):
-  try:
-    return json.loads(text)
-  except (ValueError, RecursionError):
-    raise row_error(
-      row,
-      f'field {name!r} has {text!r:.40}, expected JSON',
-      f'field {name!r} has no JSON',
-    ) from None
+    return {**said(SHAREGPT[who], text), **kept}
+  typed(row, f'field {name!r} call', text, str)
+  call = nested.parse(text, f'{place(row)}: field {name!r} call')
+  calls = call if isinstance(call, list) else [call]
+  calls = [{'type': 'function', 'function': x} for x in calls]
+  return {'role': 'assistant', 'tool_calls': calls, **kept}
 
 
 def questions(rows):
@@ -355,6 +373,19 @@ def _transcripts(row):
   return all(str(side).startswith('\n\nHuman:') for side in sides)
 
 
+def _no_prompt(row):
+  return 'prompt' not in row
+
+
+def _is_asked(row):
+  side = row['chosen']
+  if isinstance(side, list):  # without the question
+    first = side[0] if side else None
+    side = isinstance(first, dict) and first.get('role') == 'assistant'
+  named = any(isinstance(row.get(x), str) for x in QUESTION)
+  return 'prompt' not in row and named and side
+
+
 def _answers(row):
   metadata = row.get('metadata')
   scored = isinstance(metadata, dict) and 'score_chosen' in metadata
@@ -365,7 +396,8 @@ def _answers(row):
 
 SIGNATURES = {  # the columns that identify a reader, and a further test
   'hh': ({'chosen', 'rejected'}, _transcripts),
-  'alpaca_preference': ({'instruction', 'chosen', 'rejected'}, None),
+  'alpaca_preference': ({'instruction', 'chosen', 'rejected'}, _no_prompt),
+  'question_preference': ({'chosen', 'rejected'}, _is_asked),
   'alpaca_pairs': ({'instruction', 'output_1', 'preference'}, None),
   'pandalm': ({'instruction', 'response1', 'annotator1'}, None),
   'autoj': ({'prompt', 'response 1', 'label'}, None),
@@ -379,9 +411,28 @@ SIGNATURES = {  # the columns that identify a reader, and a further test
   'tldr_comparisons': ({'info', 'summaries', 'choice'}, None),
   'gsm8k': ({'question', 'answer'}, None),
   'lines': ({'line', 'text'}, lambda row: len(row) == 2),
-  'questions': ({'turns'}, None),
+  'questions': ({'turns'}, lambda row: isinstance(row['turns'], list)),
   'reference_answers': ({'question_id', 'choices'}, None),
 }
+
+FURTHER = {  # columns that a reader reads beside those of its signature
+  'alpaca': {'input'},
+  'alpaca_preference': {'input'},
+  'alpaca_pairs': {'input', 'output_2'},
+  'pandalm': {'input', 'response2', 'annotator2', 'annotator3'},
+  'autoj': {'response 2'},
+  'qa_feedback': {'passages', *(f'prediction {i}' for i in (2, 3, 4))},
+  'question_preference': set(QUESTION),
+  'scored_pairs': {
+    *('prompt', 'chosen', 'rejected', 'score_chosen', 'score_rejected')
+  },
+  'text_label': {'text', 'label'},
+}
+
+
+def columns_of(name):
+  """The columns that the reader `name` reads; none for 'standard'."""
+  return set(SIGNATURES.get(name, ((), None))[0]) | FURTHER.get(name, set())
 
 
 def detect_reader(row):
@@ -419,6 +470,7 @@ DATASETS = {  # by the name configs use
   'scored_pairs': scored_pairs,
   'alpaca': alpaca,
   'alpaca_preference': alpaca_preference,
+  'question_preference': question_preference,
   'alpaca_seeds': alpaca_seeds,
   'alpaca_pairs': alpaca_pairs,
   'pandalm': pandalm,

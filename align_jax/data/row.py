@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import math
 
+MANY = 50  # names of columns that are told
+
 
 class Row(dict):
   """A row that knows where it came from, for error messages."""
@@ -30,6 +32,12 @@ def place(row):
   return getattr(row, 'where', 'a row')
 
 
+def names_of(row):
+  """The names of a row's fields, or the first of many."""
+  names = sorted(row)
+  return names if len(names) <= MANY else [*names[:MANY], '...']
+
+
 def row_error(row, message, reason=None):
   """-> RowError whose one line begins with the row's file and number.
 
@@ -50,7 +58,7 @@ def field(row, name, kind):
   """
   if name not in row:
     raise row_error(
-      row, f'no field {name!r}; it has {sorted(row)}', f'no field {name!r}'
+      row, f'no field {name!r}; it has {names_of(row)}', f'no field {name!r}'
     )
   return typed(row, f'field {name!r}', row[name], kind)
 
@@ -117,6 +125,7 @@ class Counts:
     default_factory=collections.Counter
   )  # of kept examples, or rows
   found: tuple = (None, None, None)  # names of reader, format and columns
+  ignored: set = dataclasses.field(default_factory=set)  # columns of good rows
 
   def __post_init__(self):
     if self.on_bad_row not in ('error', 'skip'):
@@ -134,14 +143,18 @@ class Counts:
       raise error
     self.bad[error.reason] += 1
 
-  def check(self, name):
-    """Raises ValueError if too many rows of the file `name` were bad."""
+  def check(self, name, hint=''):
+    """Raises ValueError if too many rows of the file `name` were bad.
+
+    Args:
+      hint: the end of the message.
+    """
     bad = sum(self.bad.values())
     if bad > self.max_bad_share * (self.rows + self.more):
       reason, most = self.bad.most_common(1)[0]
       raise ValueError(
         f'{name}: {bad} of {self.rows + self.more} rows are bad, more than '
-        f'max_bad_share={self.max_bad_share}; {most} of them: {reason}'
+        f'max_bad_share={self.max_bad_share}; {most} of them: {reason}{hint}'
       )
 
   def balanced(self):

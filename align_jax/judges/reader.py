@@ -39,7 +39,7 @@ def open_reader(folder, head, template, dtype, max_length):
   if template != '':
     template = data.load_template(folder if template is None else template)
   size = model.config.vocab_size
-  encoder = data.make_encoder(vocabulary, template or None, size)
+  encoder = data.make_encoder(vocabulary, template or None, size=size)
   return Reader(model, encoder)
 
 

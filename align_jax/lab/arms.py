@@ -154,23 +154,27 @@ def golden_pairs(stage, run):
   return _fixed(stage, run, stage.pairs, _epochs(stage, run, stage.pairs))
 
 
-def file_pairs(stage, run):
-  """The pairs of the task's own file, with the file's labels."""
-  pairs = stage.task.pairs
-  if pairs is None:
-    raise ValueError(f"{run.name}: source 'file_pairs': the task has none")
-  order = _epochs(stage, run, pairs)
-  if 'ref' not in run.schedule.refresh_every:
-    _, _, annotate = policy_programs(stage.task.model)
-    pairs = reference_logps.annotated(
-      pairs,
-      stage.reference,
-      annotate,
-      config=stage.task.model,
-      folder=stage.folder.parent / 'reference_logps',
-      batch_size=run.updates.batch_size,
-    )
-  return _fixed(stage, run, pairs, order)
+def _of_file(name, field):
+  """A source of what the task's own file holds, with the file's labels."""
+
+  def make(stage, run):
+    rows = getattr(stage.task, field)
+    if rows is None:
+      raise ValueError(f'{run.name}: source {name!r}: the task has none')
+    order = _epochs(stage, run, rows)
+    if 'ref' not in run.schedule.refresh_every:
+      _, _, annotate = policy_programs(stage.task.model)
+      rows = reference_logps.annotated(
+        rows,
+        stage.reference,
+        annotate,
+        config=stage.task.model,
+        folder=stage.folder.parent / 'reference_logps',
+        batch_size=run.updates.batch_size,
+      )
+    return _fixed(stage, run, rows, order)
+
+  return make
 
 
 def log_of_run(stage, run):
@@ -234,7 +238,10 @@ TEACHER = ('teacher_of', 'context', 'context_after')
 
 SOURCES = {
   'golden_pairs': Source(golden_pairs, BUCKETS, labels='golden'),
-  'file_pairs': Source(file_pairs, BUCKETS, labels='file'),
+  'file_pairs': Source(_of_file('file_pairs', 'pairs'), BUCKETS, labels='file'),
+  'file_labels': Source(
+    _of_file('file_labels', 'labelled'), BUCKETS, 'single', labels='file'
+  ),
   'log': Source(log_of_run, (*BUCKETS, 'log_of', 'shuffle')),
   'policy': Source(_sampling(policy_in), GROUPS),
   'reference': Source(reference, GROUPS),

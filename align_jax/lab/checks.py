@@ -129,6 +129,13 @@ def _check_rows(run):
     raise ValueError(
       f'{what} needs source {" or ".join(given)}, got {source!r}'
     )
+  if 'file_labels' in _all_sources(run):
+    fits = loss.rows in ('single', 'mismatched') and loss.rewards != 'unread'
+    if not fits or source == 'hybrid':
+      raise ValueError(
+        f"{what} and source 'file_labels': single answers with labels, "
+        "expected a loss that reads them, such as 'kto'"
+      )
   if source == 'hybrid' and loss.rows != 'hybrid':
     raise ValueError(
       f"{what} takes no rows of source 'hybrid', expected another source or "
@@ -188,6 +195,8 @@ def group_size_of(source, run):
     return None
   if 'group_size' in reads:
     return run.sampling.group_size
+  if SOURCES[source].rows == 'single':
+    return 1  # answers with labels
   return 2  # pairs, from a data set or of two policies
 
 
@@ -206,14 +215,25 @@ def _check_groups(run):
     )
 
 
+OF_FILE = {'file_pairs': 'pairs', 'file_labels': 'labels'}
+
+
 def _check_pairs(run, task):
-  """The task must have the pairs that 'file_pairs' reads."""
-  asked = 'file_pairs' in _all_sources(run)
-  if asked and not tasks.has_pairs(task['name']):
-    raise ValueError(
-      f"{run.where('source')}: 'file_pairs' reads pairs of the task's file, "
-      f'and task {task["name"]!r} has none, expected another source'
-    )
+  """The task must have the rows that a source of its file reads."""
+  for name, kind in OF_FILE.items():
+    if name not in _all_sources(run):
+      continue
+    if not tasks.has_pairs(task['name']):
+      raise ValueError(
+        f"{run.where('source')}: {name!r} reads {kind} of the task's file, "
+        f'and task {task["name"]!r} has none, expected another source'
+      )
+    judge = dict(task.get('judge') or {}).get('kind')
+    if judge in OF_FILE.values() and judge != kind:
+      raise ValueError(
+        f'{run.where("source")}: {name!r} reads {kind}, and '
+        f'task.judge.kind={judge!r} learns from {judge} of the same file'
+      )
 
 
 def _check_split(run):

@@ -109,7 +109,10 @@ class _Crew:
     self._processes, self._job_of = {}, {}  # by process id
 
   def begin(self, job):
-    future = self._pool.submit(_work, job)
+    try:
+      future = self._pool.submit(_work, job)
+    except futures.process.BrokenProcessPool:
+      raise self._died() from None
     self._processes |= self._pool._processes
     return future
 
@@ -127,11 +130,11 @@ class _Crew:
     try:
       future.result()
     except futures.process.BrokenProcessPool:
-      self.listen()
       raise self._died() from None
     self._progress(job.name, job.steps, {})
 
   def _died(self):
+    self.listen()
     for pid, process in self._processes.items():
       process.join(1)
       code = process.exitcode
@@ -144,11 +147,12 @@ class _Crew:
     return ChildProcessError('a worker ended; the same command goes on')
 
   def ask_to_stop(self):
-    for process in self._processes.values():
+    for process in multiprocessing.active_children():
       process.terminate()
 
   def kill(self):
-    for process in self._processes.values():
+    # The pool may know less: a worker that starts while it breaks is lost.
+    for process in multiprocessing.active_children():
       process.kill()
 
 

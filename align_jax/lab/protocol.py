@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 
 from align_jax.lab import grouping
-from align_jax.lab.arms import make_source
+from align_jax.lab.arms import make_source, sources_of
 from align_jax.lab.forwards import forward_of
 from align_jax.lab.pools import reweigh_arm
 from align_jax.lab.stages import prepare
@@ -18,6 +18,7 @@ from align_jax.learn import metrics, together
 from align_jax.learn.checkpoint import Checkpoints
 from align_jax.learn.probe import Probe, checkpoint_steps, measure
 from align_jax.learn.train import Schedule, train
+from align_jax.learn.watch import Watch
 from align_jax.policy.programs import (
   entropies,
   expectation,
@@ -51,11 +52,22 @@ def run_arm(setup, run, report=silent):
     evaluate=lambda state: measured(probe, state.params, stage),
     budget=budget_of(stage, run),
     keep_log=run.keep_log,
+    watch=watch_of(stage, run),
     report=report,
     key=stream(stage.seed, ARM),
     schedule=_schedule(setup, run),
     view=view_of(stage),
   )
+
+
+def watch_of(stage, run):
+  """A Watch over a run's rollouts. None: it samples none."""
+  if not all('labels' in source.reads for source in sources_of(run)):
+    return None
+  how, model = run.sampling.how, stage.task.model
+  own = run.source.name == 'policy' and how.own
+  ends, logps = how.ends(stage.task.eos_id), policy_programs(model)[0]
+  return Watch(logps, own, ends, run.schedule.stop_on)
 
 
 def _forward(stage, run):

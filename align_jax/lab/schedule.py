@@ -121,7 +121,8 @@ def rehearsals(todo, train):
 
 def waits(run):
   """Whether a run needs more than its seed's stage before its first step."""
-  return bool(run.needed or run.pool.how or run.source.name == 'file_pairs')
+  of_file = run.source.name in ('file_pairs', 'file_labels')
+  return bool(run.needed or run.pool.how or of_file)
 
 
 def run_all(todo, train, workers):

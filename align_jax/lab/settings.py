@@ -28,6 +28,7 @@ from align_jax.learn.kept import Keep
 from align_jax.learn.metrics import METRICS
 from align_jax.learn.rewards import ENSEMBLES
 from align_jax.learn.truncated import TRUNCATED
+from align_jax.learn.watch import SIGNS
 from align_jax.losses import LOSSES
 from align_jax.models.lora import Lora
 from align_jax.policy import programs
@@ -194,6 +195,9 @@ class Schedule:
   refresh_every: dict = field('anchors with steps, at least 1 each', _periods)
   keep: Keep = field(
     'steps, at least 1, and kls, nats above 0', _kept, convert=_keep
+  )
+  stop_on: tuple = added(
+    items(f'names out of {", ".join(SIGNS)}', lambda x: x in SIGNS), ()
   )
 
 

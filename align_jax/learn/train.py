@@ -11,6 +11,7 @@ from align_jax.learn import batches as logs
 from align_jax.learn import budget as budgets
 from align_jax.learn import finite, stopping
 from align_jax.learn import step as steps
+from align_jax.learn import watch as watch_lib
 from align_jax.learn.checkpoint import (
   NEWEST,
   Checkpoints,
@@ -55,6 +56,7 @@ def train(
   view=lambda params: params,
   budget=None,
   keep_log=False,
+  watch=None,
   make_writer=Writer,
   report=lambda step, info: None,
 ):
@@ -77,6 +79,7 @@ def train(
     budget: a `budget.Budget`, for a state with the anchor `budget.INSIDE`; a
       run that is to stop at it ends with its last checkpoint and point there.
     keep_log: keep every batch under log/, for `read_log`.
+    watch: a `watch.Watch` over what is sampled. None: nothing is.
     make_writer: (directory, step) -> what keeps metrics and points.
     report: called with the step and {'kl', 'gold'} of the newest point.
   Returns:
@@ -85,6 +88,7 @@ def train(
     ValueError: more updates are done than `schedule.num_steps`.
     NotFinite: a number of a step or point is none. The last checkpoint stays.
     Stopped: the process was asked to stop. A checkpoint is written first.
+    Alarm: a sign that `watch` is to stop on.
   """
   num_steps = schedule.num_steps
   stopping.check()
@@ -105,11 +109,13 @@ def train(
     drop_log(directory, start)
     with make_writer(directory, start) as writer:
       files = _Files(directory, start, schedule, writer, checkpoints, keep_log)
+      files.watch = watch
       files.measure(start, state, evaluate)
       for step in range(start, num_steps):
         state = steps.refresh(state, step, schedule.refresh_every, view)
         batch = source(state, jax.random.fold_in(key, step), step)
         state = steps.remember(state, view)
+        files.look(step + 1, state.params, batch, view)
         state, metrics = train_step(state, batch, hparams)
         done, stop = step + 1, False
         files.took(done, batch, metrics)
@@ -147,6 +153,7 @@ class _Files:
     self._logs = log_digests(directory)
     self._measured_or_kept = {*schedule.eval_steps, *schedule.keep.steps}
     self._unchecked, self.newest = [], {}
+    self._save_every, self.watch, self._known = schedule.save_every, None, set()
 
   def took(self, done, batch, metrics):
     """Takes note of a step. It checks the step before, which has ended."""
@@ -155,6 +162,24 @@ class _Files:
     self._checkpoints.record()
     if self._keep_log:
       self._batches.append(batch)
+
+  def look(self, done, params, batch, view):
+    """Looks at the samples of a step that is to be measured or saved.
+
+    Args:
+      params: before the step.
+      view: params -> the policy's.
+    """
+    if self.watch is None:
+      return
+    if done in self._eval_steps or done % self._save_every == 0:
+      seen = jax.device_get(self.watch.look(view(params), batch))
+      self._tell(done, watch_lib.signs(seen))
+
+  def _tell(self, step, signs):
+    stop_on = self.watch.stop_on if self.watch else ()
+    name = self._writer.names[0]
+    watch_lib.tell(name, step, signs, stop_on, self._known)
 
   def check(self):
     """Raises NotFinite for a step with a number that is none."""
@@ -177,6 +202,7 @@ class _Files:
       finite.check_points(self._writer.names, step, found)
       point = self._writer.point(step, found)
       self.newest.update(kl=point['kl_seq_nats'], gold=point['gold'])
+      self._tell(step, watch_lib.signs({}, point['kl_seq_nats']))
     self._kept.offer(step, state.params, point)
 
   def save(self, done, state):

@@ -24,6 +24,8 @@ class Task:
   decode: Callable[[Batch], tuple[list[str], list[str]]]
   # Pairs with labels that are not gold's: G = 2, rewards (1, 0).
   pairs: Batch | None = None
+  # Answers with labels that are not gold's: G = 1, rewards 1 or 0.
+  labelled: Batch | None = None
   # Gold reward that each token would add after its row's prefix: f32 [B, T, V].
   # Only for a gold reward that is a sum over tokens; it lowers the noise of
   # measurements.
@@ -102,7 +104,7 @@ def defaults(name):
 
 
 def has_pairs(name):
-  """Whether the task has pairs of its own. A task of the user may have some."""
+  """Whether the task has rows of its own. A task of the user may have some."""
   return getattr(_module(name), 'PAIRS', '.' in name)
 
 

@@ -148,9 +148,23 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
       'completion_len',
       'sft_len',
       'heldout_reviews',
-      'heldout_prompts',
     ),
     values.count(),
+  ),
+  'heldout_prompts': values.Allowed(
+    'a whole number, at least 1, or a share between 0 and 1',
+    lambda x: values.is_number(x) and (0 < x < 1 or 1 <= x == int(x)),
+  ),
+  'data': values.Allowed(
+    'text, or a tuple of texts',
+    lambda x: (
+      isinstance(x, str)
+      or (
+        isinstance(x, tuple | list)
+        and len(x) > 0
+        and all(isinstance(y, str) for y in x)
+      )
+    ),
   ),
   # A published judge has 0 for those of the training of one.
   **dict.fromkeys(
@@ -166,7 +180,6 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
   **dict.fromkeys(('wrong_share', 'peak_shift', 'judge_share'), _share),
   **dict.fromkeys(
     (
-      'data',
       'subset',
       'split',
       'revision',

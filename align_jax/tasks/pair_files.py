@@ -1,4 +1,4 @@
-"""Splits a preference file by prompt, tokenises it and counts every row."""
+"""Splits a file of preferences or labels by prompt, and counts every row."""
 
 import json
 from typing import NamedTuple
@@ -8,7 +8,11 @@ import numpy as np
 from align_jax import data as data_lib
 from align_jax.data import chat
 
-KINDS = ('preference', 'implicit_preference')
+KINDS = {  # of examples: what the file is of
+  'preference': 'pairs',
+  'implicit_preference': 'pairs',
+  'unpaired': 'labels',
+}
 LEAK = 'its prompt, once it is cut, is held out'
 
 
@@ -21,7 +25,7 @@ class Split(NamedTuple):
 
 
 def read(path, dataset, counts, **which):
-  """Reads Examples, each a prompt with a better and a worse answer.
+  """Reads Examples: all of them pairs, or all single answers with a label.
 
   Args:
     path, dataset, counts, which: see `data.read_examples`. dataset='' detects
@@ -29,7 +33,7 @@ def read(path, dataset, counts, **which):
   Returns:
     list of Example.
   Raises:
-    ValueError: the file does not contain preferences.
+    ValueError: the file contains something else, or no row that is good.
   """
   examples = list(
     data_lib.read_examples(path, dataset or None, counts=counts, **which)
@@ -38,9 +42,23 @@ def read(path, dataset, counts, **which):
     if example.kind not in KINDS:
       raise ValueError(
         f'{example.where}: is a row of {example.kind!r}, expected a preference '
-        'with chosen and rejected'
+        'with chosen and rejected, or an answer with a label'
       )
+  if not examples:
+    raise ValueError(f'{path}: no row is good')
   return examples
+
+
+def kind_of(examples):
+  """'pairs' or 'labels'."""
+  return KINDS[examples[0].kind]
+
+
+def held_out_of(heldout_prompts, count):
+  """How many of `count` prompts are held out; a share is rounded."""
+  if heldout_prompts < 1:
+    return max(1, round(heldout_prompts * count))
+  return int(heldout_prompts)
 
 
 def split(examples, heldout_prompts, judge_share):
@@ -48,24 +66,25 @@ def split(examples, heldout_prompts, judge_share):
 
   Args:
     examples: see `read`.
-    heldout_prompts: number of distinct prompts to hold out.
+    heldout_prompts: distinct prompts to hold out, a number or a share.
     judge_share: share of the other prompts for the judge, in [0, 1].
   Raises:
     ValueError: there are too few prompts.
   """
   keys = [json.dumps(x.prompt) for x in examples]
   distinct = sorted(set(keys))
-  rest = len(distinct) - heldout_prompts
+  held_out = held_out_of(heldout_prompts, len(distinct))
+  rest = len(distinct) - held_out
   judge = round(judge_share * rest)
-  if heldout_prompts < 1 or rest - judge < 1 or (judge_share and not judge):
+  if held_out < 1 or rest - judge < 1 or (judge_share and not judge):
     raise ValueError(
       f'{len(distinct)} different prompts leave none to hold out, to judge by '
-      f'or to train on with task.heldout_prompts={heldout_prompts} and '
-      f'task.judge_share={judge_share}'
+      f'or to train on with task.heldout_prompts={heldout_prompts} (a share, '
+      f'if below 1) and task.judge_share={judge_share}'
     )
   order = np.random.default_rng(0).permutation(len(distinct))
   place = dict(zip((distinct[i] for i in order), range(len(distinct))))
-  ends = np.array([heldout_prompts, heldout_prompts + judge])
+  ends = np.array([held_out, held_out + judge])
   parts = Split([], [], [])
   for key, example in zip(keys, examples):
     parts[int((place[key] >= ends).sum())].append(example)
@@ -73,14 +92,17 @@ def split(examples, heldout_prompts, judge_share):
 
 
 def texts(examples, template, names):
-  """The prompt and better answer of each example, formatted by the template.
+  """The prompt and good answer of each example, formatted by the template.
 
-  Rows that the template refuses are skipped here, and counted by `encode`.
+  Answers whose label is bad are left out. Rows that the template refuses are
+  skipped here, and counted by `encode`.
 
   Args:
     names: special tokens that a template may write.
   """
   for example in examples:
+    if not example.rewards[0]:
+      continue
     if isinstance(example.prompt, str):
       yield example.prompt + example.completions[0]
       continue
@@ -119,8 +141,25 @@ def encode(parts, encoder, limits, counts):
   return Split(*kept)
 
 
-def summary(counts, parts, path):
-  """Counts of the file's rows by what happened to them, as a dict for JSON."""
+def check_held_out(prompts, eval_prompts):
+  """Raises ValueError if fewer prompts are held out than are measured on.
+
+  Args:
+    prompts: those that are held out and fit.
+  """
+  if len(prompts) < eval_prompts:
+    raise ValueError(
+      f'task.eval_prompts={eval_prompts}, but of task.heldout_prompts only '
+      f'{len(prompts)} are left within task.prompt_len: see counts.json'
+    )
+
+
+def summary(counts, parts, path, kind='pairs'):
+  """Counts of the file's rows by what happened to them, as a dict for JSON.
+
+  Args:
+    kind: see `kind_of`. The entry of that name has the numbers of the parts.
+  """
   named = {name: len(part) for name, part in parts._asdict().items()}
   return dict(
     data=str(path),
@@ -130,7 +169,8 @@ def summary(counts, parts, path):
     bad=dict(counts.bad),
     dropped=dict(counts.dropped),
     of_the_kept=dict(counts.notes),
-    pairs=named,
+    ignored=sorted(counts.ignored),
+    **{kind: named},
   )
 
 
@@ -141,5 +181,14 @@ def summary_lines(made):
   for name in ('bad', 'dropped', 'of_the_kept'):
     for reason, count in made[name].items():
       yield f'  {name.replace("_", " ")}: {count}  {reason}'
-  parts = ', '.join(f'{n} {name}' for name, n in made['pairs'].items())
-  yield f'  pairs by prompt: {parts}'
+  if made['ignored']:
+    yield f'  ignored columns: {", ".join(made["ignored"])}'
+  kind = 'pairs' if 'pairs' in made else 'labels'
+  parts = made[kind]
+  told = ', '.join(f'{n} {name}' for name, n in parts.items())
+  yield f'  {kind} by prompt: {told}'
+  if parts['held_out'] > parts['policy']:
+    yield (
+      f'  note: {parts["held_out"]} are held out, {parts["policy"]} left for '
+      'policies: task.heldout_prompts=0.1 holds out a tenth of the prompts'
+    )

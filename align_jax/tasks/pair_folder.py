@@ -27,20 +27,23 @@ class File:
   """The file, which of its rows are read, and how many are held out.
 
   Attributes:
-    data: a local file or a hub data set, see `data.rows`.
+    data: local files or a hub data set, see `data.rows`: of pairs, or of
+      answers with labels.
     dataset: a name in `data.DATASETS`; '' finds it by the columns.
-    subset, split, revision: of a hub data set.
+    subset, split: of a hub data set or a folder.
+    revision: of a hub data set.
     on_bad_row: 'error' | 'skip', see `data.Counts`.
-    heldout_prompts: different prompts that nothing is trained on.
+    heldout_prompts: different prompts that nothing is trained on: their number,
+      or a share below 1 of all.
   """
 
-  data: str
+  data: str | tuple
   dataset: str
   subset: str
   split: str
   revision: str
   on_bad_row: str
-  heldout_prompts: int
+  heldout_prompts: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,24 +74,29 @@ class Form:
   pretrain_steps: int
 
 
-def build(folder, vocab_size, file, form, judge):
+def build(folder, vocab_size, file, form, judge, eval_prompts):
   """Fills `folder` with tokenizer, pairs, counts and judge.
 
   Args:
     vocab_size: of the policy, and of a judge that is trained.
     file, form, judge: a File, a Form and a Judge.
+    eval_prompts: how many prompts must be held out, at least.
   """
   counts = data_lib.Counts(file.on_bad_row)
   limits = limits_of(form)
   examples = _read(file, counts)
+  kind = pair_files.kind_of(examples)
+  pair_judge.check_rows(judge, kind, examples, file.data)
   parts = pair_files.split(examples, file.heldout_prompts, judge.judge_share)
   training = [*parts.judge, *parts.policy]
   vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
-  encoder = data_lib.make_encoder(vocabulary, template, vocab_size)
+  encoder = data_lib.make_encoder(vocabulary, template, size=vocab_size)
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(file.data)
-  _keep_pairs(folder, encoded, counts, file.data, form)
-  if judge.kind == TRAINED:
+  _keep_rows(folder, encoded, counts, file.data, form, kind)
+  held_out = {tuple(x.prompt) for x in encoded.held_out}
+  pair_files.check_held_out(held_out, eval_prompts)
+  if judge.kind in TRAINED:
     _train_judge(folder, judge, vocab_size)
   else:
     asked = {x.where: x.prompt for x in examples}
@@ -174,19 +182,25 @@ def _keep_tokenizer(folder, tokenizer, vocabulary, template):
     (folder / TEMPLATE).write_text(template, encoding='utf-8')
 
 
-def _keep_pairs(folder, encoded, counts, data, form):
-  made = pair_files.summary(counts, encoded, data)
-  (folder / 'counts.json').write_text(json.dumps(made, indent=1) + '\n')
+def rows_file(folder, part):
+  """The file of a part of the rows: pairs, or answers with labels."""
+  return pathlib.Path(folder) / f'{part}_pairs.npz'
+
+
+def _keep_rows(folder, encoded, counts, data, form, kind):
+  made = pair_files.summary(counts, encoded, data, kind)
+  text = json.dumps(made, indent=1) + '\n'
+  (folder / 'counts.json').write_text(text, encoding='utf-8')
   print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
   if not encoded.held_out or not encoded.policy:
     raise ValueError(
-      f'{data}: no pairs are left to hold out or to train on: '
-      f'{made["pairs"]} after dropping {made["dropped"]}'
+      f'{data}: no {kind} are left to hold out or to train on: '
+      f'{made[kind]} after dropping {made["dropped"]}'
     )
   for name, part in encoded._asdict().items():
     if part:
       batch = data_lib.make_batch(part, form.prompt_len, form.completion_len)
-      batches.save(folder / f'{name}_pairs.npz', batch)
+      batches.save(rows_file(folder, name), batch)
 
 
 def _keep_prompts(folder, encoded, asked, tokenizer):
@@ -194,12 +208,12 @@ def _keep_prompts(folder, encoded, asked, tokenizer):
   rows = [x for part in encoded for x in part]
   texts = tokenizer.decode_batch([x.prompt for x in rows])
   known = {text: asked[x.where] for text, x in zip(texts, rows, strict=True)}
-  (folder / 'prompts.json').write_text(json.dumps(known))
+  (folder / 'prompts.json').write_text(json.dumps(known), encoding='utf-8')
 
 
 def _train_judge(folder, judge, vocab_size):
   params = pair_judge.train(
-    batches.load(folder / 'judge_pairs.npz'),
+    batches.load(rows_file(folder, 'judge')),
     judge_config(judge.judge_model, vocab_size),
     steps=judge.judge_steps,
     batch_size=judge.judge_batch_size,
@@ -211,14 +225,23 @@ def _train_judge(folder, judge, vocab_size):
 def _judge_the_judge(folder, gold, kind):
   found = {'kind': kind}
   for name in pair_files.Split._fields:
-    path = folder / f'{name}_pairs.npz'
+    path = rows_file(folder, name)
     if path.exists():
       found[name] = pair_judge.accuracy(gold, batches.load(path))
-  (folder / 'judge.json').write_text(json.dumps(found, indent=1) + '\n')
+  text = json.dumps(found, indent=1) + '\n'
+  (folder / 'judge.json').write_text(text, encoding='utf-8')
   print(_judge_line(found['held_out']), file=sys.stderr)
 
 
 def _judge_line(found):
+  if 'pairs' not in found:
+    told = f'{found["good"]} good and {found["bad"]} bad held-out answers'
+    if found['accuracy'] is None:
+      return f'  gold judge: not tested, on {told}'
+    return (
+      f'  gold judge: a good one above a bad one in {found["accuracy"]:.3f} of '
+      f'all couples of {told}; the longer one in {found["longer"]:.3f}'
+    )
   low, high = found['interval']
   return (
     f'  gold judge: right on {found["accuracy"]:.3f} [{low:.3f}, {high:.3f}] '

@@ -18,7 +18,7 @@ from align_jax.tasks.judge import (
 )
 from align_jax.values import check_name
 
-TRAINED = 'pairs'  # the kind of judge that is trained here
+TRAINED = ('pairs', 'labels')  # kinds that are trained here, on such rows
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
 
@@ -28,8 +28,8 @@ class Judge:
   """Who the gold judge is.
 
   Attributes:
-    judge: `kind`: 'pairs' is trained here, others are of `judges.JUDGES` and
-      are given `checkpoint` and all further entries.
+    judge: `kind`: 'pairs' and 'labels' are trained here, on such rows. Others
+      are of `judges.JUDGES` and are given `checkpoint` and further entries.
     judge_share: of the training prompts, those whose pairs only the judge (and
       SFT) learns from.
     judge_model: dict of ModelConfig fields, without vocab_size and head.
@@ -58,16 +58,17 @@ def check_judge(judge):
   Raises:
     ValueError: names the knob.
   """
-  kind, trained = judge.kind, judge.kind == TRAINED
+  kind, trained = judge.kind, judge.kind in TRAINED
   checkpoint = judge.judge.get('checkpoint', '')
   judges.ALLOWED['checkpoint'].checked('task.judge.checkpoint', checkpoint)
-  check_name('task.judge.kind', kind, [TRAINED, *judges.JUDGES])
+  check_name('task.judge.kind', kind, [*TRAINED, *judges.JUDGES])
   shared, loaded = bool(judge.judge_share), bool(judge.checkpoint)
   if trained != shared or trained == loaded:
     raise ValueError(
-      f'task.judge.kind={kind!r}: {TRAINED!r} learns from task.judge_share of '
-      'the pairs and has no checkpoint; others have task.judge.checkpoint and '
-      f'task.judge_share=0; got judge_share={judge.judge_share} and '
+      f'task.judge.kind={kind!r}: {" and ".join(map(repr, TRAINED))} learn '
+      'from task.judge_share of the rows, without a checkpoint; others have '
+      'task.judge.checkpoint and task.judge_share=0; got '
+      f'judge_share={judge.judge_share} and '
       f'checkpoint={judge.checkpoint!r}'
     )
   if not trained:
@@ -77,7 +78,7 @@ def check_judge(judge):
     if name not in ('kind', 'checkpoint'):
       raise ValueError(
         f'task.judge.{name}={value!r}, expected only kind and checkpoint '
-        f'beside kind={TRAINED!r}'
+        f'beside kind={kind!r}'
       )
   check_training(
     judge.judge_steps, judge.judge_batch_size, judge.judge_learning_rate
@@ -85,9 +86,31 @@ def check_judge(judge):
   judge_config(judge.judge_model, 1)
 
 
+def check_rows(judge, kind, examples, data):
+  """Refuses rows that the judge, or SFT, cannot learn from.
+
+  Args:
+    kind: see `pair_files.kind_of`.
+    examples: all of the file `data`.
+  Raises:
+    ValueError: names the knob, or says what the file lacks.
+  """
+  if judge.kind in TRAINED and judge.kind != kind:
+    raise ValueError(
+      f'task.judge.kind={judge.kind!r}, and {data} is of {kind}: expected '
+      f'{kind!r}, or a judge that is loaded'
+    )
+  found = {x.rewards[0] for x in examples}
+  if kind == 'labels' and found != {0.0, 1.0}:
+    raise ValueError(
+      f'{data}: all labels are {bool(min(found))}, expected both: SFT learns '
+      'from the true ones'
+    )
+
+
 def make_gold(folder, judge, vocab_size, tokenizer):
   """The judge that no training sees: Batch -> f32 [B]."""
-  if judge.kind != TRAINED:
+  if judge.kind not in TRAINED:
     own = ('kind', 'checkpoint')
     knobs = {k: v for k, v in judge.judge.items() if k not in own}
     score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)
@@ -96,7 +119,7 @@ def make_gold(folder, judge, vocab_size, tokenizer):
         f'task.judge.kind={judge.kind!r} compares two answers, expected a '
         'judge that scores one'
       )
-    asked = json.loads((folder / 'prompts.json').read_text())
+    asked = json.loads((folder / 'prompts.json').read_text('utf-8'))
     # It has a template of its own: it is shown the messages, all of them.
     whole = lambda prompts, completions: score(
       [asked[prompt] for prompt in prompts], completions
@@ -107,31 +130,34 @@ def make_gold(folder, judge, vocab_size, tokenizer):
   return load_gold(folder / 'judge.npz', config)
 
 
-def train(pairs, config, *, batch_size, **schedule):
-  """A transformer with a scalar head, under Bradley-Terry.
+def train(rows, config, *, batch_size, **schedule):
+  """A transformer with a scalar head: Bradley-Terry, or logistic regression.
 
   Args:
-    pairs: Batch, G = 2, rewards (1, 0).
+    rows: Batch, pairs with rewards (1, 0), or G = 1 with labels as rewards.
     config, schedule: see `fit`.
   Returns:
     params.
   """
-  order = sources.epochs(pairs.num_prompts, batch_size, 0)
-  draw = lambda i: batches.take(pairs, order(i))
-  loss = LOSSES['bradley_terry']
-  return fit(config, loss, odds(pairs, config), draw, **schedule)
+  order = sources.epochs(rows.num_prompts, batch_size, 0)
+  draw = lambda i: batches.take(rows, order(i))
+  paired = rows.group_size == 2
+  loss = LOSSES['bradley_terry' if paired else 'binary_cross_entropy']
+  return fit(config, loss, odds(rows, config), draw, **schedule)
 
 
-def odds(pairs, config):
-  tokens, valid = np.asarray(pairs.completions), np.asarray(pairs.valid)
-  good, bad = (tokens[i::2][valid[i::2]] for i in (0, 1))
+def odds(rows, config):
+  tokens, valid = np.asarray(rows.completions), np.asarray(rows.valid)
+  good = np.asarray(rows.rewards) == 1
+  good, bad = (tokens[at][valid[at]] for at in (good, ~good))
   return token_log_odds(good, bad, config.vocab_size)
 
 
-def scores(gold, pairs):
-  """The judge's score of every row: f32 [N, 2]."""
-  found = [np.asarray(gold(x)) for x in batches.chunks(pairs, ROWS)]
-  return ops.by_group(np.concatenate(found), 2)[: pairs.num_prompts]
+def scores(gold, rows):
+  """The judge's score of every row: f32 [P, G]."""
+  found = [np.asarray(gold(x)) for x in batches.chunks(rows, ROWS)]
+  grouped = ops.by_group(np.concatenate(found), rows.group_size)
+  return grouped[: rows.num_prompts]
 
 
 def interval(share, count):
@@ -143,14 +169,20 @@ def interval(share, count):
   ]
 
 
-def accuracy(gold, pairs):
+def accuracy(gold, rows):
   """How often the judge agrees with the labels of pairs, better row first.
 
+  Args:
+    gold: Batch -> f32 [B].
+    rows: Batch of pairs, or of labelled rows, for which see `_of_labels`.
   Returns:
     dict: `pairs`, their number; `accuracy`, a tie of the judge counting one
     half; `interval`, of 95%; `score_std`, of all its scores; `longer`, what
     preferring the longer answer, cut as it is, would be right in.
   """
+  if rows.group_size == 1:
+    return _of_labels(gold, rows)
+  pairs = rows
   found = scores(gold, pairs)
   right = lambda x: float((0.5 + 0.5 * np.sign(x[:, 0] - x[:, 1])).mean())
   lengths = ops.by_group(np.asarray(pairs.valid).sum(1), 2)
@@ -161,4 +193,26 @@ def accuracy(gold, pairs):
     'interval': interval(share, len(found)),
     'score_std': float(found.std()),
     'longer': right(lengths),
+  }
+
+
+def _of_labels(gold, rows):
+  """How often a good row's score is above that of a bad one.
+
+  Returns:
+    dict: `good` and `bad`, their numbers; `accuracy`, the share of all couples
+    of both, a tie counting one half, or None if there are none; `score_std`;
+    `longer`, the same share for lengths instead of scores.
+  """
+  found = scores(gold, rows)[:, 0]
+  good = np.asarray(rows.rewards) == 1
+  lengths = np.asarray(rows.valid).sum(1)
+  above = lambda x: 0.5 + 0.5 * np.sign(x[good, None] - x[None, ~good])
+  share = lambda x: float(above(x).mean()) if 0 < good.sum() < len(x) else None
+  return {
+    'good': int(good.sum()),
+    'bad': int((~good).sum()),
+    'accuracy': share(found),
+    'score_std': float(found.std()),
+    'longer': share(lengths),
   }

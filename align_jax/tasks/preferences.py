@@ -1,16 +1,18 @@
-"""A file of preferences: prompts, each with a better and a worse answer.
+"""A file of preferences, pairs of answers, or of single answers with labels.
 
 HH-RLHF, UltraFeedback, or any format that `align_jax.data` reads as
-preferences. SFT is on the better answers; the gold judge is a reward model,
-either trained here on a share of the file's pairs (Bradley-Terry) or loaded;
-the pairs that it has not seen are the source 'file_pairs', and their prompts
-are what policies are trained on.
+preferences or as unpaired ones. SFT is on the better or good answers; the gold
+judge is a reward model, either trained here on a share of the file's rows (by
+Bradley-Terry on pairs, by logistic regression on labels) or loaded; the rows
+that it has not seen are the source 'file_pairs' or 'file_labels', and their
+prompts are what policies are trained on.
 
-`heldout_prompts` different prompts and all their pairs are kept from the
+`heldout_prompts` different prompts and all their rows are kept from the
 tokenizer, SFT, judge and policies alike: the judge is tested on them, and
 policies are measured on them. The split is the same for every seed.
 """
 
+import math
 import pathlib
 
 import jax
@@ -25,20 +27,29 @@ from align_jax.models.vocabulary import all_ends, ends, only_tokens
 from align_jax.tasks import Prompts, Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.knobs import defaults, fields_of, parted, whole
-from align_jax.tasks.pair_folder import File, Form, build, limits_of
+from align_jax.tasks.pair_files import check_held_out
+from align_jax.tasks.pair_folder import (
+  File,
+  Form,
+  build,
+  limits_of,
+  rows_file,
+)
 from align_jax.tasks.pair_judge import Judge, check_judge, make_gold
 from align_jax.tasks.windows import Reviews, draw_windows
 from align_jax.values import check_name
 
 STRETCH = 8  # tokens that a stretch of text goes on from
-PAIRS = True  # it has pairs of its own, for the source 'file_pairs'
+PAIRS = True  # it has rows of its own, for 'file_pairs' and 'file_labels'
 
 
 def check(model, *, eval_prompts, **made):
   """Raises ValueError for knobs that do not go together."""
   del model
   file, form, judge = parted(made, File, Form, Judge)
-  whole(1, file.heldout_prompts, eval_prompts=eval_prompts)
+  share = file.heldout_prompts < 1
+  most = math.inf if share else int(file.heldout_prompts)
+  whole(1, most, eval_prompts=eval_prompts)
   limits_of(form).check()
   named = form.template and not pathlib.PurePath(form.template).suffix
   if named and not pathlib.Path(form.template).expanduser().exists():
@@ -65,22 +76,22 @@ def prepare(*, workdir, model, sft_batch_size, eval_prompts, **made):
   file, form, judge = parted(made, File, Form, Judge)
   size = model['vocab_size']
   settings = {**vars(file), **vars(form), **vars(judge), 'vocab_size': size}
-  settings['data'] = data_lib.fingerprint(file.data)
-  fill = lambda partial: build(partial, size, file, form, judge)
+  which = file.split, file.subset or None
+  settings['data'] = data_lib.fingerprint(file.data, *which)
+  fill = lambda partial: build(partial, size, file, form, judge, eval_prompts)
   make_once(workdir, fill, settings, defaults(prepare))
 
 
-def demonstrator(pairs, batch_size):
-  """The source of random better answers: G = 1."""
-  best = jax.jit(
-    lambda x: x.replace(
-      completions=x.completions[::2],
-      valid=x.valid[::2],
-      mask=x.mask[::2],
-      rewards=x.rewards[::2],
-      group_size=1,
-    )
-  )(pairs)
+def good_answers(rows):
+  """The better row of every pair, or the rows labelled good: G = 1."""
+  if rows.group_size == 2:
+    return batches.first_rows(rows, rows.num_prompts)
+  return batches.take(rows, np.flatnonzero(np.asarray(rows.rewards) == 1))
+
+
+def demonstrator(rows, batch_size):
+  """The source of random good answers: G = 1."""
+  best = good_answers(rows)
 
   def demonstrate(state, key, step):
     del state, step
@@ -131,11 +142,7 @@ def distinct_prompts(pairs):
 
 def _held_out(pairs, eval_prompts):
   found = distinct_prompts(pairs)
-  if len(found) < eval_prompts:
-    raise ValueError(
-      f'task.eval_prompts={eval_prompts}, but of task.heldout_prompts only '
-      f'{len(found)} are left within task.prompt_len: see counts.json'
-    )
+  check_held_out(found, eval_prompts)
   return Prompts(*found[:eval_prompts])
 
 
@@ -169,17 +176,17 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
   vocabulary = data_lib.load_tokenizer(
     folder, eos_token=form.eos_token or None, needs_bos=False
   )
-  pairs = batches.load(folder / 'policy_pairs.npz')
-  shown = [pairs]
+  rows = batches.load(rows_file(folder, 'policy'))
+  shown = [rows]
   if judge.judge_share:
-    shown.append(batches.load(folder / 'judge_pairs.npz'))
+    shown.append(batches.load(rows_file(folder, 'judge')))
   return Task(
     model=only_tokens(config, vocabulary.tokenizer),
     max_new_tokens=form.completion_len,
     eos_id=all_ends(vocabulary.eos_id, ends(folder)),
-    train_prompts=distinct_prompts(pairs),
+    train_prompts=distinct_prompts(rows),
     eval_prompts=_held_out(
-      batches.load(folder / 'held_out_pairs.npz'), eval_prompts
+      batches.load(rows_file(folder, 'held_out')), eval_prompts
     ),
     demonstrations=texts_first(
       folder,
@@ -191,6 +198,7 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
     ),
     gold=make_gold(folder, judge, config.vocab_size, vocabulary.tokenizer),
     decode=data_lib.decoder(vocabulary.tokenizer),
-    pairs=pairs,
+    pairs=rows if rows.group_size == 2 else None,
+    labelled=rows if rows.group_size == 1 else None,
     tokenizer=folder,
   )

@@ -149,7 +149,8 @@ def build(folder, vocab_size, asked, judge):
     size=asked.completion_len,
     **sizes,
   )
-  (folder / 'judge.json').write_text(json.dumps(accuracy, indent=1) + '\n')
+  text = json.dumps(accuracy, indent=1) + '\n'
+  (folder / 'judge.json').write_text(text, encoding='utf-8')
 
 
 @fields_of(Texts, Judge)

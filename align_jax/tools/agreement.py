@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax import data, judges
-from align_jax.data import comparisons, readers
+from align_jax.data import columns, comparisons, readers
 from align_jax.data.row import Counts, RowError
 from align_jax.judges import pairwise
 
@@ -43,6 +43,7 @@ def judged_rows(path, counts, limit=None):
       )
     counts.rows += 1
     try:
+      columns.check_read(row, readers.columns_of(name))
       made = list(data.COMPARISONS[name](row))
     except RowError as error:
       counts.skip(error)

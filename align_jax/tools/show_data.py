@@ -17,10 +17,10 @@ SHOWN = 3  # rows
 def make_parser():
   parser = argparse.ArgumentParser(prog='align data show', description=__doc__)
   add = parser.add_argument
-  add('path', help='a local file, or the id of a Hugging Face data set')
-  add('--split', default='train', help='of a Hugging Face data set')
-  add('--revision', help='of a Hugging Face data set')
-  add('--config', help='of a Hugging Face data set')
+  add('path', help='a file, folder, text with *, or id of a hub data set')
+  add('--split', default='train', help='of a folder or a hub data set')
+  add('--revision', help='of a hub data set')
+  add('--config', help='of a hub data set, or a folder within one')
   add('--dataset', choices=sorted(readers.DATASETS), help='how to read rows')
   add('--tokenizer', help='a tokenizer.json or a folder')
   add('--bos-token', help='another BOS than the tokenizer names')
@@ -148,6 +148,8 @@ def show(args):
   used = sorted(formats.FORMATS[kind][0]) if kind else []
   yield f'{args.path}: columns {columns}'
   yield f'read as {dataset}, which makes {kind} rows: {used}'
+  if counts.ignored:
+    yield f'ignored columns: {sorted(counts.ignored)}'
   yield from counts_lines(counts)
   yield lengths_line(f'{unit} of a prompt', prompts)
   yield lengths_line(f'{unit} of a completion', sides)
@@ -159,6 +161,9 @@ def show(args):
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
   args = make_parser().parse_args(argv)
+  # A terminal of few characters gets the codes of others.
+  sys.stdout.reconfigure(errors='backslashreplace')
+  sys.stderr.reconfigure(errors='backslashreplace')
   try:
     for line in show(args):
       print(line)

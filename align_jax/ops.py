@@ -1,7 +1,10 @@
 """Masked reductions, groups, positions and KL estimators."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from align_jax.types import Batch
@@ -91,16 +94,44 @@ def token_kl(logits: jax.Array, ref_logits: jax.Array) -> jax.Array:
   estimator of the sequence KL (Tang et al. 2024, app. D; Amini et al. 2025).
 
   Args:
-    logits, ref_logits: [..., V], any float dtype; computed in float32.
+    logits, ref_logits: [..., V], any float dtype; computed in float32. -inf
+      forbids a token.
   Returns:
-    f32 [...], nats.
+    f32 [...], nats. It is infinite where the policy has mass on a token that
+    the reference forbids, see `scoring.forbidden_draw`.
   """
   logp = jax.nn.log_softmax(logits.astype(jnp.float32))
   ref_logp = jax.nn.log_softmax(ref_logits.astype(jnp.float32))
-  # A token the policy gives no mass contributes its limit, 0, not 0 * inf.
-  return jnp.where(logp == -jnp.inf, 0, jnp.exp(logp) * (logp - ref_logp)).sum(
-    -1
-  )
+  logp, probs = with_mass(logp)
+  ref_logp = jnp.where(probs > 0, ref_logp, 0)
+  return (probs * (logp - ref_logp)).sum(-1)
+
+
+def forbid(logits: jax.Array, ranges: Sequence[tuple[int, int]]) -> jax.Array:
+  """Logits [..., V] with -inf at the ids of `ranges`, ((first, after), ...)."""
+  if not ranges:
+    return logits
+  never = np.zeros(logits.shape[-1], bool)
+  for first, after in ranges:
+    never[first:after] = True
+  return jnp.where(never, -jnp.inf, logits)
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """Exact entropy of the next token: f32 [..., V] -> f32 [...], nats."""
+  logp, probs = with_mass(jax.nn.log_softmax(logits))
+  return -(probs * logp).sum(-1)
+
+
+def with_mass(logp: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Log-probs and probs, both 0 and constant where a token has no mass.
+
+  So such a token adds its limit, 0, to sums over tokens and to their gradients,
+  not 0 * inf.
+  """
+  live = jnp.exp(logp) > 0
+  logp = jnp.where(live, logp, 0)
+  return logp, jnp.where(live, jnp.exp(logp), 0)
 
 
 def k1(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -11,12 +12,12 @@ from conftest import TORCH, needs_torch
 from preference_files import hh, tldr_comparisons, ultrafeedback, write
 from runs import setup_of, stage_of, train_arm
 
-from align_jax import tasks
+from align_jax import data, tasks
 from align_jax.lab import setups
 from align_jax.learn import kept
 from align_jax.learn.checkpoint import params_of
 from align_jax.models import hf
-from align_jax.policy.programs import policy_of
+from align_jax.policy.programs import policy_of, sampler
 from align_jax.tools import check_model, export
 from configs import base
 from experiments import common, online_vs_offline, resume
@@ -30,6 +31,19 @@ PIPELINES = {  # config: family of its checkpoint, rows of its file
   'qwen2_5_0_5b_hh': ('qwen2', hh),
   'llama3_8b_ultrafeedback': ('llama', ultrafeedback),
 }
+
+
+ENDS = 259, 65, 66  # of Qwen's texts: <|endoftext|>, and two letters
+MORE_ROWS = 7  # of Qwen's embedding than it has tokens
+
+
+def checkpoint_of(folder, family):
+  if family != 'qwen2':
+    return tiny_checkpoints.make(folder / family, family)
+  made = tiny_checkpoints.make(folder / family, family, MORE_ROWS)
+  how = json.dumps({'eos_token_id': ENDS})
+  (made / 'generation_config.json').write_text(how, 'utf-8')
+  return made
 
 
 def tiny(name, folder):
@@ -54,7 +68,7 @@ def tiny(name, folder):
     judge_learning_rate=1e-3,
   )
   if family:
-    c.model.checkpoint = str(tiny_checkpoints.make(folder / family, family))
+    c.model.checkpoint = str(checkpoint_of(folder, family))
     c.model.dtype = 'float32'
   else:
     c.model.update(JUDGE, vocab_size=300)
@@ -112,10 +126,13 @@ def test_a_policy_comes_back_as_it_was(pipeline, exported):
   policy = policy_of(export.final_params(run_of(pipeline, 'online')))
   loaded = hf.load(exported)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, policy)
-  task = tasks.make_task(seed=0, **setups.task_knobs(setup_of(cfg, workdir)))
+  task = setups.make_task(setup_of(cfg, workdir), 0)
   assert loaded.config == task.model
   how = json.loads((exported / 'generation_config.json').read_text())
-  assert how['eos_token_id'] == task.eos_id and how['top_k'] == 0
+  assert (
+    np.ravel(how['eos_token_id']).tolist() == np.ravel(task.eos_id).tolist()
+  )
+  assert how['top_k'] == 0
   assert how['temperature'] == 1.0 and how['do_sample'] is True
   assert how['max_new_tokens'] == 10
   assert (exported / 'tokenizer.json').is_file()
@@ -189,6 +206,87 @@ def test_a_reward_model_is_a_classifier(pipeline, which, tmp_path):
   assert loaded.config.head == 'scalar'
   if TORCH:
     assert check_model.main([str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize('which', ['task', 'seed0/proxy0'])
+def test_a_reward_model_never_pads_with_what_ends_a_text(
+  pipeline, which, tmp_path
+):
+  """Else transformers would read its scores before the end."""
+  export.export(pipeline[0] / which, tmp_path)
+  fields = json.loads((tmp_path / 'config.json').read_text('utf-8'))
+  settings = json.loads((tmp_path / 'tokenizer_config.json').read_text('utf-8'))
+  loaded = data.load_tokenizer(tmp_path, needs_bos=False)
+  pad, name = fields['pad_token_id'], settings['pad_token']
+  assert pad not in (loaded.eos_id, *np.ravel(fields['eos_token_id'] or ()))
+  assert name == (None if pad is None else loaded.tokenizer.id_to_token(pad))
+  # Of the checkpoints, only Llama's has a BOS that is not its EOS.
+  assert (pad is None) == (
+    pipeline_family(pipeline[1]) in ('gpt_neox', 'qwen2')
+  )
+
+
+def pipeline_family(cfg):
+  checkpoint = cfg['model']['checkpoint']
+  return pathlib.Path(checkpoint).name if checkpoint else None
+
+
+@pytest.mark.parametrize('pipeline', ['qwen2_5_0_5b_hh'], indirect=True)
+def test_an_export_never_replaces_what_it_is_made_of(pipeline):
+  workdir, cfg = pipeline
+  run, checkpoint = run_of(pipeline, 'online'), cfg['model']['checkpoint']
+  before = hf.load(checkpoint).params['embed']
+  for folder in (
+    checkpoint,
+    f'{checkpoint}/../{pathlib.Path(checkpoint).name}',
+    pathlib.Path(checkpoint).parent,
+    run,
+    workdir,
+    workdir / 'task',
+  ):
+    with pytest.raises(SystemExit, match='which the run is made of'):
+      export.main([str(run), str(folder)])
+  np.testing.assert_array_equal(hf.load(checkpoint).params['embed'], before)
+
+
+def test_all_folders_that_settings_name_are_kept(tmp_path):
+  """Such as those of a judge, of a tokenizer and of a run's own judge."""
+  home, run = tmp_path / 'home', tmp_path / 'home' / 'run'
+  run.mkdir(parents=True)
+  for path, names in ((home, ('judge', 'tokenizer')), (run, ('other',))):
+    named = [{'checkpoint': str(tmp_path / name)} for name in names]
+    (path / 'settings.json').write_text(json.dumps({'x': named}), 'utf-8')
+  for name in ('judge', 'tokenizer', 'other'):
+    (tmp_path / name).mkdir()
+    sources = export._folders_in(home, run)
+    export.check_folder(tmp_path / 'elsewhere', sources)
+    with pytest.raises(ValueError, match=f'{name}, which the run is made of'):
+      export.check_folder(tmp_path / name, sources)
+
+
+@pytest.mark.parametrize('pipeline', ['qwen2_5_0_5b_hh'], indirect=True)
+def test_a_checkpoint_s_ends_are_the_run_s_and_the_export_s(pipeline, tmp_path):
+  """It has rows without tokens too, which transformers may not draw either."""
+  workdir, cfg = pipeline
+  setup = setup_of(cfg, workdir)
+  task = setups.make_task(setup, 0)
+  assert task.eos_id[1:] == ENDS and task.eos_id[0] not in ENDS
+  run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
+  batch = sampler(task, 8)(
+    hf.load(cfg['model']['checkpoint']).params,
+    *task.eval_prompts[:],
+    jax.random.key(0),
+  )
+  rows = zip(np.asarray(batch.completions), np.asarray(batch.valid))
+  for tokens, valid in rows:
+    ends = np.isin(tokens, task.eos_id)
+    assert valid.sum() == (ends.argmax() + 1 if ends.any() else len(tokens))
+  export.export(run_of(pipeline, run.arm), tmp_path)
+  how = json.loads((tmp_path / 'generation_config.json').read_text('utf-8'))
+  assert how['eos_token_id'] == [*task.eos_id]
+  size = task.model.vocab_size
+  assert how['suppress_tokens'] == [*range(size - MORE_ROWS, size)]
+  assert hf.load(tmp_path).config.no_tokens == task.model.no_tokens
 
 
 def test_the_reference_is_exported_too(pipeline, tmp_path):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_checkpoints
 from conftest import needs_torch
 from runs import setup_of, stage_of, train_arm
 from tiny_judges import (
@@ -33,6 +34,7 @@ from align_jax.lab import checks, sweep
 from align_jax.lab.labels import reward_of
 from align_jax.learn import rewards, train
 from align_jax.models import hf, transformer
+from align_jax.models.vocabulary import pad_token_id, scored_at
 from align_jax.types import Batch
 from configs import arithmetic, base
 from experiments import common
@@ -116,6 +118,115 @@ def test_a_chat_is_scored_as_transformers_does(scalar, tmp_path, adds_bos):
   assert all((x[0] == 1) == adds_bos for x in plain)
   got = judges.reward_model(tmp_path, template='')(PROMPTS, TEXTS)
   np.testing.assert_allclose(got, [score(x) for x in plain], 1e-4, 1e-5)
+
+
+# Rows of `TEMPLATE` end in EOS and a line break, those of ENDS in EOS.
+ENDS = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+TWICE = ENDS.replace('eos_token', 'eos_token + eos_token')
+
+
+def padding_with(folder, scalar, pad, template):
+  """A copy of the checkpoint with that pad token, and that template."""
+  if folder != scalar:
+    shutil.copytree(scalar, folder)
+  for name, change in (
+    ('config.json', {'pad_token_id': pad}),
+    ('tokenizer_config.json', {'chat_template': template}),
+  ):
+    fields = json.loads((folder / name).read_text()) | change
+    (folder / name).write_text(json.dumps(fields))
+  return folder
+
+
+def test_padding_at_the_end_is_not_scored(scalar, tmp_path):
+  """A pad token that is the EOS takes the score to the token before."""
+  score = lambda name, *how: judges.reward_model(
+    padding_with(tmp_path / name, scalar, *how)
+  )(PROMPTS, TEXTS)
+  once, twice = score('once', 2, ENDS), score('twice', 2, TWICE)
+  last = score('last', None, ENDS)
+  assert np.abs(once - last).min() > 1e-3
+  # An EOS in the middle of a row is read. The last row's answer is empty.
+  assert np.abs(once - twice)[:3].min() > 1e-3
+  np.testing.assert_array_equal(score('other', 0, ENDS), last)
+
+
+@pytest.mark.parametrize(
+  'ids, pad, at',
+  [
+    ([5, 6, 2], 2, 1),
+    ([5, 2, 6, 2, 2], 2, 2),
+    ([5, 6, 2], None, 2),
+    ([5, 6, 2], -1, 2),
+    ([2, 2], 2, 0),
+    ([2, 5, 6], 2, 2),
+  ],
+)
+def test_a_score_is_read_at_the_last_token_that_is_no_padding(ids, pad, at):
+  assert scored_at(ids, pad) == at
+
+
+def test_a_family_s_own_padding_counts_where_the_file_says_nothing():
+  assert pad_token_id({'model_type': 'gemma2'}) == 0
+  assert pad_token_id({'model_type': 'phi3', 'pad_token_id': None}) is None
+  assert pad_token_id({'model_type': 'llama'}) is None
+
+
+@needs_torch
+@pytest.mark.parametrize('template', [ENDS, TWICE], ids=['once', 'twice'])
+@pytest.mark.parametrize('pad', [0, 2, None], ids=['pad', 'eos', 'none'])
+def test_whatever_pads_scores_are_those_of_transformers(
+  scalar, tmp_path, pad, template
+):
+  import torch
+  import transformers
+
+  torch.set_num_threads(1)
+  folder = padding_with(tmp_path / 'x', scalar, pad, template)
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  auto = transformers.AutoModelForSequenceClassification
+  model = auto.from_pretrained(folder, dtype='float32').eval()
+  want = []
+  for prompt, text in zip(PROMPTS, TEXTS):
+    turns = [('user', prompt), ('assistant', text)]
+    turns = [dict(role=role, content=content) for role, content in turns]
+    ids = theirs.apply_chat_template(turns, return_dict=False)
+    assert ids[-1] == 2
+    with torch.no_grad():
+      want.append(float(model(torch.tensor([ids])).logits[0, 0]))
+  got = judges.reward_model(folder)(PROMPTS, TEXTS)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize('family', tiny_checkpoints.FAMILIES)
+def test_every_family_pads_with_its_eos(family, tmp_path):
+  """As published reward models do: texts end in EOS, and it is not read."""
+  import torch
+  import transformers
+
+  torch.set_num_threads(1)
+  eos = tiny_checkpoints.FAMILIES[family][2]
+  folder = tiny_checkpoints.make(
+    tmp_path / 'x', family, 3, 'scalar', pad_token_id=None
+  )
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  eos_id = theirs.convert_tokens_to_ids(eos)
+  padding_with(folder, folder, eos_id, ENDS)
+  auto = transformers.AutoModelForSequenceClassification
+  model, info = auto.from_pretrained(
+    folder, dtype='float32', output_loading_info=True
+  )
+  assert not info['missing_keys'] and not info['unexpected_keys']
+  want = []
+  for prompt, text in zip(PROMPTS, TEXTS):
+    ids = theirs(prompt + eos + text + eos, add_special_tokens=False)
+    ids = ids['input_ids']
+    assert ids[-1] == eos_id
+    with torch.no_grad():
+      want.append(float(model.eval()(torch.tensor([ids])).logits[0, 0]))
+  got = judges.reward_model(folder)(PROMPTS, TEXTS)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_messages_are_prompts_too(reward):
@@ -271,12 +382,18 @@ def test_the_other_kind_of_checkpoint_is_refused(causal, scalar):
     judges.llm_judge(scalar)
 
 
-def test_a_tokenizer_too_large_for_its_model_is_refused(scalar, tmp_path):
+def test_a_token_that_the_model_lacks_is_named_where_it_is_used(
+  scalar, tmp_path
+):
+  """Those that no row uses do no harm."""
   shutil.copytree(scalar, tmp_path, dirs_exist_ok=True)
   small = dataclasses.replace(SCALAR, vocab_size=300)
   hf.export(tmp_path, random_params(0, small), small)
-  with pytest.raises(ValueError, match='tokens, more than the vocab_size=300'):
-    judges.reward_model(tmp_path)
+  judge = judges.reward_model(tmp_path)
+  assert np.isfinite(judge(['xyz'], ['zyx'])).all()
+  message = r"row 1: token '.+' has id 3\d\d, expected one below vocab_size=300"
+  with pytest.raises(ValueError, match=message):
+    judge(['xyz', PROMPTS[0]], ['zyx', TEXTS[0]])
 
 
 def test_a_row_too_long_is_named_and_never_cut(scalar, causal):

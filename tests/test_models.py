@@ -12,7 +12,8 @@ from scipy import stats
 
 from align_jax import ops
 from align_jax.models import bow, cpu, transformer
-from align_jax.policy import draw_tokens, sampling, scoring
+from align_jax.models.adapter import Adapter
+from align_jax.policy import draw_tokens, programs, sampling, scoring
 from align_jax.types import Batch
 
 
@@ -317,6 +318,85 @@ def test_token_kls(config, params, ref_params, batch, token_logps, monkeypatch):
   assert unchunked not in str(chunked.trace(params, ref_params, batch).jaxpr)
   for x, y in zip(chunked(params, ref_params, batch), (kls, log_ratios)):
     close(x, y)
+
+
+LOWEST = [-jnp.inf, *(float(jnp.finfo(t).min) for t in ('float32', 'float16'))]
+
+
+def by_rows(f):
+  """f by `vmap` over a batch of one row."""
+  first = lambda out: jax.tree.map(lambda x: x[0], out)
+  return lambda *rows: first(jax.vmap(f)(*(x[None] for x in rows)))
+
+
+JUST = {'plain': lambda f: f, 'jit': jax.jit, 'vmap': by_rows}
+
+
+@pytest.mark.parametrize('low', LOWEST)
+@pytest.mark.parametrize('way', JUST)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_forbidden_token_is_as_one_that_is_not_there(low, way, dtype):
+  """In value and gradient, of the KL and of the entropy."""
+  rng, off = np.random.default_rng(0), np.array([2, 5])
+  p, q = jnp.asarray(rng.normal(size=(2, 7)), dtype)
+  live = np.setdiff1d(np.arange(7), off)
+  both = [x.at[off].set(low) for x in (p, q)]
+  only_p = [both[0], q]  # the reference may have mass there
+  f = lambda g: JUST[way](jax.value_and_grad(g, (0, 1)))
+  want, slopes = f(ops.token_kl)(p[live], q[live])
+  got, found = f(ops.token_kl)(*both)
+  close(got, want)
+  for x, y in zip(found, slopes):
+    np.testing.assert_allclose(x[live], y, rtol=2e-2, atol=1e-5)
+    assert (x[off] == 0).all()
+  value, found = f(ops.token_kl)(*only_p)
+  lost = jax.nn.logsumexp(q.astype('float32'))
+  lost -= jax.nn.logsumexp(q[live].astype('float32'))
+  close(value, want + lost)
+  assert all(jnp.isfinite(x).all() for x in found)
+  entropy = lambda x, _: ops.entropy(x.astype('float32'))
+  want, got = f(entropy)(p[live], q), f(entropy)(*both)
+  close(got[0], want[0])
+  np.testing.assert_allclose(got[1][0][live], want[1][0], rtol=2e-2, atol=1e-5)
+  assert (got[1][0][off] == 0).all()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bigrams(Adapter):
+  """Logits of the next token are a row of a table [V, V]."""
+
+  def apply(self, tree, tokens, positions, valid):
+    return tree[tokens]
+
+
+@pytest.mark.parametrize('low', LOWEST)
+@pytest.mark.parametrize('token', [2, 10])
+def test_a_token_that_only_the_reference_forbids_is_named(batch, low, token):
+  """The KL is infinite; not where both or the policy alone forbid it."""
+  c = Bigrams(vocab_size=11)
+  table = jax.random.normal(jax.random.key(0), (11, 11))
+  free, bound = ({'module': x} for x in (table, table.at[:, token].set(low)))
+  kls = programs.policy_programs(c).kls
+  for pair in ((free, free), (bound, bound), (bound, free)):
+    assert jnp.isfinite(kls(*pair, batch)[0]).all()
+  message = f'after 0 tokens of completion 0 the policy may draw token {token},'
+  with pytest.raises(ValueError, match=message):
+    kls(free, bound, batch)
+  found = scoring.forbidden_draw(free, bound, batch, config=c)
+  assert (found == jnp.where(batch.valid, token, -1)).all()
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
+def test_a_mixture_has_what_its_policies_have(share):
+  """A policy without a share forbids nothing."""
+  p = jnp.array([0.5, -jnp.inf, 0.2, 0.1])
+  q = jnp.array([0.1, 0.4, 0.3, -jnp.inf])
+  mix = jax.jit(draw_tokens.geometric_mixture)
+  mixed = mix([p, q], jnp.array([1 - share, share]))
+  assert not jnp.isnan(mixed).any()
+  forbids = [(share < 1) & jnp.isinf(p), (share > 0) & jnp.isinf(q)]
+  np.testing.assert_array_equal(jnp.isinf(mixed), forbids[0] | forbids[1])
+  np.testing.assert_allclose(jnp.exp(mixed).sum(), 1, rtol=1e-6)
 
 
 def test_chunks_keep_the_gradient(config, params, batch, monkeypatch):

@@ -287,8 +287,8 @@ def test_a_tokenizer_can_be_given(task, kwargs, tmp_path):
   kept = data.make_vocabulary(given, [], 300)
   data.save_vocabulary(tmp_path, kept)
   assert kept[1:] == data.load_tokenizer(tmp_path)[1:] == (BOS, EOS)
-  with pytest.raises(ValueError, match='more than model.vocab_size=280'):
-    data.make_vocabulary(given, [], 280)
+  with pytest.raises(ValueError, match='text 0: token .* below vocab_size=9'):
+    windows.encode(data.make_vocabulary(given, [], 9), ['fine film'], None, 9)
 
 
 @needs_shared

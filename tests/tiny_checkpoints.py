@@ -48,14 +48,24 @@ def make_tokenizer(folder, special, bos, eos, template):
   return tokenizer.get_vocab_size()
 
 
-def make(folder, family):
-  """A folder as it could have come from the hub, of that model_type."""
+def make(folder, family, more_rows=0, head='lm', **changes):
+  """A folder as it could have come from the hub, of that model_type.
+
+  Args:
+    more_rows: of the embedding than there are tokens.
+    head: of the model; that of a 'scalar' one is random.
+    changes: of config.json.
+  """
   folder.mkdir()
-  size = make_tokenizer(folder, *FAMILIES[family])
+  size = make_tokenizer(folder, *FAMILIES[family]) + more_rows
   fields = json.loads((GOLDEN / family / 'config.json').read_text())
   fields |= dict(vocab_size=size, bos_token_id=None, eos_token_id=None)
+  fields |= changes
   fields['max_position_embeddings'] = 512
-  config = hf_config.from_hf(fields)
-  params = transformer.init(jax.random.key(0, impl='unsafe_rbg'), config)
+  config = hf_config.from_hf(fields, head=head)
+  key = jax.random.key(0, impl='unsafe_rbg')
+  params = transformer.init(key, config)
+  if head == 'scalar':
+    params['head'] = jax.random.normal(key, params['head'].shape)
   hf.export(folder, params, config, fields, source=folder)
   return folder

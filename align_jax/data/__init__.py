@@ -39,6 +39,7 @@ from align_jax.data.stream import Mixture, Stream, batches
 from align_jax.data.tokens import (
   SPECIAL_TOKENS,
   Vocabulary,
+  check_ids,
   decoder,
   encode,
   left_pad,
@@ -65,6 +66,7 @@ __all__ = [
   'Stream',
   'Vocabulary',
   'batches',
+  'check_ids',
   'correct',
   'decoder',
   'encode',

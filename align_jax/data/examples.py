@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from align_jax.data import chat, spans, templates
 from align_jax.data.row import RowError
-from align_jax.data.tokens import Vocabulary
+from align_jax.data.tokens import Vocabulary, check_ids
 
 ANCHORS = ('\n', 'a', '.')
 ALTERED = 'the tokenizer changes the text'
@@ -25,6 +25,7 @@ class Encoder(NamedTuple):
   pattern: Any  # re.Pattern of control tokens, None if there are none
   prefix: str  # which texts get a space in front: 'none' | 'first' | 'every'
   date: datetime.date  # what a template takes for today
+  size: int | None = None  # vocab_size of the model; see `tokens.check_ids`
 
 
 class Encoded(NamedTuple):
@@ -39,7 +40,7 @@ class Encoded(NamedTuple):
   notes: tuple = ()  # what is worth counting: ALTERED, BOUNDARY, EARLIER
 
 
-def make_encoder(vocabulary, template=None, *, date=None):
+def make_encoder(vocabulary, template=None, *, date=None, size=None):
   """The encoder of a vocabulary, with a chat template for messages.
 
   Args:
@@ -47,6 +48,7 @@ def make_encoder(vocabulary, template=None, *, date=None):
     template: str, Jinja.
     date: datetime.date that a template takes for today. None: that of the
       first one made without it.
+    size: vocab_size of the model. None: a token may have any id.
   """
   tokenizer = vocabulary.tokenizer
   control = {
@@ -57,7 +59,7 @@ def make_encoder(vocabulary, template=None, *, date=None):
   names = sorted(control, key=len, reverse=True)
   pattern = re.compile('|'.join(map(re.escape, names))) if names else None
   date = date or templates.today()
-  encoder = Encoder(vocabulary, template, control, pattern, 'none', date)
+  encoder = Encoder(vocabulary, template, control, pattern, 'none', date, size)
   return encoder._replace(prefix=_prefix(encoder))
 
 
@@ -295,7 +297,8 @@ def encode_example(encoder, example):
   Returns:
     Encoded.
   Raises:
-    RowError: the chat template cannot be used, or writes BOS twice.
+    RowError: the chat template cannot be used, or writes BOS twice, or a token
+      has no row in the model.
     ValueError: messages, and there is no template.
   """
   left = 0
@@ -309,6 +312,8 @@ def encode_example(encoder, example):
   else:
     prompt, sides, same, left = _of_messages(encoder, example)
   eos = [encoder.vocabulary.eos_id]
+  for ids in (prompt, *(ids for ids, _, _ in sides)):
+    check_ids(encoder.vocabulary.tokenizer, ids, encoder.size, example.where)
   apart = any(prompt + ids not in (x, x + eos) for ids, _, x in sides)
   found = (ALTERED, not same), (BOUNDARY, apart), (EARLIER, left > 0)
   notes = [note for note, on in found if on]

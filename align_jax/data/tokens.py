@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from align_jax.data.row import RowError
+
 SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
 
 
@@ -76,21 +78,38 @@ def make_vocabulary(tokenizer, texts, vocab_size, *, size=None, **how):
     size: of a tokenizer that is trained. None: all of `vocab_size`.
     how: arguments of `load_tokenizer`.
   Raises:
-    ValueError: it has more tokens than the model.
+    ValueError: one that is trained has more tokens than the model. A given one
+      may: `check_ids` refuses the rows of text that need them.
   """
   if tokenizer:
-    vocabulary = load_tokenizer(tokenizer, **how)
-  else:
-    trained = train_tokenizer(texts, size or vocab_size)
-    _, bos, eos = map(trained.token_to_id, SPECIAL_TOKENS)
-    vocabulary = Vocabulary(trained, bos, eos)
-  size = vocabulary.tokenizer.get_vocab_size()
+    return load_tokenizer(tokenizer, **how)
+  trained = train_tokenizer(texts, size or vocab_size)
+  size = trained.get_vocab_size()
   if size > vocab_size:
     raise ValueError(
       f'task.tokenizer={str(tokenizer)!r} has {size} tokens, more than '
       f'model.vocab_size={vocab_size}'
     )
-  return vocabulary
+  return Vocabulary(trained, *map(trained.token_to_id, SPECIAL_TOKENS[1:]))
+
+
+def check_ids(tokenizer, ids, size, where):
+  """Refuses a text with a token that the model has no row of numbers for.
+
+  Args:
+    ids: of the text.
+    size: the model's vocab_size. None: any.
+    where: the text's file and row.
+  Raises:
+    RowError: names the token.
+  """
+  largest = int(max(ids, default=0))
+  if size is not None and largest >= size:
+    raise RowError(
+      f'{where}: token {tokenizer.id_to_token(largest)!r} has id {largest}, '
+      f'expected one below vocab_size={size} of the model',
+      'a token that the model lacks',
+    )
 
 
 def save_vocabulary(folder, vocabulary):

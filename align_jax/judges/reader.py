@@ -27,23 +27,25 @@ def open_reader(folder, head, template, dtype, max_length, date=None):
     date: what a chat template takes for today: as 2026-01-31, None: today.
   """
   folder = hf.fetch(folder)
-  model = hf.load(folder, dtype=dtype, activations=dtype, max_length=max_length)
+  # A judge's chances are of all ids that it has, as transformers has them.
+  model = hf.load(
+    folder,
+    dtype=dtype,
+    activations=dtype,
+    max_length=max_length,
+    no_tokens=(),
+  )
   if model.config.head != head:
     raise ValueError(
       f'{folder}: config.json has architectures='
       f'{model.hf_config.get("architectures")}, expected one For{HEADS[head]}'
     )
   vocabulary = data.load_tokenizer(folder, needs_bos=False)
-  size = vocabulary.tokenizer.get_vocab_size()
-  if size > model.config.vocab_size:
-    raise ValueError(
-      f'{folder}: the tokenizer has {size} tokens, more than the '
-      f'vocab_size={model.config.vocab_size} of the model'
-    )
   if template != '':
     template = data.load_template(folder if template is None else template)
   day = datetime.date.fromisoformat(date) if date else None
-  encoder = data.make_encoder(vocabulary, template or None, date=day)
+  size = model.config.vocab_size
+  encoder = data.make_encoder(vocabulary, template or None, date=day, size=size)
   return Reader(model, encoder)
 
 

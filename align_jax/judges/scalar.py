@@ -7,8 +7,10 @@ import numpy as np
 
 from align_jax.data import chat, examples
 from align_jax.data.messages import said
+from align_jax.data.tokens import check_ids
 from align_jax.judges.reader import check_length, open_reader, padded, split
 from align_jax.models import transformer
+from align_jax.models.vocabulary import pad_token_id, scored_at
 from align_jax.policy import scoring
 
 
@@ -68,7 +70,8 @@ def reward_model(
   """A sequence-classification checkpoint with one label, as a reward.
 
   The score is that of transformers' ForSequenceClassification. It is the head's
-  at the last token of the conversation, as the checkpoint's template writes it.
+  at the last token of the conversation, as the checkpoint's template writes it,
+  that is not the `pad_token_id` of config.json.
 
   Args:
     folder: a local folder, or the id of a model on the hub, with its tokenizer.
@@ -90,12 +93,14 @@ def reward_model(
     folder, 'scalar', template, dtype, max_length, date
   )
   scores = _last_scores(model.config)
+  pad_id = pad_token_id(model.hf_config)
 
   def reward(prompts, completions):
     rows = []
     for prompt, completion in zip(prompts, completions, strict=True):
-      rows.append(_read_row(encoder, len(rows), prompt, completion))
-      check_length(len(rows) - 1, len(rows[-1]), max_length)
+      ids = _read_row(encoder, len(rows), prompt, completion)
+      check_length(len(rows), len(ids), max_length)
+      rows.append(ids[: scored_at(ids, pad_id) + 1])
     out = np.empty(len(rows), np.float32)
     for index, *arrays in padded(rows, batch_size, max_length):
       out[index] = scores(model.params, *split(*arrays))
@@ -117,4 +122,6 @@ def _read_row(encoder, row, prompt, completion):
     raise error.at(f'row {row}') from None
   if not ids:
     raise ValueError(f'row {row}: prompt and completion are empty')
+  tokenizer = encoder.vocabulary.tokenizer
+  check_ids(tokenizer, ids, encoder.size, f'row {row}')
   return ids

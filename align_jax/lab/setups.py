@@ -7,12 +7,14 @@ The part belongs to the first of them.
 import dataclasses
 import pathlib
 
+from align_jax import tasks
 from align_jax.files import read_record, write_record
 from align_jax.lab import groups
 from align_jax.lab.fields import with_absent
 from align_jax.lab.groups import GROUPS
 from align_jax.lab.settings import SHARED, Shared
 from align_jax.models import initial
+from align_jax.models.vocabulary import all_ends
 
 OWNERS = 'owners.json'  # in a variant's folder
 
@@ -101,6 +103,13 @@ def opened(folder):
     return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))
   owners = read_record(path)
   return Setup(shared, folder.parent, folder.name, owners)
+
+
+def make_task(setup, seed):
+  """The task of a seed; a checkpoint's own ends of texts end completions."""
+  task = tasks.make_task(seed=seed, **task_knobs(setup))
+  ends = all_ends(task.eos_id, initial.ends(setup.shared.model))
+  return dataclasses.replace(task, eos_id=ends)
 
 
 def task_knobs(setup):

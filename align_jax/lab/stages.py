@@ -14,7 +14,7 @@ from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
 from align_jax.lab.proxies import make_proxy, pair_accuracy
 from align_jax.lab.settings import Loss
-from align_jax.lab.setups import task_knobs
+from align_jax.lab.setups import make_task
 from align_jax.lab.steps import numbers, optimizer, train_step_of
 from align_jax.lab.streams import EVAL_PAIRS, INIT, PAIRS, SFT, silent, stream
 from align_jax.learn import batches
@@ -87,7 +87,7 @@ _prepared = {}
 
 def _prepare(setup, seed, report):
   shared = setup.shared
-  task = tasks.make_task(seed=seed, **task_knobs(setup))
+  task = make_task(setup, seed)
   tasks.check_sets(task, shared.eval.sets)
   reference = train_sft(setup, task, seed, report)
   pairs, held_out = golden_pairs(setup, task, seed, reference)

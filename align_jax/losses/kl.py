@@ -108,8 +108,20 @@ def loss_k2_sequence(outputs, batch):
 
 def loss_k3_weighted(outputs, batch):
   """k3 times the importance weight of the token (DeepSeek-V3.2, eq. 7)."""
-  weight = jnp.exp(log_weights(outputs.logps, batch))
-  return _in_loss(weight * ops.k3(_log_ratios(outputs, batch), 0.0))
+  log_weight = log_weights(outputs.logps, batch)
+  return _in_loss(_weighted_k3(log_weight, -_log_ratios(outputs, batch)))
+
+
+def _weighted_k3(log_weight, x):
+  """exp(log_weight) (exp(x) - 1 - x): finite where the product is."""
+  large = x > 1
+  log_weight = jnp.where(x == 0, 0, log_weight)
+  near, far = jnp.where(large, 0, x), jnp.where(large, x, 1)
+  return jnp.where(
+    large,
+    jnp.exp(log_weight + far) * (1 - (1 + far) * jnp.exp(-far)),
+    jnp.exp(jnp.where(large, 0, log_weight)) * (jnp.expm1(near) - near),
+  )
 
 
 def none(outputs, batch):
@@ -131,6 +143,21 @@ KL_TERMS = {
   'loss_exact': loss_exact,
   'exact': exact,
 }
+
+
+def penalty_of(kl, outputs, batch, beta):
+  """The term of that name, times its price `beta`.
+
+  A price of 0 keeps the log-ratios out of value and gradient, infinite as they
+  may be: 0 * inf is no 0.
+  """
+  priced = jnp.asarray(beta) != 0
+  logps = jnp.where(priced, outputs.logps, batch.ref_logps)
+  kls = outputs.kls
+  kls = kls if kls is None else jnp.where(priced, kls, 0)
+  outputs = outputs.replace(logps=logps, kls=kls)
+  return Penalty(*(beta * x for x in KL_TERMS[kl](outputs, batch)))
+
 
 EXACT = {'reward_exact', 'loss_exact', 'exact'}  # need `Outputs.kls`
 

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses import advantages as adv
-from align_jax.losses.kl import EXACT, KL_TERMS, as_outputs, log_weights
+from align_jax.losses.kl import (
+  EXACT,
+  KL_TERMS,
+  as_outputs,
+  log_weights,
+  penalty_of,
+)
 from align_jax.losses.preference import log_ratios
 from align_jax.losses.row import Loss
 
@@ -41,12 +47,18 @@ def clipped(log_weight, advantages, clip_low, clip_high):
   """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
   Returns:
-    the losses, and an array that is 1 where clipping is active, else 0.
+    the losses, and an array that is 1 where clipping is active, else 0. They
+    are infinite only where a negative advantage has an infinite weight.
   """
   weight = jnp.exp(log_weight)
-  gain = weight * advantages
-  limited = jnp.clip(weight, 1 - clip_low, 1 + clip_high) * advantages
-  return -jnp.minimum(gain, limited), (limited < gain).astype(jnp.float32)
+  good, bad = advantages > 0, advantages < 0
+  active = (good & (weight > 1 + clip_high)) | (bad & (weight < 1 - clip_low))
+  # The weight acts on no other rows. There it may be infinite, and 0 * inf.
+  acts = ~active & (advantages != 0)
+  weight = jnp.where(acts, jnp.exp(jnp.where(acts, log_weight, 0)), 0)
+  limit = jnp.where(good, 1 + clip_high, 1 - clip_low)
+  gain = jnp.where(active, limit, weight) * advantages
+  return -gain, active.astype(jnp.float32)
 
 
 def _metrics(weight, out, batch, **more):
@@ -60,9 +72,9 @@ def _metrics(weight, out, batch, **more):
 
 def _rewards(out, batch, beta, kl):
   """Rewards f32 [B] less the KL term, and the term's losses f32 [B, T]."""
-  penalty = KL_TERMS[kl](out, batch)
+  penalty = penalty_of(kl, out, batch, beta)
   rewards = batch.rewards.astype(jnp.float32)
-  return rewards - beta * penalty.reward.sum(1), beta * penalty.loss
+  return rewards - penalty.reward.sum(1), penalty.loss
 
 
 # --- The whole completion as one action ---------------------------------------
@@ -173,9 +185,9 @@ def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
   r - beta * (sum of log-ratios from the token onwards), standardised over all
   tokens of the batch.
   """
-  penalty = KL_TERMS[kl](as_outputs(logps), batch)
+  penalty = penalty_of(kl, as_outputs(logps), batch, beta)
   rewards = adv.at_last_token(batch.rewards, batch.mask)
-  to_go = adv.reward_to_go(rewards - beta * penalty.reward, batch.mask)
+  to_go = adv.reward_to_go(rewards - penalty.reward, batch.mask)
   return {'advantages': adv.whiten(to_go, batch.mask)}
 
 
@@ -198,7 +210,7 @@ def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
     scalar, {weight: tokens, reward, kl, clipped: share of tokens}.
   """
   out = as_outputs(logps)
-  penalty = beta * KL_TERMS[kl](out, batch).loss
+  penalty = penalty_of(kl, out, batch, beta).loss
   advantages = batch.prepared['advantages']
   return _clipped_loss(out, batch, advantages, penalty, clip, clip, per_token)
 
@@ -335,8 +347,8 @@ def gae_targets(
 
   The last token gets the reward. Each token gets its own KL term.
   """
-  penalty = KL_TERMS[kl](outputs, batch)
-  rewards = adv.at_last_token(batch.rewards, batch.mask) - beta * penalty.reward
+  penalty = penalty_of(kl, outputs, batch, beta)
+  rewards = adv.at_last_token(batch.rewards, batch.mask) - penalty.reward
   values = jax.lax.stop_gradient(jnp.where(batch.mask, outputs.values, 0))
   advantages, returns = adv.gae(
     rewards, values, batch.mask, gamma=gamma, lam=lam
@@ -384,7 +396,7 @@ def ppo(
   Returns:
     scalar, {weight: tokens, reward, kl, clipped, value_loss}.
   """
-  penalty = beta * KL_TERMS[kl](outputs, batch).loss
+  penalty = penalty_of(kl, outputs, batch, beta).loss
   prepared = batch.prepared
   loss, metrics = _clipped_loss(
     outputs, batch, prepared['advantages'], penalty, clip, clip, per_token

@@ -28,6 +28,8 @@ class Adapter:
 
   vocab_size: int  # V
   head: str = 'lm'  # 'lm': logits [V] per token | 'scalar': one score
+  # Ids that are no tokens and never drawn, as (first, after) in order.
+  no_tokens: tuple[tuple[int, int], ...] = ()
 
   def init(self, key):
     """-> a dict of arrays."""
@@ -167,7 +169,7 @@ decode_head = head_weights
 
 
 def logits(states, weights, c):
-  """Float32 logits [..., V] of states [..., D]."""
+  """Float32 logits [..., V] of states [..., D]; -inf where no token is."""
   if weights is not None:
     states = states @ weights.astype(states.dtype)
-  return states.astype(jnp.float32)
+  return ops.forbid(states.astype(jnp.float32), c.no_tokens)

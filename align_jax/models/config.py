@@ -58,6 +58,8 @@ class ModelConfig:
   parallel: bool = False  # attention and MLP read the same residual stream
   embed_scale: float | None = None
   logit_softcap: float | None = None
+  # Ids that are no tokens and never drawn, as (first, after) in order.
+  no_tokens: tuple[tuple[int, int], ...] = ()
   # Experts; mlp_dim is the size of one of them.
   num_experts: int = 0
   experts_per_token: int = 0
@@ -83,6 +85,11 @@ class ModelConfig:
     if self.windows and len(self.windows) != self.num_layers:
       raise ValueError(
         f'windows={self.windows}, expected num_layers={self.num_layers} of them'
+      )
+    if any(after > self.vocab_size for _, after in self.no_tokens):
+      raise ValueError(
+        f'no_tokens={self.no_tokens}, expected ids below vocab_size='
+        f'{self.vocab_size}'
       )
     self._check_experts()
     kernel = fused.KERNELS.get(self.attention)
@@ -127,6 +134,10 @@ def _rope_scaling(x):
   if x and (len(x) != 2 or x[0] not in SCALINGS):
     raise ValueError(f'a name out of {", ".join(SCALINGS)}')
   return x
+
+
+def _is_range(x):
+  return len(x) == 2 and all(map(is_whole, x)) and 0 <= x[0] < x[1]
 
 
 _positive = number(above=0)
@@ -179,6 +190,7 @@ ALLOWED = {  # what each field may be
   ),
   'num_positions': count(0),
   'windows': items('tokens in sight', lambda x: is_whole(x) and x >= 0),
+  'no_tokens': items('(first, after) of ids', _is_range),
   'norm': one_of(('rms', 'layer')),
   'norm_offset': number(),
   'attention': one_of(('auto', 'plain', *fused.KERNELS)),

@@ -6,6 +6,7 @@ shards (`tools.measure_import` measures it). No pickle is read, and no code that
 came with a checkpoint is run.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -20,11 +21,14 @@ import safetensors.numpy
 from jax.sharding import NamedSharding
 
 from align_jax import sharding
-from align_jax.models import hf_config, hf_tensors, weights
+from align_jax.models import hf_config, hf_tensors, vocabulary, weights
 from align_jax.models.config import ModelConfig
+from align_jax.models.vocabulary import read_object
 
 NAMED = 8  # tensors named in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
+GENERATION = 'generation_config.json'
+UNFINISHED = '.part'  # of a file that is being written
 FLOATS = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': jnp.bfloat16}
 # Buffers of old checkpoints, computed here.
 BUFFERS = ('rotary_emb.inv_freq', '.attn.bias', '.masked_bias')
@@ -78,20 +82,21 @@ def load(
     max_length: see `hf_config.from_hf`.
     revision: of the model on the hub.
     **changes: fields of ModelConfig, such as the `dtype` of activations under
-      the name `activations`.
+      the name `activations`. Without `no_tokens` they are the ids that the
+      tokenizer of the folder does not have.
   Raises:
     ValueError: a config.json or tensors that are not those of a known model.
       Names the field, the tensors or the file.
   """
   folder = fetch(name, revision)
   fields = read_config(folder)
-  has = 'lm'
-  if any('SequenceClass' in x for x in fields.get('architectures') or ()):
-    has = 'scalar'
-  head = has if head is None else head
   if 'activations' in changes:
     changes['dtype'] = changes.pop('activations')
-  config = hf_config.from_hf(fields, max_length, head=head, **changes)
+  config = describe(folder, fields, max_length, **changes)
+  has, head = config.head, head or config.head
+  config = dataclasses.replace(config, head=head)
+  if 'no_tokens' not in changes:
+    config = vocabulary.of_folder(config, folder)
   with_new_head = (head, has) == ('scalar', 'lm')
   rows = hf_tensors.tensors(config, fields['model_type'])
   if with_new_head:
@@ -106,11 +111,14 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
   """The local folder of a checkpoint, downloaded if need be.
 
   Raises:
+    FileNotFoundError: a path of no folder.
     ValueError: no such folder, and nothing that the hub would give.
   """
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
+  if _is_path(str(name), folder):
+    raise FileNotFoundError(f'{folder}: no such folder')
   import huggingface_hub
 
   try:
@@ -126,18 +134,24 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
   return pathlib.Path(found)
 
 
+def _is_path(name, folder):
+  """Whether a name is that of a local folder, not 'owner/name' on the hub."""
+  local = name.startswith(('.', '/', '~')) or name.count('/') > 1 or not name
+  beside = folder.parent != pathlib.Path('.') and folder.parent.is_dir()
+  return local or beside or folder.exists()
+
+
 def read_config(folder):
   """The dict of a folder's config.json."""
-  return _read_json(pathlib.Path(folder) / 'config.json')
+  return read_object(pathlib.Path(folder) / 'config.json')
 
 
-def _read_json(path):
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+def describe(folder, fields, max_length=0, **changes):
+  """`hf_config.from_hf`, whose errors name the folder."""
   try:
-    return json.loads(path.read_text('utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: not JSON ({error})') from error
+    return hf_config.from_hf(fields, max_length, **changes)
+  except ValueError as error:
+    raise ValueError(f'{folder}/{error}') from error
 
 
 class Stored(NamedTuple):
@@ -159,7 +173,7 @@ class Stored(NamedTuple):
 def _open(folder):
   """Tensor names -> where they are."""
   if (folder / INDEX).is_file():
-    files = {*_read_json(folder / INDEX).get('weight_map', {}).values()}
+    files = {*read_object(folder / INDEX).get('weight_map', {}).values()}
   else:
     files = {'model.safetensors'}
   stored = {}
@@ -319,14 +333,22 @@ def export(
   plan = _plan(hf_tensors.tensors(config, fields['model_type']), params)
   files = _split(plan, shard_bytes)
   folder.mkdir(parents=True, exist_ok=True)
-  for old in [*folder.glob('model*.safetensors'), folder / INDEX]:
-    old.unlink(missing_ok=True)
   for name, rows in files.items():
     arrays = {row.name: _their_array(row, params) for row, _ in rows}
     if jax.process_index() == 0:
-      safetensors.numpy.save_file(arrays, folder / name, {'format': 'pt'})
+      path = folder / f'{name}{UNFINISHED}'
+      safetensors.numpy.save_file(arrays, path, {'format': 'pt'})
   if jax.process_index() == 0:
+    _replace(folder, files)
     _write_rest(folder, files, fields, source)
+
+
+def _replace(folder, files):
+  """Old weights give way only when all of the new ones are there."""
+  for old in [*folder.glob('model*.safetensors'), folder / INDEX]:
+    old.unlink(missing_ok=True)
+  for name in files:
+    (folder / f'{name}{UNFINISHED}').rename(folder / name)
 
 
 def _describe(params, config, fields):
@@ -338,15 +360,18 @@ def _describe(params, config, fields):
   if scalar:
     name += 'Text' if family == 'gemma3_text' else ''
     kind = 'ForSequenceClassification'
-    if fields.get('pad_token_id') is None:
-      raise ValueError("config.json: a scalar head needs a 'pad_token_id'")
+    if 'pad_token_id' not in fields:
+      raise ValueError(
+        "config.json: a scalar head needs a 'pad_token_id', or null: no padding"
+      )
   dropped = ('torch_dtype', 'dtype', 'id2label', 'label2id', 'num_labels')
   fields = {k: v for k, v in fields.items() if k not in dropped}
   fields |= {'architectures': [name + kind], 'dtype': dtype}
   if scalar:
     fields |= {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
   length = dict(config.rope_scaling[1] if config.rope_scaling else ())
-  beside = {k: getattr(config, k) for k in ('head', 'dtype', 'attention')}
+  beside = 'head', 'dtype', 'attention', 'no_tokens'
+  beside = {k: getattr(config, k) for k in beside}
   said = hf_config.from_hf(fields, length.get('length', 0), **beside)
   for key, value in vars(said).items():
     if value != getattr(config, key):
@@ -419,10 +444,13 @@ def _their_array(row, params):
   return np.ascontiguousarray(x)
 
 
+def write_json(path, x):
+  text = json.dumps(x, indent=2, sort_keys=True, ensure_ascii=False)
+  path.write_text(text + '\n', 'utf-8')
+
+
 def _write_rest(folder, files, fields, source):
-  write = lambda name, x: (folder / name).write_text(
-    json.dumps(x, indent=2, sort_keys=True) + '\n', encoding='utf-8'
-  )
+  write = lambda name, x: write_json(folder / name, x)
   if len(files) > 1:
     where = {row.name: name for name, rows in files.items() for row, _ in rows}
     total = sum(size for rows in files.values() for _, size in rows)
@@ -431,7 +459,7 @@ def _write_rest(folder, files, fields, source):
   write('config.json', fields)
   ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
   ids = {k: fields[k] for k in ids if fields.get(k) is not None}
-  write('generation_config.json', {'_from_model_config': True, **ids})
+  write(GENERATION, {'_from_model_config': True, **ids})
   for name in COPIED if source is not None else ():
     path = pathlib.Path(source) / name
     if path.is_file() and path.resolve() != (folder / name).resolve():

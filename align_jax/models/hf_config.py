@@ -1,11 +1,11 @@
 """config.json of published models -> ModelConfig, one function per family.
 
 A field that asks for something the model does not do is an error that names it.
-A field that nothing here reads is an error too, unless it is null or false, or
-has no effect on the forward pass (`HARMLESS`). Dropout is among these, since no
-model here has any.
+A field that nothing here reads is judged by its name and value: see
+`hf_fields.changes`.
 """
 
+from align_jax.models import hf_fields
 from align_jax.models.config import ModelConfig
 
 ACTIVATIONS = {
@@ -19,27 +19,6 @@ ACTIVATIONS = {
   'gelu_pytorch_tanh': 'gelu_tanh',
   'quick_gelu': 'quick_gelu',
 }
-
-HARMLESS = frozenset(
-  """
-  _attn_implementation _attn_implementation_autoset _name_or_path architectures
-  attention_dropout bad_words_ids chunk_size_feed_forward
-  decoder_start_token_id diversity_penalty do_sample early_stopping
-  encoder_no_repeat_ngram_size length_penalty max_length min_length
-  no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-  pruned_heads repetition_penalty return_dict sep_token_id temperature top_k
-  top_p typical_p
-  attention_probs_dropout_prob attn_pdrop auto_map bos_token_id
-  cache_implementation classifier_dropout dtype embd_pdrop eos_token_id
-  finetuning_task gradient_checkpointing hidden_dropout id2label
-  initializer_range label2id model_type num_labels output_router_logits
-  pad_token_id pretraining_tp problem_type reorder_and_upcast_attn resid_pdrop
-  router_aux_loss_coef router_jitter_noise summary_activation
-  summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-  task_specific_params torch_dtype transformers_version unsloth_fixed
-  unsloth_version use_cache
-  """.split()
-)
 
 _REQUIRED = object()
 _ROPE_KEYS = {'type', 'rope_type', 'rope_theta', 'partial_rotary_factor'}
@@ -64,12 +43,11 @@ class Fields:
   """The fields of a config.json, with a record of which were read."""
 
   def __init__(self, fields):
-    self.fields, self.seen = fields, set(HARMLESS)
+    self.fields, self.seen = fields, set()
 
   def __call__(self, name, default=_REQUIRED):
     """The value of a field, or the default if it is absent or null."""
-    self.seen.add(name)
-    value = self.fields.get(name)
+    value = self.given(name, None)
     if value is None and default is _REQUIRED:
       raise ValueError(f'config.json: {name!r} is missing')
     return default if value is None else value
@@ -77,7 +55,7 @@ class Fields:
   def given(self, name, default):
     """The value of a field, even null, or the default if it is absent."""
     self.seen.add(name)
-    return self.fields.get(name, default)
+    return hf_fields.checked(name, self.fields.get(name, default))
 
   def must(self, name, expected):
     """Raises unless a field is absent or equals what the model does."""
@@ -87,10 +65,10 @@ class Fields:
         f'config.json: {name}={value!r} is not supported, only {expected!r}'
       )
 
-  def unread(self):
+  def unread(self, config):
     """Raises on the first field that asks for something nobody read."""
     for name, value in self.fields.items():
-      if name not in self.seen and value is not None and value is not False:
+      if name not in self.seen and hf_fields.changes(name, value, config):
         raise ValueError(
           f'config.json: {name}={value!r} is not supported by this model'
         )
@@ -110,13 +88,18 @@ def from_hf(fields, max_length=0, **changes):
   """
   f = Fields(fields)
   name = f('model_type')
+  scalar = any('SequenceClass' in x for x in f('architectures', ()))
   if name not in CONFIGS:
     raise ValueError(
       f'config.json: model_type={name!r} is none of {sorted(CONFIGS)}'
     )
   config = CONFIGS[name](f, max_length)
-  f.unread()
-  return ModelConfig(**{**config, **changes})
+  config['head'] = 'scalar' if scalar else 'lm'
+  f.unread(config)
+  try:
+    return ModelConfig(**{**config, **changes})
+  except ValueError as error:
+    raise ValueError(f'config.json: {error}') from error
 
 
 def _activation(f, name, default=_REQUIRED):
@@ -142,6 +125,7 @@ def _scaling(f, given, max_length):
   else:
     options = _ROPE_OPTIONS[kind]
   for name, value in given.items():
+    hf_fields.check_option(name, value)
     if name not in known | {*options} and value is not None:
       raise ValueError(
         f'config.json: {name}={value!r} is not an option of rope_type={kind!r}'
@@ -164,13 +148,15 @@ def _scaling(f, given, max_length):
 
 def _rope(f, head_dim, max_length, theta=10_000.0, share=1.0, phi=False):
   """The rotary switches of ModelConfig, in either spelling of the file."""
-  given = dict(f('rope_parameters', None) or f('rope_scaling', None) or {})
+  # Both are read, so that the one which is not used is checked too.
+  new, old = f('rope_parameters', None), f('rope_scaling', None)
+  given = dict(new or old or {})
   if phi and given.get('rope_type', given.get('type')) in ('su', 'yarn'):
     given |= {'rope_type': 'longrope'}  # Phi-3's first name for it
-  theta = given.get('rope_theta') or f('rope_theta', theta)
-  share = given.get('partial_rotary_factor') or f(
-    'partial_rotary_factor', share
-  )
+  theta, share = f('rope_theta', theta), f('partial_rotary_factor', share)
+  inside = {k: v for k, v in given.items() if v is not None}
+  theta = inside.get('rope_theta', theta)
+  share = inside.get('partial_rotary_factor', share)
   size = int(head_dim * share)
   return {
     'rope_theta': float(theta),
@@ -196,6 +182,11 @@ def _windows(f, layers, size, sliding):
 
 def _sizes(f):
   heads, dim = f('num_attention_heads'), f('hidden_size')
+  if dim < heads:
+    raise ValueError(
+      f'config.json: hidden_size={dim}, expected at least '
+      f'num_attention_heads={heads}'
+    )
   return {
     'vocab_size': f('vocab_size'),
     'dim': dim,
@@ -210,6 +201,11 @@ def _sizes(f):
 def _llama_like(f, max_length, head_dim=None, eps=1e-6, tied=False, **rope):
   sizes = _sizes(f)
   sizes['num_kv_heads'] = f('num_key_value_heads', sizes['num_heads'])
+  if sizes['num_heads'] % sizes['num_kv_heads']:
+    raise ValueError(
+      f'config.json: num_key_value_heads={sizes["num_kv_heads"]}, expected a '
+      f'divisor of num_attention_heads={sizes["num_heads"]}'
+    )
   sizes['head_dim'] = f('head_dim', head_dim or sizes['head_dim'])
   f('max_position_embeddings', 0)
   return {
@@ -327,8 +323,11 @@ def gemma2(f, max_length):
 
 def gemma3(f, max_length):
   nested = f('rope_parameters', None) or {}
-  whole = dict(nested.get('full_attention') or f('rope_scaling', None) or {})
+  old = f('rope_scaling', None)
+  whole = dict(nested.get('full_attention') or old or {})
   local = dict(nested.get('sliding_attention') or {})
+  for name, value in local.items():
+    hf_fields.check_option(name, value)
   if local.get('rope_type', 'default') != 'default':
     raise ValueError(
       f'config.json: rope_type={local["rope_type"]!r} of sliding_attention is '
@@ -340,8 +339,8 @@ def gemma3(f, max_length):
   layers, pattern = config['num_layers'], f('sliding_window_pattern', 6)
   f('_sliding_window_pattern', None)
   sliding = [(i + 1) % pattern != 0 for i in range(layers)]
-  theta = local.get('rope_theta') or f('rope_local_base_freq', 10_000.0)
-  f('rope_local_base_freq', None)
+  theta = f('rope_local_base_freq', 10_000.0)
+  theta = theta if local.get('rope_theta') is None else local['rope_theta']
   return {
     **_gemma(f, config),
     'qk_norm': True,

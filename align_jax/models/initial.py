@@ -4,7 +4,7 @@ import dataclasses
 
 from align_jax import values
 from align_jax.models import config as config_lib
-from align_jax.models import hf, hf_config
+from align_jax.models import hf, vocabulary
 from align_jax.models.interface import from_fields, of
 
 DTYPES = 'one of ' + ', '.join(map(repr, config_lib.DTYPES))
@@ -82,10 +82,11 @@ def model_fields(model, max_length=0):
   check_fields(model)
   if not model.get('checkpoint'):
     return fields_alone(model)
-  fields = hf.read_config(folder_of(model))
+  folder = folder_of(model)
   return dataclasses.asdict(
-    hf_config.from_hf(
-      fields,
+    hf.describe(
+      folder,
+      hf.read_config(folder),
       max_length,
       head='lm',
       dtype=_dtype(model, 'dtype'),
@@ -101,6 +102,11 @@ def _dtype(model, field):
 def folder_of(model):
   """The checkpoint's local folder, downloaded if need be."""
   return hf.fetch(model['checkpoint'], model.get('revision') or None)
+
+
+def ends(model):
+  """Ids that end the checkpoint's texts; () for a model without one."""
+  return vocabulary.ends(folder_of(model)) if model.get('checkpoint') else ()
 
 
 def hf_fields(model):

@@ -378,6 +378,6 @@ def head_weights(params, c):
 
 @jax.named_scope('head')
 def logits(states, weights, c):
-  """Float32 logits [..., V] of states [..., D]."""
+  """Float32 logits [..., V] of states [..., D]; -inf where no token is."""
   product = project(states, weights).astype(jnp.float32)
-  return soft_cap(product, c.logit_softcap)
+  return ops.forbid(soft_cap(product, c.logit_softcap), c.no_tokens)

@@ -142,7 +142,10 @@ def geometric_mixture(
     logits: a list of f32 [..., V], one per policy.
     shares: as many numbers that sum to one.
   Returns:
-    f32 [..., V], log-probs.
+    f32 [..., V], log-probs. A token is forbidden where a policy with a share
+    forbids it.
   """
-  mixed = sum(w * jax.nn.log_softmax(l) for w, l in zip(shares, logits))
-  return jax.nn.log_softmax(mixed)
+  # 0 * -inf, where a policy without a share forbids a token, is 0 here.
+  part = lambda w, logps: jnp.where(w == 0, 0, w * logps)
+  logps = map(jax.nn.log_softmax, logits)
+  return jax.nn.log_softmax(sum(map(part, shares, logps)))

@@ -32,7 +32,9 @@ class Programs(NamedTuple):
   """Jitted programs of a policy, see `scoring`."""
 
   logps: Callable  # (params, batch) -> f32 [B, T]
-  kls: Callable  # (params, ref_params, batch) -> exact KL, log-ratio [B, T]
+  # (params, ref_params, batch) -> exact KL, log-ratio [B, T]. It waits for
+  # them, and raises ValueError where the KL is infinite.
+  kls: Callable
   annotate: Callable  # (ref_params, batch) -> batch with `ref_logps`
 
 
@@ -40,8 +42,28 @@ class Programs(NamedTuple):
 def policy_programs(config):
   """The Programs of the policy that a config describes."""
   logps = _reading(functools.partial(scoring.token_logps, config=config))
+  return Programs(logps, _finite_kls(config), scoring.make_annotate(logps))
+
+
+def _finite_kls(config):
+  """`scoring.token_kls`, with an error that names a token of infinite KL."""
   kls = jax.jit(functools.partial(scoring.token_kls, config=config))
-  return Programs(logps, kls, scoring.make_annotate(logps))
+  forbidden = jax.jit(functools.partial(scoring.forbidden_draw, config=config))
+
+  def checked(params, ref_params, batch):
+    found = kls(params, ref_params, batch)
+    if np.max(found[0], initial=0) < -scoring.FORBIDDEN * 1e-3:
+      return found
+    tokens = np.asarray(forbidden(params, ref_params, batch))
+    for row, place in np.argwhere(tokens >= 0):
+      raise ValueError(
+        f'the KL is infinite: after {place} tokens of completion {row} the '
+        f'policy may draw token {tokens[row, place]}, which the reference '
+        'forbids (its logit is -inf)'
+      )
+    return found
+
+  return checked
 
 
 @functools.cache
@@ -116,7 +138,13 @@ class Sampling:
     return found
 
   def ends(self, eos_id):
-    """All tokens that end a completion: int32 [K]; None: there are none."""
+    """All tokens that end a completion.
+
+    Args:
+      eos_id: the task's: an id, a tuple of several or None.
+    Returns:
+      int32 [K], or `eos_id` where no others do.
+    """
     if not self.stop_tokens:
       return eos_id
     eos = () if eos_id is None else np.ravel(eos_id)

@@ -43,7 +43,7 @@ class _Sampler:
   shares: tuple
   temperature: Any
   truncation: Truncation | None
-  eos_id: int | None
+  eos_id: int | tuple[int, ...] | None
   stop_tokens: jax.Array | None
 
   def start(self, prompts, valid, uniforms):
@@ -114,12 +114,11 @@ class _Sampler:
 
   def ends(self, tokens):
     """Whether a token ends its completion."""
-    ends = jnp.zeros(tokens.shape, bool)
-    if self.eos_id is not None:
-      ends |= tokens == self.eos_id
-    if self.stop_tokens is not None:
-      ends |= (tokens[..., None] == self.stop_tokens).any(-1)
-    return ends
+    over = jnp.zeros(tokens.shape, bool)
+    for ids in (self.eos_id, self.stop_tokens):
+      if ids is not None:
+        over |= (tokens[..., None] == jnp.ravel(jnp.asarray(ids))).any(-1)
+    return over
 
 
 def _request(
@@ -218,7 +217,8 @@ def sample(
     config: what `models.interface.of` knows.
     group_size: G.
     max_new_tokens: T. A completion that has not ended by then is cut off.
-    eos_id: ends a completion and is part of it. None: only `stop_tokens` do.
+    eos_id: ends a completion and is part of it, as each of several does. None:
+      only `stop_tokens` do.
     cache_dtype: how keys and values are stored, a name in `cache.STORES`. None:
       in the dtype of activations. A coarser one samples a policy that differs
       slightly from the scored one, see `align_jax.tools.cache_cost`.

@@ -17,6 +17,9 @@ from align_jax.types import Batch, Model, Params
 # Logits in memory at a time: 64 MiB in float32, and in a backward pass as much
 # again for their cotangent. Chosen to bound memory, not measured for speed.
 LOGITS_PER_CHUNK = 2**24
+# Log-probs below are those of forbidden tokens: -inf, or a dtype's least number
+# (float16's is the nearest to zero).
+FORBIDDEN = -6e4
 
 
 def predicting_states(params: Params, c: Model, batch: Batch) -> jax.Array:
@@ -163,6 +166,33 @@ def token_kls(
   return kls, logps - ref_logps
 
 
+def forbidden_draw(
+  params: Params, ref_params: Params, batch: Batch, *, config: Model
+) -> jax.Array:
+  """Tokens that the policy may draw next and the reference never does.
+
+  The KL is infinite there.
+
+  Args:
+    params, ref_params: of the same architecture.
+  Returns:
+    int32 [B, T], the likeliest such token; -1 where there is none, and on
+    padding.
+  """
+  weights = of(config).head_weights(params, config)
+  ref_weights = of(config).head_weights(ref_params, config)
+
+  def f(state, ref_state):
+    probs = jax.nn.softmax(_logits(state, weights, config))
+    others = jax.nn.log_softmax(_logits(ref_state, ref_weights, config))
+    alone = jnp.where(others < FORBIDDEN, probs, 0)
+    return jnp.where(alone.max(-1) > 0, alone.argmax(-1), -1)
+
+  arrays = [predicting_states(p, config, batch) for p in (params, ref_params)]
+  tokens = _by_position(f, arrays, config.vocab_size)
+  return jnp.where(batch.valid, tokens, -1)
+
+
 def expected(
   params: Params, batch: Batch, worth: jax.Array, *, config: Model
 ) -> jax.Array:
@@ -201,9 +231,7 @@ def token_entropies(
   weights = of(config).head_weights(params, config)
 
   def f(state):
-    logps = jax.nn.log_softmax(_logits(state, weights, config))
-    # A token without mass adds its limit, 0, not 0 * inf.
-    return -jnp.where(logps == -jnp.inf, 0, jnp.exp(logps) * logps).sum(-1)
+    return ops.entropy(_logits(state, weights, config))
 
   states = predicting_states(params, config, batch)
   entropies = _by_position(f, [states], config.vocab_size)

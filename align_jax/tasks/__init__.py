@@ -15,7 +15,7 @@ from align_jax.types import Batch, Prompts
 class Task:
   model: Any  # the policy: a ModelConfig or an Adapter
   max_new_tokens: int  # T
-  eos_id: int | None
+  eos_id: int | tuple[int, ...] | None  # what ends a completion
   train_prompts: Prompts
   eval_prompts: Prompts  # held out from golden pairs, proxy and arms
   demonstrations: Callable[[Any, Any, int], Batch]  # a source for SFT

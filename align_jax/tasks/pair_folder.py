@@ -90,7 +90,7 @@ def build(folder, vocab_size, file, form, judge, eval_prompts):
   parts = pair_files.split(examples, file.heldout_prompts, judge.judge_share)
   training = [*parts.judge, *parts.policy]
   vocabulary, template = _make_tokenizer(folder, training, form, vocab_size)
-  encoder = data_lib.make_encoder(vocabulary, template)
+  encoder = data_lib.make_encoder(vocabulary, template, size=vocab_size)
   (folder / pair_judge.DATE).write_text(str(encoder.date), encoding='utf-8')
   for line in data_lib.marker_lines(encoder):
     print(f'  {line}', file=sys.stderr)
@@ -140,7 +140,7 @@ def _make_tokenizer(folder, examples, form, vocab_size):
   template = _template(form.template, tokenizer, vocabulary)
   _keep_tokenizer(folder, tokenizer, vocabulary, template)
   if form.pretrain_steps:
-    _keep_texts(folder, vocabulary, texts)
+    _keep_texts(folder, vocabulary, texts, vocab_size)
   return vocabulary, template
 
 
@@ -174,12 +174,13 @@ def _plain_texts(examples, template):
 
 def _keep_tokenizer(folder, tokenizer, vocabulary, template):
   """The files of the tokenizer, as transformers reads them too."""
-  if tokenizer and pathlib.Path(tokenizer).is_dir():
-    for name in set(hf.COPIED) - {'generation_config.json'}:
-      if (pathlib.Path(tokenizer) / name).is_file():
-        shutil.copyfile(pathlib.Path(tokenizer) / name, folder / name)
-  else:
+  home, names = pathlib.Path(tokenizer), hf.COPIED if tokenizer else ()
+  if not tokenizer or home.is_file():
     data_lib.save_vocabulary(folder, vocabulary)
+    home, names = home.parent, [x for x in names if x == hf.GENERATION]
+  for name in names:
+    if (home / name).is_file():
+      shutil.copyfile(home / name, folder / name)
   if template:
     (folder / TEMPLATE).write_text(template, encoding='utf-8')
 
@@ -252,8 +253,9 @@ def _judge_line(found):
   )
 
 
-def _keep_texts(folder, vocabulary, texts):
+def _keep_texts(folder, vocabulary, texts, size):
   if vocabulary.bos_id is None:
     raise ValueError('task.pretrain_steps needs a tokenizer with a BOS')
-  kept = encode_texts(vocabulary, texts, np.zeros(len(texts), np.float32))
+  labels = np.zeros(len(texts), np.float32)
+  kept = encode_texts(vocabulary, texts, labels, size)
   np.savez(folder / 'texts.npz', **kept._asdict())

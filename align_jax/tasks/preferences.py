@@ -23,6 +23,7 @@ from align_jax import data as data_lib
 from align_jax.data import chat
 from align_jax.learn import batches
 from align_jax.models.interface import from_fields
+from align_jax.models.vocabulary import all_ends, ends, only_tokens
 from align_jax.tasks import Prompts, Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.knobs import defaults, fields_of, parted, whole
@@ -180,9 +181,9 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
   if judge.judge_share:
     shown.append(batches.load(rows_file(folder, 'judge')))
   return Task(
-    model=config,
+    model=only_tokens(config, vocabulary.tokenizer),
     max_new_tokens=form.completion_len,
-    eos_id=vocabulary.eos_id,
+    eos_id=all_ends(vocabulary.eos_id, ends(folder)),
     train_prompts=distinct_prompts(rows),
     eval_prompts=_held_out(
       batches.load(rows_file(folder, 'held_out')), eval_prompts

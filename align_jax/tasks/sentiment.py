@@ -21,6 +21,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax.models.interface import from_fields
+from align_jax.models.vocabulary import only_tokens
 from align_jax.tasks import Task
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import (
@@ -126,7 +127,7 @@ def build(folder, vocab_size, asked, judge):
     asked.tokenizer, texts[held_out:], vocab_size
   )
   data_lib.save_vocabulary(folder, vocabulary)
-  reviews = encode(vocabulary, texts, labels)
+  reviews = encode(vocabulary, texts, labels, vocab_size)
   np.savez(folder / 'reviews.npz', **reviews._asdict())
   sizes = dict(held_out=held_out, prompt_len=asked.prompt_len)
   params = train_judge(
@@ -243,7 +244,7 @@ def make_task(
     )
 
   return Task(
-    model=config,
+    model=only_tokens(config, tokenizer),
     max_new_tokens=texts.completion_len,
     eos_id=eos_id,
     train_prompts=trained_on,

@@ -14,6 +14,7 @@ import numpy as np
 from align_jax import data as data_lib
 from align_jax.learn.rewards import from_text
 from align_jax.models.interface import from_fields
+from align_jax.models.vocabulary import only_tokens
 from align_jax.tasks import Prompts, Task
 from align_jax.tasks.knobs import whole
 from align_jax.types import Batch
@@ -217,6 +218,10 @@ def text_task(
   rows = read(rows, data, dataset, fields)
   check_score(score, rows)
   encoded = encode(vocabulary, rows, score, prompt_len, completion_len)
+  for row, *ids in zip(rows, encoded.prompts.tokens, encoded.completions):
+    used = np.concatenate(ids)
+    where = data_lib.place(row)
+    data_lib.check_ids(vocabulary.tokenizer, used, config.vocab_size, where)
   asked = data_lib.texts_of(vocabulary.tokenizer, *encoded.prompts[:])
   train, held_out = split(asked, prompts, eval_prompts)
   row_of = {asked[i]: rows[i] for i in (*train, *held_out)}
@@ -227,7 +232,7 @@ def text_task(
 
   decode = data_lib.decoder(vocabulary.tokenizer)
   return Task(
-    model=config,
+    model=only_tokens(config, vocabulary.tokenizer),
     max_new_tokens=completion_len,
     eos_id=vocabulary.eos_id,
     train_prompts=Prompts(*encoded.prompts[train[:prompts]]),

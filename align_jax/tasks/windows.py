@@ -20,9 +20,12 @@ class Reviews(NamedTuple):
   labels: np.ndarray  # f32 [R]
 
 
-def encode(vocabulary, texts, labels):
+def encode(vocabulary, texts, labels, size):
+  """The Reviews of a model with `size` ids."""
   ids = data_lib.encode(vocabulary.tokenizer, texts)
   ids = [row + [vocabulary.eos_id] for row in ids]
+  for number, row in enumerate(ids):
+    data_lib.check_ids(vocabulary.tokenizer, row, size, f'text {number}')
   starts = np.cumsum([0, *map(len, ids)])
   return Reviews(
     np.concatenate(ids).astype(np.int32), starts.astype(np.int32), labels

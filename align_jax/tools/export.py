@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from align_jax import tasks
 from align_jax.data import load_tokenizer
 from align_jax.files import read_record
 from align_jax.lab import setups, stages, streams
@@ -29,10 +29,13 @@ from align_jax.learn.checkpoint import final_params, params_of, steps_of
 from align_jax.learn.kept import measured
 from align_jax.losses import LOSSES
 from align_jax.models import hf, initial, lora
+from align_jax.models.hf import write_json
 from align_jax.models.transformer import ModelConfig
+from align_jax.models.vocabulary import read_object
 from align_jax.policy.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
 
+SETTINGS = 'tokenizer_config.json'
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
@@ -141,28 +144,84 @@ def _kind(run):
 KINDS = (('task', _judge), ('proxy', _proxy))  # anything else is a policy
 
 
-def token_ids(task):
-  """The names in config.json of the tokens that every model has."""
+def token_ids(task, head):
+  """The names in config.json of the tokens that every model has.
+
+  transformers reads a score at the last token that is no padding. So the
+  padding of a scalar head is no token that ends a text: it is BOS where the
+  tokenizer pads with EOS, and None without a BOS.
+  """
+  ends = () if task.eos_id is None else np.ravel(task.eos_id).tolist()
+  scalar = head == 'scalar'
   if task.tokenizer is None:
-    return {'eos_token_id': task.eos_id, 'pad_token_id': 0}
+    return {'eos_token_id': task.eos_id, 'pad_token_id': None if scalar else 0}
   vocabulary = load_tokenizer(task.tokenizer, needs_bos=False)
-  path = task.tokenizer / 'tokenizer_config.json'
-  config = json.loads(path.read_text('utf-8')) if path.is_file() else {}
-  pad = config.get('pad_token')
+  pad = _settings_of(task.tokenizer).get('pad_token')
   pad = pad.get('content') if isinstance(pad, dict) else pad
   pad = vocabulary.tokenizer.token_to_id(pad) if pad else None
+  pads = [x for x in (pad, vocabulary.bos_id) if x not in (None, *ends)]
+  if scalar:
+    pad = pads[0] if pads else None
+  elif pad is None:
+    pad = ends[0]
   return {
     'bos_token_id': vocabulary.bos_id,
-    'eos_token_id': task.eos_id,
-    'pad_token_id': task.eos_id if pad is None else pad,
+    'eos_token_id': ends if len(ends) > 1 else ends[0],
+    'pad_token_id': pad,
   }
 
 
+def _settings_of(folder):
+  path = folder / SETTINGS
+  return read_object(path) if path.is_file() else {}
+
+
+def _pad_with(folder, tokenizer, pad):
+  """Has the exported tokenizer pad with the token that the model expects."""
+  name = None if pad is None else tokenizer.id_to_token(pad)
+  write_json(folder / SETTINGS, {**_settings_of(folder), 'pad_token': name})
+
+
 def generation(task, ids):
-  """As policies were sampled: temperature 1, all of the vocabulary."""
+  """As policies were sampled: temperature 1, and all tokens there are."""
   sampling = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
   ids = {k: v for k, v in ids.items() if v is not None}
+  gaps = getattr(task.model, 'no_tokens', ())
+  if never := [i for gap in gaps for i in range(*gap)]:
+    ids['suppress_tokens'] = never
   return {**sampling, **ids, 'max_new_tokens': task.max_new_tokens}
+
+
+def _folders_in(home, run):
+  """The run's folder, and all that settings name: checkpoints and others."""
+  found, texts = [run], []
+  for path in (home, run):
+    file = path / 'settings.json'
+    texts += _texts(read_record(file)) if file.is_file() else []
+  found += [pathlib.Path(x).expanduser() for x in texts if x]
+  return [x for x in found if x.is_dir()]
+
+
+def _texts(x):
+  if isinstance(x, dict | list):
+    inner = x.values() if isinstance(x, dict) else x
+    return [text for y in inner for text in _texts(y)]
+  return [x] if isinstance(x, str) else []
+
+
+def check_folder(folder, sources):
+  """Refuses to export over what a run is made of.
+
+  Raises:
+    ValueError: the folder is, or contains, one of the sources.
+  """
+  folder = folder.resolve()
+  for source in map(pathlib.Path.resolve, sources):
+    if folder in (source, *source.parents):
+      raise ValueError(
+        f'{folder}: it is, or contains, {source}, which the run is made of: '
+        'expected another folder'
+      )
 
 
 def export(run, folder, dtype='float32', step=None, kl=None):
@@ -176,23 +235,27 @@ def export(run, folder, dtype='float32', step=None, kl=None):
   Returns:
     what was taken, in words; '' for the last.
   Raises:
-    ValueError: no run there, or one that has no such form.
+    ValueError: no run there, or one that has no such form, or `folder` holds
+      what is exported.
     FileNotFoundError: the run has not ended.
   """
   run, folder = pathlib.Path(run).resolve(), pathlib.Path(folder)
   home = experiment_of(run)
   setup = setups.opened(home)
+  check_folder(folder, [home, setup.task_folder, *_folders_in(home, run)])
   step = choose(run, step, kl)
   number = next(
     (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, home)), 0
   )
-  task = tasks.make_task(seed=number, **setups.task_knobs(setup))
+  task = setups.make_task(setup, number)
   found = _kind(run)(run, task, setup, number, step)
-  ids = token_ids(task)
+  ids = token_ids(task, found.config.head)
   fields = found.fields or hf.llama_fields(found.config)
   # The config.json of a checkpoint keeps what it says; the lengths and ends of
   # generation are the task's.
   own = {k: v for k, v in ids.items() if fields.get(k) is None}
+  if found.config.head == 'scalar':
+    own['pad_token_id'] = ids['pad_token_id']
   as_dtype = lambda x: x.astype(jnp.dtype(dtype))
   hf.export(
     folder,
@@ -201,10 +264,10 @@ def export(run, folder, dtype='float32', step=None, kl=None):
     {**fields, **own},
     source=task.tokenizer,
   )
-  (folder / 'generation_config.json').write_text(
-    json.dumps(generation(task, ids), indent=2, sort_keys=True) + '\n',
-    encoding='utf-8',
-  )
+  if found.config.head == 'scalar' and task.tokenizer:
+    tokenizer = load_tokenizer(task.tokenizer, needs_bos=False).tokenizer
+    _pad_with(folder, tokenizer, ids['pad_token_id'])
+  write_json(folder / hf.GENERATION, generation(task, ids))
   return '' if step is None else described(step, measured(run))
 
 

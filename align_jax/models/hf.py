@@ -21,6 +21,7 @@ import safetensors.numpy
 from jax.sharding import NamedSharding
 
 from align_jax import sharding
+from align_jax.files import looks_like_path
 from align_jax.models import hf_config, hf_tensors, vocabulary, weights
 from align_jax.models.config import ModelConfig
 from align_jax.models.vocabulary import read_object
@@ -117,7 +118,7 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
-  if _is_path(str(name), folder):
+  if not str(name) or looks_like_path(name) or folder.exists():
     raise FileNotFoundError(f'{folder}: no such folder')
   import huggingface_hub
 
@@ -132,13 +133,6 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
       f'hub: {type(e).__name__}: {reason:.200}'
     ) from None
   return pathlib.Path(found)
-
-
-def _is_path(name, folder):
-  """Whether a name is that of a local folder, not 'owner/name' on the hub."""
-  local = name.startswith(('.', '/', '~')) or name.count('/') > 1 or not name
-  beside = folder.parent != pathlib.Path('.') and folder.parent.is_dir()
-  return local or beside or folder.exists()
 
 
 def read_config(folder):

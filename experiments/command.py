@@ -207,7 +207,7 @@ def start(run, check=groups.check):
       run(cfg, told)
     except stopping.Stopped as error:
       print(f'stopped: {error}. The same command goes on', file=sys.stderr)
-      sys.exit(128 + stopping.asked())
+      sys.exit(128 + stopping.answered())
     except (ValueError, OSError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise

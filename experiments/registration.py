@@ -84,7 +84,8 @@ def entries(cfg):
 def register(cfg, workdir):
   """Writes the registration of an experiment that nothing is computed of."""
   path = workdir / NAME
-  if not begun.experiment(workdir):
+  looked = (read(workdir) or {}).get('looks')
+  if not looked and not begun.experiment(workdir):
     when = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
     rows = {**entries(cfg), 'time': when, 'looks': []}
     write_record(path, rows)

@@ -116,7 +116,7 @@ def check_families(cfg):
 
   Overrides may drop methods from families.
   """
-  for title, members in cfg['families'].items():
+  for title, members in cfg.get('families', {}).items():
     for name in members:
       if name not in cfg['methods']:
         raise ValueError(

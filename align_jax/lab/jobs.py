@@ -133,6 +133,14 @@ class _Crew:
       raise self._died() from None
     self._progress(job.name, job.steps, {})
 
+  def check(self):
+    """Raises what became of a worker that has died.
+
+    The pool may notice no worker that it started since its last event.
+    """
+    if any(p.exitcode not in (None, 0) for p in self._processes.values()):
+      raise self._died()
+
   def _died(self):
     self.listen()
     for pid, process in self._processes.items():
@@ -167,6 +175,7 @@ def _schedule(jobs, crew, workers):
       waiting.remove(job)
     ended, _ = futures.wait(running, 0.2, futures.FIRST_COMPLETED)
     crew.listen()
+    crew.check()
     for future in ended:
       job = running.pop(future)
       crew.ended(job, future)

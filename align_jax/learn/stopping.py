@@ -6,6 +6,7 @@ import threading
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
 _asked: list[int] = []  # signals so far
+_answered: list[int] = []  # those of the last `listening` that has ended
 
 
 class Stopped(Exception):
@@ -15,6 +16,11 @@ class Stopped(Exception):
 def asked():
   """The first signal that asked this process to stop. 0: none did."""
   return _asked[0] if _asked else 0
+
+
+def answered():
+  """The signal that the last `listening` ended by. 0: by none."""
+  return _answered[0] if _answered else 0
 
 
 def check():
@@ -53,3 +59,5 @@ def listening():
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+    _answered[:] = _asked
+    _asked.clear()

@@ -158,7 +158,8 @@ class _Files:
   def took(self, done, batch, metrics):
     """Takes note of a step. It checks the step before, which has ended."""
     self.check()
-    self._unchecked.append((done, metrics, batch.rewards))
+    if finite.FINITE in metrics:  # a step of one's own may not say
+      self._unchecked.append((done, metrics, batch.rewards))
     self._checkpoints.record()
     if self._keep_log:
       self._batches.append(batch)

@@ -102,9 +102,9 @@ def token_kl(logits: jax.Array, ref_logits: jax.Array) -> jax.Array:
   """
   logp = jax.nn.log_softmax(logits.astype(jnp.float32))
   ref_logp = jax.nn.log_softmax(ref_logits.astype(jnp.float32))
-  logp, probs = with_mass(logp)
-  ref_logp = jnp.where(probs > 0, ref_logp, 0)
-  return (probs * (logp - ref_logp)).sum(-1)
+  live, logp = with_mass(logp)
+  ref_logp = jnp.where(live, ref_logp, 0)
+  return jnp.where(live, jnp.exp(logp) * (logp - ref_logp), 0).sum(-1)
 
 
 def forbid(logits: jax.Array, ranges: Sequence[tuple[int, int]]) -> jax.Array:
@@ -119,19 +119,18 @@ def forbid(logits: jax.Array, ranges: Sequence[tuple[int, int]]) -> jax.Array:
 
 def entropy(logits: jax.Array) -> jax.Array:
   """Exact entropy of the next token: f32 [..., V] -> f32 [...], nats."""
-  logp, probs = with_mass(jax.nn.log_softmax(logits))
-  return -(probs * logp).sum(-1)
+  live, logp = with_mass(jax.nn.log_softmax(logits))
+  return -jnp.where(live, jnp.exp(logp) * logp, 0).sum(-1)
 
 
 def with_mass(logp: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Log-probs and probs, both 0 and constant where a token has no mass.
+  """Where a token has mass, and log-probs that are 0 and constant elsewhere.
 
-  So such a token adds its limit, 0, to sums over tokens and to their gradients,
-  not 0 * inf.
+  Such a token must add its limit, 0, to sums over tokens and to their
+  gradients, not 0 * inf.
   """
   live = jnp.exp(logp) > 0
-  logp = jnp.where(live, logp, 0)
-  return logp, jnp.where(live, jnp.exp(logp), 0)
+  return live, jnp.where(live, logp, 0)
 
 
 def k1(logps: jax.Array, ref_logps: jax.Array) -> jax.Array:

@@ -26,7 +26,8 @@ import time
 import jax
 import numpy as np
 
-from align_jax.lab import stages
+from align_jax.files import read_record
+from align_jax.lab import setups, stages, sweep
 from align_jax.learn import batches, checkpoint
 from configs import base, toy
 from experiments import command, common, online_vs_offline
@@ -65,6 +66,14 @@ def run(cfg, workdir):
     )
 
 
+def read_stage(cfg, workdir):
+  """Reads what runs share, as the next run would; it makes what is missing."""
+  stages._prepared.clear()
+  own = setups.setups_of(sweep.shared_of(sweep.sweep(cfg)), workdir)
+  with contextlib.redirect_stderr(io.StringIO()):
+    stages.prepare(own[''], 0)
+
+
 def results(workdir):
   """{file: its text or arrays} of all that an experiment is judged by."""
   found = {}
@@ -82,7 +91,7 @@ def results(workdir):
 
     found[path.relative_to(workdir)] = arrays(read_log(path.parent))
   for path in sorted(workdir.glob('seed*/proxy.json')):
-    found[path.relative_to(workdir)] = path.read_text('utf-8')
+    found[path.relative_to(workdir)] = read_record(path)
   return found
 
 
@@ -146,6 +155,7 @@ def trial(cfg, whole, wanted, scratch, rng, number):
   told = f'{name}: {damage(scratch / name, rng)}'
   try:
     run(cfg, scratch)
+    read_stage(cfg, scratch)
     found = results(scratch)
   except (ValueError, OSError) as error:
     text = ' '.join(str(error).split())

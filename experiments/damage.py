@@ -180,29 +180,30 @@ def kills(whole, scratch, number, seed=0):
   wanted, rng, killed, rounds = results(whole), random.Random(seed), 0, 0
   code = 'from experiments import damage; import pathlib, sys; '
   code += 'damage.run(damage.small(), pathlib.Path(sys.argv[1]))'
-  longest = None
+  whole_run = None  # seconds of one that was not killed
   while killed < number:
     shutil.rmtree(scratch, ignore_errors=True)
     rounds += 1
-    ended = False
+    ended, before = False, killed
     while not ended:
       start = time.time()
       process = subprocess.Popen([sys.executable, '-c', code, str(scratch)])
-      limit = None if longest is None else rng.uniform(0.2, 1.0) * longest
+      limit = whole_run and rng.uniform(0.1, 0.95) * whole_run
       try:
         process.wait(limit if killed < number else None)
-        longest = max(longest or 0, time.time() - start)
         ended = True
       except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         killed += 1
+    if killed == before:
+      whole_run = time.time() - start
     if process.returncode:
       return f'ended with status {process.returncode} after {killed} kills'
     where = differing(wanted, results(scratch))
     if where:
       return f'{where} differs after {killed} kills'
-  print(f'{killed} kills in {rounds} rounds: all bits are the same')
+    print(f'{killed} kills in {rounds} rounds: the same bits', flush=True)
   return ''
 
 
@@ -226,8 +227,8 @@ def main():
     failed = bool(wrong)
   if args.kills:
     where = kills(whole, scratch, args.kills, args.seed)
-    print(where)
     failed = failed or bool(where)
+    print(where)
   sys.exit(failed)
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -88,15 +87,27 @@ def write_record(path: str | os.PathLike, value: dict) -> None:
     write_atomically(path, text)
 
 
+def read_object(path: str | os.PathLike) -> dict:
+  """The dict of a .json file.
+
+  Raises:
+    ValueError: the file holds no JSON object; names it.
+  """
+  value = read_json(path)
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{path}: expected a JSON object, got {type(value).__name__}'
+    )
+  return value
+
+
 def read_record(path: str | os.PathLike) -> dict:
   """What `write_record` wrote, or a dict of an earlier version.
 
   Raises:
     ValueError: the file is damaged; names it.
   """
-  value = read_json(path)
-  if not isinstance(value, dict):
-    raise ValueError(f'{path}: expected a JSON object')
+  value = read_object(path)
   told = value.pop(DIGEST, None)
   if told not in (None, _digest(value)):
     raise ValueError(f'{path}: damaged, it is not what was written')
@@ -142,15 +153,11 @@ def digest(path: str | os.PathLike, size: int | None = None) -> list:
   return [read, found.hexdigest()]
 
 
-def digests(folder: str | os.PathLike, skip: Iterable[str] = ()) -> dict:
+def digests(folder: str | os.PathLike) -> dict:
   """{relative path: [bytes, digest]} of all files under a folder."""
   folder = pathlib.Path(folder)
   names = [p.relative_to(folder) for p in folder.rglob('*') if p.is_file()]
-  return {
-    name.as_posix(): digest(folder / name)
-    for name in sorted(names)
-    if name.as_posix() not in skip
-  }
+  return {name.as_posix(): digest(folder / name) for name in sorted(names)}
 
 
 def damaged(folder: str | os.PathLike, known: dict) -> str:

@@ -39,6 +39,11 @@ UNREAD = re.compile(
 )
 
 
+# A process of its own that runs the experiment in the folder it is given.
+RUN = 'from experiments import damage; import pathlib, sys; '
+RUN += 'damage.run(damage.small(), pathlib.Path(sys.argv[1]))'
+
+
 def small():
   """Offline, online, replayed, PPO, held and stopped runs of one seed."""
   cfg = command.as_dict(base.smoke(toy.get_config()))
@@ -178,8 +183,6 @@ def flips(cfg, whole, scratch, number, seed=0):
 def kills(whole, scratch, number, seed=0):
   """Kills processes of the experiment until it ends; what differs, or ''."""
   wanted, rng, killed, rounds = results(whole), random.Random(seed), 0, 0
-  code = 'from experiments import damage; import pathlib, sys; '
-  code += 'damage.run(damage.small(), pathlib.Path(sys.argv[1]))'
   whole_run = None  # seconds of one that was not killed
   while killed < number:
     shutil.rmtree(scratch, ignore_errors=True)
@@ -187,7 +190,7 @@ def kills(whole, scratch, number, seed=0):
     ended, before = False, killed
     while not ended:
       start = time.time()
-      process = subprocess.Popen([sys.executable, '-c', code, str(scratch)])
+      process = subprocess.Popen([sys.executable, '-c', RUN, str(scratch)])
       limit = whole_run and rng.uniform(0.1, 0.95) * whole_run
       try:
         process.wait(limit if killed < number else None)

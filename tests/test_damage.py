@@ -145,10 +145,6 @@ def test_a_start_that_failed_binds_nothing(tmp_path):
   assert begun.experiment(tmp_path)
 
 
-RUN = 'from experiments import damage; import pathlib, sys; '
-RUN += 'damage.run(damage.small(), pathlib.Path(sys.argv[1]))'
-
-
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_saves_first(number, whole, tmp_path, monkeypatch):
   log = train._Files.log
@@ -169,7 +165,7 @@ def test_a_request_to_stop_saves_first(number, whole, tmp_path, monkeypatch):
 
 def test_a_killed_experiment_ends_in_the_same_bits(whole, tmp_path):
   rng, workdir = random.Random(0), tmp_path / 'killed'
-  process = subprocess.Popen([sys.executable, '-c', RUN, str(workdir)])
+  process = subprocess.Popen([sys.executable, '-c', damage.RUN, str(workdir)])
   deadline = time.time() + 120
   while not list(workdir.glob('seed0/o*/*/checkpoints/[0-9]*')):
     assert process.poll() is None and time.time() < deadline

@@ -12,6 +12,7 @@ import json
 import pathlib
 
 from align_jax import values
+from align_jax.files import looks_like_path
 from align_jax.judges.pairwise import (
   PAIRWISE_PROMPT,
   Pairwise,
@@ -92,7 +93,7 @@ def check_settings(settings, where='judge'):
       f"{where}.checkpoint='', expected a folder, or a model on a hub"
     )
   folder = pathlib.Path(checkpoint).expanduser()
-  if checkpoint[0] in './~' and not folder.is_dir():
+  if looks_like_path(checkpoint) and not folder.is_dir():
     raise ValueError(f'{where}.checkpoint={checkpoint!r}: no such folder')
   for name, value in settings.items():
     if name not in ('kind', 'checkpoint', *knobs(kind)):

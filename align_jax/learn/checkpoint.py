@@ -159,23 +159,18 @@ def check_logs(directory):
 
 
 def drop_damaged(directory):
-  """Removes the checkpoints of a run after the newest sound one.
-
-  Returns:
-    number of updates of the newest sound checkpoint; 0 without one.
-  """
+  """Removes the checkpoints of a run after the newest sound one."""
   folder = pathlib.Path(directory) / NEWEST
   for step in reversed(steps_in(folder)):
     found = wrong(folder / str(step), directory)
     if not found:
-      return step
+      return
     print(
       f'note: {found}: checkpoint {step} is dropped, the run goes on from an '
       'earlier one',
       file=sys.stderr,
     )
     shutil.rmtree(folder / str(step))
-  return 0
 
 
 def steps_in(folder):

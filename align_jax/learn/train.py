@@ -108,8 +108,9 @@ def train(
       return state
     drop_log(directory, start)
     with make_writer(directory, start) as writer:
-      files = _Files(directory, start, schedule, writer, checkpoints, keep_log)
-      files.watch = watch
+      files = _Files(
+        directory, start, schedule, writer, checkpoints, keep_log, watch
+      )
       files.measure(start, state, evaluate)
       for step in range(start, num_steps):
         state = steps.refresh(state, step, schedule.refresh_every, view)
@@ -145,7 +146,9 @@ class _Files:
     newest: {'kl', 'gold'} of the newest point.
   """
 
-  def __init__(self, directory, start, schedule, writer, checkpoints, keep_log):
+  def __init__(
+    self, directory, start, schedule, writer, checkpoints, keep_log, watch
+  ):
     self._directory, self._writer = directory, writer
     self._checkpoints, self._eval_steps = checkpoints, schedule.eval_steps
     self._kept = Kept(directory, schedule.keep, start)
@@ -153,7 +156,11 @@ class _Files:
     self._logs = log_digests(directory)
     self._measured_or_kept = {*schedule.eval_steps, *schedule.keep.steps}
     self._unchecked, self.newest = [], {}
-    self._save_every, self.watch, self._known = schedule.save_every, None, set()
+    self._save_every, self._watch, self._known = (
+      schedule.save_every,
+      watch,
+      set(),
+    )
 
   def took(self, done, batch, metrics):
     """Takes note of a step. It checks the step before, which has ended."""
@@ -171,14 +178,14 @@ class _Files:
       params: before the step.
       view: params -> the policy's.
     """
-    if self.watch is None:
+    if self._watch is None:
       return
     if done in self._eval_steps or done % self._save_every == 0:
-      seen = jax.device_get(self.watch.look(view(params), batch))
+      seen = jax.device_get(self._watch.look(view(params), batch))
       self._tell(done, watch_lib.signs(seen))
 
   def _tell(self, step, signs):
-    stop_on = self.watch.stop_on if self.watch else ()
+    stop_on = self._watch.stop_on if self._watch else ()
     name = self._writer.names[0]
     watch_lib.tell(name, step, signs, stop_on, self._known)
 

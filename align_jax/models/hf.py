@@ -21,10 +21,9 @@ import safetensors.numpy
 from jax.sharding import NamedSharding
 
 from align_jax import sharding
-from align_jax.files import looks_like_path
+from align_jax.files import looks_like_path, read_object
 from align_jax.models import hf_config, hf_tensors, vocabulary, weights
 from align_jax.models.config import ModelConfig
-from align_jax.models.vocabulary import read_object
 
 NAMED = 8  # tensors named in a message; the others are counted
 INDEX = 'model.safetensors.index.json'
@@ -137,7 +136,10 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
 
 def read_config(folder):
   """The dict of a folder's config.json."""
-  return read_object(pathlib.Path(folder) / 'config.json')
+  path = pathlib.Path(folder) / 'config.json'
+  if not path.is_file():
+    raise ValueError(f'{path}: no such file')
+  return read_object(path)
 
 
 def describe(folder, fields, max_length=0, **changes):

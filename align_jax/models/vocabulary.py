@@ -6,11 +6,11 @@ sampling, scoring and exact KLs alike.
 """
 
 import dataclasses
-import json
 
 import numpy as np
 
 from align_jax import values
+from align_jax.files import read_object
 
 FILE = 'tokenizer.json'
 # Families whose config.json has a pad_token_id if it does not say so.
@@ -114,22 +114,3 @@ def scored_at(ids, pad_id):
     the index.
   """
   return max((i for i, x in enumerate(ids) if x != pad_id), default=0)
-
-
-def read_object(path):
-  """The dict in a JSON file.
-
-  Raises:
-    ValueError: there is no such file, or no JSON object in it. Names the file.
-  """
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
-  try:
-    found = json.loads(path.read_text('utf-8'))
-  except ValueError as error:  # no JSON, or no UTF-8
-    raise ValueError(f'{path}: not JSON ({error})') from error
-  if not isinstance(found, dict):
-    raise ValueError(
-      f'{path}: expected a JSON object, got {type(found).__name__}'
-    )
-  return found

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax.data import load_tokenizer
-from align_jax.files import read_record
+from align_jax.files import read_object, read_record
 from align_jax.lab import setups, stages, streams
 from align_jax.learn.checkpoint import final_params, params_of, steps_of
 from align_jax.learn.kept import measured
@@ -31,7 +31,6 @@ from align_jax.losses import LOSSES
 from align_jax.models import hf, initial, lora
 from align_jax.models.hf import write_json
 from align_jax.models.transformer import ModelConfig
-from align_jax.models.vocabulary import read_object
 from align_jax.policy.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
 

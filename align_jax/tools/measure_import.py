@@ -84,9 +84,8 @@ class Peak:
   """
 
   def __enter__(self):
-    pathlib.Path('/proc/self/clear_refs').write_text(
-      '5', encoding='utf-8'
-    )  # VmHWM = VmRSS
+    reset = pathlib.Path('/proc/self/clear_refs')
+    reset.write_text('5', encoding='utf-8')  # VmHWM = VmRSS
     self._start = _status('VmRSS'), _status('RssAnon')
     self.anonymous, self._over = 0, threading.Event()
     self._thread = threading.Thread(target=self._watch)

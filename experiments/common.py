@@ -137,7 +137,7 @@ def execute(cfg, runs, workdir):
 
 
 def read_points(workdir, runs):
-  """The points of all finished runs, with their arm, config, seed and budget.
+  """The points of finished runs, with what tells runs apart and their budget.
 
   An arm's name includes its variant's, so no report pools variants. Reweighted
   samples have no budget.
@@ -145,7 +145,7 @@ def read_points(workdir, runs):
   points = []
   for run in runs:
     if finished(workdir, run):
-      keys = dict(arm=run.label, config=run.config, seed=run.seed)
+      keys = dict(arm=run.label, configuration=run.configuration, seed=run.seed)
       keys |= {'variant': run.variant} if run.variant else {}
       keys['kl_mode'] = run.kl.mode
       keys['kl_budget'] = 0.0 if run.pool.how else run.kl.nats

@@ -1,6 +1,6 @@
 """Which accelerator a machine has, and whether JAX uses it.
 
-Needs no package, so launch/setup.sh runs this file before any is installed.
+Needs no package: launch/setup.sh runs this module before any is installed.
 """
 
 import glob

@@ -12,19 +12,18 @@ wanted() {
 
 # 'jax[tpu]', 'jax[cuda12]' or 'jax', by what the machine has.
 jax_of_machine() {
-  .venv/bin/python align_jax/hardware.py
+  .venv/bin/python -m align_jax.hardware
 }
 
 install() {
-  local stamp=.venv/installed
+  local jax stamp=.venv/installed
   if [[ -x .venv/bin/python ]] && wanted | cmp -s - "$stamp"; then
     return
   fi
-  make_venv .venv || return 1
-  echo "installing requirements.txt and $(jax_of_machine) into .venv (once)" \
-    "..." >&2
+  make_venv .venv && jax=$(jax_of_machine) || return 1
+  echo "installing requirements.txt and $jax into .venv (once) ..." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --requirement requirements.txt "$(jax_of_machine)" || {
+    --requirement requirements.txt "$jax" || {
     echo "error: pip could not install requirements.txt (its message is" \
       "above); is the network up?" >&2
     return 1

@@ -1,6 +1,8 @@
 """A TPU or GPU is found in made file systems, and JAX has to use it."""
 
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 
 from align_jax import hardware
 
+ROOT = pathlib.Path(__file__).parents[1]
 SMI = """#!/bin/sh
 test "$1" = -L && echo "{}"
 """
@@ -72,10 +75,13 @@ def test_nvidia_smi_shows_gpus_that_have_no_file(tmp_path):
   assert hardware.find(str(tmp_path), {}, command) == ('cpu', '')
 
 
-def test_the_script_needs_no_package():
-  """-S hides site-packages, -I the folder that the test runs in."""
+def test_setup_asks_before_any_package_is_there():
+  """-S hides site-packages."""
+  setup = (ROOT / 'launch' / 'setup.sh').read_text()
+  (words,) = re.findall(r'^  \.venv/bin/python (-m \S*hardware)$', setup, re.M)
   done = subprocess.run(
-    [sys.executable, '-I', '-S', hardware.__file__],
+    [sys.executable, '-S', *words.split()],
+    cwd=ROOT,
     capture_output=True,
     text=True,
   )

@@ -105,7 +105,7 @@ def test_setup_installs_what_the_machine_needs_once(tmp_path):
     mkdir -p .venv/bin && cp "$0" .venv/bin/python
   elif [[ $* == *pip* ]]; then
     echo "$@" >>asked
-  elif [[ $1 == *hardware.py ]]; then
+  elif [[ $2 == *hardware ]]; then
     cat hardware
   fi
   """

@@ -15,6 +15,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from align_jax.types import Batch
 
+try:
+  from jax.sharding import get_mesh
+except ImportError:  # jax 0.7
+  from jax._src.mesh import get_concrete_mesh as get_mesh
+
 T = TypeVar('T')
 Axes = Iterable[str | None]  # logical names, one per dimension
 
@@ -64,7 +69,7 @@ def use_mesh(**sizes: int) -> None:
 
 def current_mesh() -> Mesh | None:
   """The mesh that `jax.set_mesh` has put in force, or None."""
-  mesh = jax.sharding.get_mesh()
+  mesh = get_mesh()
   return None if mesh.empty else mesh
 
 

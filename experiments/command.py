@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 from absl import app, flags, logging
 
+from align_jax import hardware
 from align_jax.lab import groups, malloc, overrides
 from align_jax.learn import stopping
 
@@ -19,6 +20,12 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
 ONLY = flags.DEFINE_list('only', [], 'Train these arms only.')
 REPORT = flags.DEFINE_bool(
   'report', False, 'Train nothing; write the page from the points there are.'
+)
+DEVICE = flags.DEFINE_enum(
+  'device',
+  'auto',
+  hardware.DEVICES,
+  'What to compute on; auto is the accelerator, if the machine has one.',
 )
 
 PREFIX = '--config.'
@@ -123,7 +130,7 @@ def show_help(argv):
   """Prints the module's docstring, its flags, and a config's fields."""
   doc = sys.modules['__main__'].__doc__ or ''
   print(textwrap.dedent(doc).strip(), '\n\nflags:')
-  for flag in (CONFIG, WORKDIR, ONLY, REPORT):
+  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE):
     print(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
   print(HELP)
   given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
@@ -198,6 +205,7 @@ def start(run, check=groups.check):
         raise ValueError(f'unexpected argument {rest[1]!r}')
       if CONFIG.value is None:
         raise ValueError('--config is required')
+      hardware.choose(DEVICE.value)
       cfg = load(CONFIG.value)
       check(cfg)
       groups.check_families(cfg)

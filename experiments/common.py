@@ -9,7 +9,7 @@ import time
 import jax
 from jax.tree_util import keystr
 
-from align_jax import sharding
+from align_jax import hardware, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -178,7 +178,9 @@ def versions():
   )
 
 
-def experiment(runs, report, cfg, workdir, only=(), report_only=False):
+def experiment(
+  runs, report, cfg, workdir, only=(), report_only=False, device='auto'
+):
   """Checks the config, trains unfinished runs, and reports.
 
   Args:
@@ -186,6 +188,7 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
     report: (points, cfg, workdir) -> text to print. It writes the page.
     only: names of arms to train. (): all.
     report_only: train nothing.
+    device: what to compute on, see `hardware.check`.
   """
   everything = runs(cfg)
   check(cfg, everything)
@@ -193,6 +196,7 @@ def experiment(runs, report, cfg, workdir, only=(), report_only=False):
   if not report_only:
     with lock.held(workdir, command.command()), stopping.listening():
       sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
+      hardware.check(device)
       lock.drop_unfinished(workdir)
       registration.register(cfg, workdir)
       execute(cfg, chosen, workdir)
@@ -218,7 +222,7 @@ def main(runs, report, settle=lambda cfg, given: cfg):
     cfg = settle(cfg, given)
     effects.check(runs, cfg, given)
     workdir = pathlib.Path(command.WORKDIR.value).resolve()
-    only, report_only = command.ONLY.value, command.REPORT.value
-    experiment(runs, report, cfg, workdir, only, report_only)
+    flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
+    experiment(runs, report, cfg, workdir, *flags)
 
   command.start(run)

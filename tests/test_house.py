@@ -9,10 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Rooms of align_jax, each below those after it: an import goes down.
-ROOMS = (
-  'values types files ops sharding models losses data compare policy learn'
-)
-ROOMS = f'{ROOMS} judges tasks lab tools'.split()
+ROOMS = 'values hardware types files ops sharding models losses data compare'
+ROOMS = f'{ROOMS} policy learn judges tasks lab tools'.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'

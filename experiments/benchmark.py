@@ -12,11 +12,11 @@ well, in place of what an earlier run of the same kind wrote there.
 import functools
 import importlib.util
 import os
-import pathlib
 import sys
 
 from absl import flags
 
+from align_jax import paths
 from experiments import command
 from experiments.pages import markdown
 from experiments.peers import contest, growth, limits, page, workload
@@ -188,7 +188,7 @@ def compare(cfg, workdir):
 
 
 def run(cfg, given):
-  workdir = pathlib.Path(command.WORKDIR.value or 'runs/benchmark').resolve()
+  workdir = paths.here(command.WORKDIR.value or 'runs/benchmark').resolve()
   (growth.scaling if SCALING.value else compare)(cfg, workdir)
 
 

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import math
-import pathlib
 import platform
 import time
 
 import jax
 from jax.tree_util import keystr
 
-from align_jax import hardware, sharding
+from align_jax import hardware, paths, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -221,7 +220,7 @@ def main(runs, report, settle=lambda cfg, given: cfg):
       raise ValueError('--workdir is required')
     cfg = settle(cfg, given)
     effects.check(runs, cfg, given)
-    workdir = pathlib.Path(command.WORKDIR.value).resolve()
+    workdir = paths.absolute(command.WORKDIR.value)
     flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
     experiment(runs, report, cfg, workdir, *flags)
 

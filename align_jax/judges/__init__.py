@@ -9,9 +9,8 @@ import datetime
 import functools
 import inspect
 import json
-import pathlib
 
-from align_jax import values
+from align_jax import paths, values
 from align_jax.files import looks_like_path
 from align_jax.judges.pairwise import (
   PAIRWISE_PROMPT,
@@ -92,7 +91,7 @@ def check_settings(settings, where='judge'):
     raise ValueError(
       f"{where}.checkpoint='', expected a folder, or a model on a hub"
     )
-  folder = pathlib.Path(checkpoint).expanduser()
+  folder = paths.path(checkpoint).expanduser()
   if looks_like_path(checkpoint) and not folder.is_dir():
     raise ValueError(f'{where}.checkpoint={checkpoint!r}: no such folder')
   for name, value in settings.items():
@@ -112,7 +111,7 @@ def check_settings(settings, where='judge'):
 def _make(settings_json):
   settings = json.loads(settings_json)
   kind, checkpoint = settings.pop('kind'), settings.pop('checkpoint')
-  checkpoint = pathlib.Path(checkpoint).expanduser()
+  checkpoint = paths.path(checkpoint).expanduser()
   return JUDGES[kind](checkpoint, **settings)
 
 

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import tempfile
 
+from align_jax import paths
 from align_jax.lab import grouping
 from align_jax.lab.arms import make_source, sources_of
 from align_jax.lab.forwards import forward_of
@@ -228,5 +229,6 @@ def rehearse(setup, runs):
     scratch = pathlib.Path(scratch)
     empty = dataclasses.replace(setup, shared=shared, workdir=scratch)
     empty.task_folder.parent.mkdir(parents=True, exist_ok=True)
-    empty.task_folder.symlink_to(setup.task_folder)
+    if setup.task_folder.exists():
+      empty.task_folder.symlink_to(paths.local(setup.task_folder))
     run_arms(empty, runs)

@@ -1,11 +1,11 @@
 """Log-probs of fixed data under the reference, cached on disk."""
 
 import hashlib
-import pathlib
 
 import jax
 import numpy as np
 
+from align_jax import paths
 from align_jax.learn import batches
 
 
@@ -37,4 +37,4 @@ def annotated(data, ref_params, annotate, *, config, folder, batch_size):
     parts = [annotate(ref_params, x) for x in batches.chunks(data, batch_size)]
     return batches.take(batches.concatenate(parts), np.arange(data.num_prompts))
 
-  return batches.cached(pathlib.Path(folder) / f'{content}.npz', make)
+  return batches.cached(paths.path(folder) / f'{content}.npz', make)

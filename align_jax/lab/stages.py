@@ -5,10 +5,9 @@ continues from the last checkpoint of what it has not.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
-from align_jax import tasks
+from align_jax import paths, tasks
 from align_jax.files import write_record
 from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
@@ -42,7 +41,7 @@ class Stage:
     proxy_params: params of the proxy's first member.
   """
 
-  folder: pathlib.Path
+  folder: paths.Path
   seed: int
   task: tasks.Task
   reference: Params

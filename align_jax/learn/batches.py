@@ -1,16 +1,12 @@
 """Batches as data sets: taken apart, put together, kept on disk."""
 
 import dataclasses
-import fcntl
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops
-from align_jax.files import PARTIAL, publish
+from align_jax import ops, paths
 from align_jax.types import Batch
 
 # Fields of a Batch by their shape.
@@ -100,18 +96,14 @@ def join(first, second):
 
 def save(path, batch):
   """Writes a Batch as .npz, whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}{PARTIAL}{os.getpid()}')
   if batch.prepared:
     raise ValueError(
       'what a loss has prepared is not kept: save the batch bare'
     )
   fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
   del fields['prepared']
-  with partial.open('wb') as file:
+  with paths.writing(path, 'wb') as file:
     np.savez(file, **{k: v for k, v in fields.items() if v is not None})
-    publish(file, partial, path)
 
 
 def load(path):
@@ -121,7 +113,7 @@ def load(path):
     ValueError: the file is damaged; names it. Its members have checksums.
   """
   try:
-    with np.load(path) as arrays:
+    with paths.seekable(paths.path(path)) as file, np.load(file) as arrays:
       fields = dict(arrays)
     size = int(fields.pop('group_size'))
     return Batch(**jax.tree.map(jnp.asarray, fields), group_size=size)
@@ -140,9 +132,7 @@ def cached(path, make):
   Of several processes that ask at once one makes it, and the others wait.
   """
   if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'{path.name}.lock'), 'wb') as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
+    with paths.alone(path):
       if not path.exists():
         save(path, make())
   return load(path)

@@ -104,6 +104,12 @@ def folder_of(model):
   return hf.fetch(model['checkpoint'], model.get('revision') or None)
 
 
+def tokenizer_of(model):
+  """The name of the checkpoint's tokenizer: not that of a store's copy."""
+  name = str(model['checkpoint'])
+  return name if '://' in name else str(folder_of(model))
+
+
 def ends(model):
   """Ids that end the checkpoint's texts; () for a model without one."""
   return vocabulary.ends(folder_of(model)) if model.get('checkpoint') else ()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops
 from align_jax.files import PARTIAL, publish
 from align_jax.types import Batch
 
@@ -57,6 +57,7 @@ def concatenate(batches):
 
   JAX would compile a program for each number of batches.
   """
+  batches = map(hosts.fetch, batches)
   return jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
 
 
@@ -137,12 +138,24 @@ def load(path):
 def cached(path, make):
   """What is kept at `path`; if nothing is, what `make` returns.
 
-  Of several processes that ask at once one makes it, and the others wait.
+  Of several processes that ask at once one makes it, and the others wait. Of
+  several hosts all make it, and host 0 keeps it.
   """
-  if not path.exists():
+  if hosts.count() > 1:
+    _make_on_all(path, make)
+  elif not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f'{path.name}.lock'), 'wb') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
       if not path.exists():
         save(path, make())
   return load(path)
+
+
+def _make_on_all(path, make):
+  if hosts.agree(path.exists()):
+    return
+  batch = hosts.fetch(make())
+  if hosts.first():
+    save(path, batch)
+  hosts.barrier()

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 
+from align_jax import hosts
 from align_jax.files import (
   PARTIAL,
   damaged,
@@ -26,6 +27,8 @@ def keywords(fn):
 def make_once(folder, build, settings, defaults=None):
   """Fills the folder by `build(partial_folder)`, unless it exists.
 
+  Several hosts all build it, since all are needed to compute. Host 0's is kept.
+
   Args:
     folder: path.
     settings: dict of everything the contents depend on, kept as settings.json.
@@ -37,21 +40,24 @@ def make_once(folder, build, settings, defaults=None):
   # JSON turns tuples into lists and paths into text.
   read = lambda tree: json.loads(json.dumps(tree, default=str))
   settings, defaults = read(settings), read(defaults or {})
-  if not (folder / 'settings.json').exists():
+  if not hosts.agree((folder / 'settings.json').exists()):
     if folder.is_dir() and any(folder.iterdir()):
       raise ValueError(
         f'{folder / "settings.json"} is missing: remove {folder}, it is made '
         'again'
       )
-    partial = folder.with_name(f'{folder.name}{PARTIAL}{os.getpid()}')
+    name = f'{folder.name}{PARTIAL}{os.getpid()}-{hosts.index()}'
+    partial = folder.with_name(name)
     partial.mkdir(parents=True)
     try:
       build(partial)
       write_record(partial / FILES, digests(partial))
       write_record(partial / 'settings.json', settings)
-      _publish(partial, folder)
+      if hosts.first():
+        _publish(partial, folder)
     finally:
       shutil.rmtree(partial, ignore_errors=True)
+    hosts.barrier()
   _check_settings(folder, settings, defaults)
   _check_files(folder)
 

@@ -104,7 +104,7 @@ def _place(coordinator, num_hosts, host, port, wait):
 
 def _slice(port, wait):
   """`_place` of a TPU slice; None: this machine has no TPU, or does not say."""
-  if jax.config.jax_platforms == 'cpu':
+  if os.environ.get('JAX_PLATFORMS') == 'cpu':
     return None
   from jax._src import clusters  # it has no public name
 

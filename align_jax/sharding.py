@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from align_jax import hosts
 from align_jax.types import Batch
 
 try:
@@ -53,17 +54,19 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 def use_mesh(**sizes: int) -> None:
   """Puts a mesh of these sizes in force, unless it has a single device.
 
-  A CPU is made as many devices as the mesh has, if JAX has not started yet.
+  A CPU is made as many devices as the mesh has on a host, if JAX has not
+  started yet.
 
   Raises:
     ValueError: see `make_mesh`.
   """
   count = math.prod(sizes.values())
-  if count == 1 or current_mesh() is not None:
+  if count == hosts.count() == 1 or current_mesh() is not None:
     return
-  if not jax.distributed.is_initialized():
+  if hosts.count() > 1 or not jax.distributed.is_initialized():
     with contextlib.suppress(RuntimeError):  # it has
-      jax.config.update('jax_num_cpu_devices', count)
+      own = max(count // hosts.count(), 1)
+      jax.config.update('jax_num_cpu_devices', own)
   jax.set_mesh(make_mesh(**sizes))
 
 
@@ -71,6 +74,14 @@ def current_mesh() -> Mesh | None:
   """The mesh that `jax.set_mesh` has put in force, or None."""
   mesh = get_mesh()
   return None if mesh.empty else mesh
+
+
+def alone() -> contextlib.AbstractContextManager:
+  """A context in which this host computes on its own devices only."""
+  mesh = current_mesh()
+  if hosts.count() == 1 or mesh is None:
+    return contextlib.nullcontext()
+  return jax.set_mesh(mesh.local_mesh)
 
 
 def spec(axes: Axes) -> PartitionSpec:
@@ -118,7 +129,7 @@ def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
 
   def put(path, x, names):
     check(x.shape, names, mesh.shape, jax.tree_util.keystr(path))
-    return jax.device_put(x, NamedSharding(mesh, spec(names)))
+    return hosts.spread(x, NamedSharding(mesh, spec(names)))
 
   return jax.tree_util.tree_map_with_path(put, tree, axes)
 
@@ -133,7 +144,8 @@ def place_batch(batch: Batch, mesh: Mesh) -> Batch:
     raise ValueError(
       f'{batch.num_prompts} prompts a batch do not divide over {ways} devices'
     )
-  return jax.device_put(batch, NamedSharding(mesh, spec(('batch',))))
+  place = NamedSharding(mesh, spec(('batch',)))
+  return jax.tree.map(lambda x: hosts.spread(x, place), batch)
 
 
 def on_mesh(tree: T, mesh: Mesh | None) -> T:
@@ -144,6 +156,6 @@ def on_mesh(tree: T, mesh: Mesh | None) -> T:
   def put(x):
     if isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:
       return x
-    return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+    return hosts.spread(x, NamedSharding(mesh, PartitionSpec()))
 
   return jax.tree.map(put, tree)

@@ -7,11 +7,12 @@ import pathlib
 import shlex
 import sys
 import textwrap
+import traceback
 
 import numpy as np
 from absl import app, flags, logging
 
-from align_jax import hardware
+from align_jax import hardware, hosts
 from align_jax.lab import groups, malloc, overrides
 from align_jax.learn import stopping
 
@@ -26,6 +27,21 @@ DEVICE = flags.DEFINE_enum(
   'auto',
   hardware.DEVICES,
   'What to compute on; auto is the accelerator, if the machine has one.',
+)
+COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of host 0, of several. A TPU slice knows its.'
+)
+NUM_HOSTS = flags.DEFINE_integer(
+  'num_hosts', 0, 'Number of hosts; 1: this one alone. A TPU slice knows it.'
+)
+HOST = flags.DEFINE_integer(
+  'host', -1, 'Which host this is, from 0. A TPU slice knows it.'
+)
+PORT = flags.DEFINE_integer(
+  'coordinator_port', hosts.PORT, 'Port of host 0 of a TPU slice.'
+)
+WAIT = flags.DEFINE_integer(
+  'wait_for_hosts', hosts.WAIT, 'Seconds in which all hosts must be there.'
 )
 
 PREFIX = '--config.'
@@ -130,7 +146,8 @@ def show_help(argv):
   """Prints the module's docstring, its flags, and a config's fields."""
   doc = sys.modules['__main__'].__doc__ or ''
   print(textwrap.dedent(doc).strip(), '\n\nflags:')
-  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE):
+  of_hosts = COORDINATOR, NUM_HOSTS, HOST, PORT, WAIT
+  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE, *of_hosts):
     print(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
   print(HELP)
   given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
@@ -215,14 +232,35 @@ def start(run, check=groups.check):
       run(cfg, told)
     except stopping.Stopped as error:
       print(f'stopped: {error}. The same command goes on', file=sys.stderr)
+      if hosts.count() > 1:  # a launcher must not take it for a failure
+        hosts.finish()
+        sys.exit(0)
       sys.exit(128 + stopping.answered())
     except (ValueError, OSError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise
+      if hosts.count() > 1:
+        hosts.leave(one_line(error))
       sys.exit(one_line(error))
 
+  def on_hosts(rest):
+    try:
+      guarded(rest)
+    except Exception as error:  # the others would wait for this one
+      if hosts.count() > 1:
+        traceback.print_exc()
+        hosts.leave(one_line(error))
+      raise
+
   malloc.keep()
-  app.run(guarded, flags_parser=parse)
+  app.run(on_hosts, flags_parser=parse)
+
+
+def join_hosts():
+  """Joins the hosts that the flags or the TPU slice say."""
+  hosts.start(
+    COORDINATOR.value, NUM_HOSTS.value, HOST.value, PORT.value, WAIT.value
+  )
 
 
 def one_line(error):

@@ -8,7 +8,7 @@ import time
 import jax
 from jax.tree_util import keystr
 
-from align_jax import hardware, paths, sharding
+from align_jax import hardware, hosts, paths, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -107,16 +107,18 @@ def check_together(cfg):
 def train_runs(setup, runs, report):
   """Trains one run or several together, and marks them as done."""
   start = time.time()
-  for run in runs:
+  written = runs if hosts.first() else ()
+  for run in written:
     resume.unmark(setup.workdir, run)
   protocol.run_arms(setup, runs, report)
-  for run in runs:
+  for run in written:
     resume.mark(setup.workdir, run, round(time.time() - start, 1))
 
 
 def jobs_of(cfg, runs, workdir):
   """The jobs of all unfinished runs."""
-  todo = [run for run in runs if not finished(workdir, run)]
+  ended = hosts.agree([finished(workdir, run) for run in runs])
+  todo = [run for run, over in zip(runs, ended) if not over]
   if not todo:
     return []
   own = setups.setups_of(sweep.shared_of(runs), workdir)
@@ -125,11 +127,13 @@ def jobs_of(cfg, runs, workdir):
 
 def execute(cfg, runs, workdir):
   """Trains all unfinished runs, with a progress bar."""
-  resume.open_workdir(cfg, runs, workdir)
+  if hosts.first():
+    resume.open_workdir(cfg, runs, workdir)
   todo = jobs_of(cfg, runs, workdir)
   if not todo:
     return
-  note_start(workdir)
+  if hosts.first():
+    note_start(workdir)
   meshed = math.prod(cfg['mesh'].values()) > 1
   workers = 1 if meshed else cfg['workers'] or jobs.default_workers()
   schedule.run_all(todo, train_runs, workers)
@@ -178,9 +182,18 @@ def versions():
 
 
 def experiment(
-  runs, report, cfg, workdir, only=(), report_only=False, device='auto'
+  runs,
+  report,
+  cfg,
+  workdir,
+  only=(),
+  report_only=False,
+  device='auto',
+  start=lambda: None,
 ):
   """Checks the config, trains unfinished runs, and reports.
+
+  Of several hosts all train, and host 0 reports.
 
   Args:
     runs: cfg -> a list of runs, see `lab.sweep`.
@@ -188,17 +201,27 @@ def experiment(
     only: names of arms to train. (): all.
     report_only: train nothing.
     device: what to compute on, see `hardware.check`.
+    start: joins the other hosts, see `hosts.start`.
   """
   everything = runs(cfg)
   check(cfg, everything)
   chosen = select(everything, only)
   if not report_only:
+    start()
     with lock.held(workdir, command.command()), stopping.listening():
       sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
       hardware.check(device)
-      lock.drop_unfinished(workdir)
-      registration.register(cfg, workdir)
+      if hosts.first():
+        lock.drop_unfinished(workdir)
+        registration.register(cfg, workdir)
       execute(cfg, chosen, workdir)
+  if hosts.first():
+    write_report(report, cfg, workdir, everything)
+  hosts.finish()
+
+
+def write_report(report, cfg, workdir, everything):
+  """Reports on all finished runs."""
   resume.say(resume.left_out(workdir, everything))
   points = read_points(workdir, everything)
   if not points:
@@ -222,6 +245,6 @@ def main(runs, report, settle=lambda cfg, given: cfg):
     effects.check(runs, cfg, given)
     workdir = paths.absolute(command.WORKDIR.value)
     flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
-    experiment(runs, report, cfg, workdir, *flags)
+    experiment(runs, report, cfg, workdir, *flags, command.join_hosts)
 
   command.start(run)

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import tempfile
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.lab import grouping
 from align_jax.lab.arms import make_source, sources_of
 from align_jax.lab.forwards import forward_of
@@ -123,7 +123,8 @@ def budget_of(stage, run):
   def measure(params):
     params = view_of(stage)(params)
     batch = draw(params, *task.eval_prompts[:], key)
-    return float(kls(params, stage.reference, batch)[0].sum(1).mean())
+    kl = kls(params, stage.reference, batch)[0].sum(1).mean()
+    return hosts.agree(float(kl))
 
   stop = run.kl.mode == 'stop'
   return budgets.Budget(run.kl.nats, stop, run.kl.every, measure)

@@ -4,9 +4,8 @@ import dataclasses
 import functools
 
 import jax
-import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops
 from align_jax.lab.pairs import sample_opponents
 from align_jax.lab.placing import on_mesh, replicated, start_state
 from align_jax.lab.steps import numbers, optimizer, train_step_of
@@ -153,5 +152,5 @@ def make_proxy(setup, task, seed, reference, pairs, report):
 
 def pair_accuracy(reward, pairs):
   """Share of the pairs that the reward orders like their labels."""
-  by_pair = lambda x: ops.by_group(np.asarray(x), 2)
+  by_pair = lambda x: ops.by_group(hosts.fetch(x), 2)
   return ranking_accuracy(by_pair(reward(pairs)), by_pair(pairs.rewards))

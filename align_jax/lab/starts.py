@@ -3,8 +3,8 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
+from align_jax import hosts
 from align_jax.lab.arms import sources_of
 from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
@@ -89,8 +89,8 @@ def scale_of(stage, labels, config):
   """
   if LABELS[labels.name].reads_state:  # unknown before training
     return 1.0
-  scores = np.asarray(scorer(config)(stage.proxy_params, stage.pairs))
-  rewards = np.asarray(reward_of(stage, labels)(stage.pairs))
+  scores = hosts.fetch(scorer(config)(stage.proxy_params, stage.pairs))
+  rewards = hosts.fetch(reward_of(stage, labels)(stage.pairs))
   if not (scores.std() and rewards.std()):
     return 1.0
   return float(rewards.std() / scores.std())

@@ -28,12 +28,14 @@ def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
   words = _words(loss)
   split = {k: v for k, v in vars(updates).items() if k != 'batch_size'}
   key = forward, loss.name, tuple(words.items()), tx, tuple(split.values())
+  meshed = not jax.sharding.get_abstract_mesh().empty
+  if meshed:  # the step keeps the shardings of one structure
+    key += (jax.tree.structure(state.replace(anchors={})),)
   if key not in _train_steps:
 
     def prepare(outputs, batch, hparams):
       return losses.prepared(loss.name, outputs, batch, {**hparams, **words})
 
-    meshed = not jax.sharding.get_abstract_mesh().empty
     _train_steps[key] = step.make_train_step(
       forward,
       functools.partial(LOSSES[loss.name], **words),

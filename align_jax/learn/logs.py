@@ -2,7 +2,7 @@
 
 import os
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import digest, line, read_jsonl, write_atomically
 
 
@@ -11,11 +11,12 @@ class Writer:
 
   Opening at a step drops the rows after it: a resumed run writes them anew.
   Metrics are converted one call late, so that the device is never waited for.
+  Of several hosts only host 0 writes; the others know its points.
   """
 
   def __init__(self, directory, step):
-    self._files, self.names = {}, [str(directory)]
-    for name in ('metrics', 'points'):
+    self._files, self.names, self.points = {}, [str(directory)], set()
+    for name in ('metrics', 'points') if hosts.first() else ():
       path = paths.path(directory) / f'{name}.jsonl'
       # At step 0 nothing is needed, not even what is damaged.
       rows = read_jsonl(path) if step else []
@@ -24,6 +25,7 @@ class Writer:
       self._files[name] = paths.Growing(path)
       if name == 'points':
         self.points = {x['step'] for x in kept}
+    self.points = hosts.agree(self.points)
     self._pending = None
 
   def __enter__(self):
@@ -35,7 +37,8 @@ class Writer:
       file.close()
 
   def _append(self, name, values):
-    self._files[name].write(line(values))
+    if file := self._files.get(name):
+      file.write(line(values))
 
   def write(self, step, metrics):
     """Queues scalar metrics; writes those queued before."""

@@ -24,10 +24,10 @@ from align_jax.lab import (
   stage_checks,
   sweep,
 )
+from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
-from experiments.command import as_dict
 from experiments.resume import finished
 
 __all__ = 'as_dict', 'check', 'experiment', 'main', 'points_of', 'read_points'
@@ -70,7 +70,7 @@ def check(cfg, runs):
 
 def check_mesh(mesh, runs):
   """Batches have to divide over the devices that share them."""
-  ways = mesh['data'] * mesh['fsdp']
+  ways = math.prod(mesh.get(axis, 1) for axis in sharding.RULES['batch'])
   for run in runs:
     sizes = {
       run.where('batch_size'): run.updates.batch_size,
@@ -82,7 +82,7 @@ def check_mesh(mesh, runs):
       if size % ways:
         raise ValueError(
           f'{name}={size}, expected a multiple of the {ways} devices of '
-          f'mesh.data={mesh["data"]} and mesh.fsdp={mesh["fsdp"]}'
+          f'mesh.{", mesh.".join(sharding.RULES["batch"])} together'
         )
 
 

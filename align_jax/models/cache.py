@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from align_jax.sharding import shard
+
 
 class Stored(NamedTuple):
   """Keys or values of tokens: of completions [P, K * G, T, H]."""
@@ -51,7 +53,8 @@ def empty(shape, dtype):
   """Zeros of a shape (P, K * G, T, H)."""
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
   kept = jax.eval_shape(lambda x: store(x, dtype), like)
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+  zeros = lambda x: shard(jnp.zeros(x.shape, x.dtype), 'batch', 'heads')
+  return jax.tree.map(zeros, kept)
 
 
 def grow(caches, size):

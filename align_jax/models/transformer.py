@@ -13,6 +13,7 @@ Completions read their prompt's keys and values in place. Nothing is repeated
 per completion, unless a fused kernel needs whole rows (models/fused.py).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -29,13 +30,42 @@ from align_jax.models.rope import frequencies, rope, table
 # The rest of what `interface.of` finds in this module.
 from align_jax.models.weights import (  # noqa: F401
   INPUTS,
+  WHOLE,
   axes,
   init,
   matrix_dims,
   plain_inputs,
+  whole,
   width,
 )
-from align_jax.sharding import shard
+from align_jax.sharding import shard, ways
+
+
+def _rows(x):
+  """Activations [P, S, D] or [P, G, T, D] where their tokens live."""
+  return shard(x, 'batch', *[None] * (x.ndim - 3), 'context')
+
+
+def _whole(layer, c):
+  """One layer's weights as its products read them."""
+  names = {k: names[1:] for k, names in axes(c)['layers'].items()}
+  return whole(layer, names, c)
+
+
+def _over_layers(body, x, params, c, last=None):
+  """`cpu.over_layers`, with what a backward pass shall compute anew."""
+  if c.remat:
+    policy = jax.checkpoint_policies.nothing_saveable
+  elif ways('embed') > 1:  # else it would store every layer's whole weights
+    policy = jax.checkpoint_policies.save_anything_except_these_names(WHOLE)
+  else:
+    return cpu.over_layers(body, x, _layers(params, c), last)
+
+  def again(x, layer, last=None):
+    f = functools.partial(body, last=last)
+    return jax.checkpoint(f, policy=policy, prevent_cse=False)(x, layer)
+
+  return cpu.over_layers(again, x, _layers(params, c), last)
 
 
 def _layers(params, c):
@@ -105,11 +135,11 @@ def _after_attention(x, attended, layer, c):
   out = with_bias(out, layer, 'o_bias')
   if c.post_norms:
     out = norm(out, layer, 'attention_post_norm', c)
-  y = shard(x + out, 'batch')
+  y = _rows(x + out)
   out = mlp(norm(x if c.parallel else y, layer, 'mlp_norm', c), layer, c)
   if c.post_norms:
     out = norm(out, layer, 'mlp_post_norm', c)
-  return shard(y + out, 'batch')
+  return _rows(y + out)
 
 
 def _in_sight(mask, layer, queries, keys):
@@ -127,7 +157,7 @@ def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
   Given `last`, the x returned is [P, last, D], of the last slots.
   """
   q, k, v = _qkv(x, layer, places, c)
-  kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+  kv = tuple(shard(jnp.moveaxis(x, 1, 2), 'batch', 'heads') for x in (k, v))
   x, q = ops.last_slots(x, last), ops.last_slots(q, last)
   if kernel and last is None:
     attended = kernel(q, k, v, valid, valid)
@@ -204,11 +234,14 @@ def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
 @jax.named_scope('embed')
 def _embed(params, tokens, positions, c):
   x = params['embed'][tokens].astype(c.dtype)
+  if ways('embed') > 1:
+    # Else the table would be gathered, not the states.
+    x = shard(x, *[None] * tokens.ndim, 'embed')
   if c.embed_scale is not None:
     x = x * jnp.asarray(c.embed_scale, c.dtype)
   if c.num_positions:
     x = x + params['positions'][positions].astype(c.dtype)
-  return shard(x, 'batch')
+  return _rows(x)
 
 
 def _check_length(c, size):
@@ -245,14 +278,14 @@ def hidden_states(
   ]
 
   def body(carry, layer, last=None):
-    x, y = carry
+    (x, y), layer = carry, _whole(layer, c)
     x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c, kernel, last)
     y = _completion_layer(y, layer, places[1], prompt, kv, valid, c, kernel)
     return (x, y), None
 
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
-  (x, y), _ = cpu.over_layers(body, (x, y), _layers(params, c), last)
+  (x, y), _ = _over_layers(body, (x, y), params, c, last)
   x = ops.last_slots(x, last)
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
@@ -270,10 +303,10 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   positions = ops.positions(prompt_valid)
   places = _places(positions, c, prompts.shape[1])
   body = lambda x, layer, last=None: _prompt_layer(
-    x, layer, places, prompt_valid, c, kernel, last
+    x, _whole(layer, c), places, prompt_valid, c, kernel, last
   )
   x = _embed(params, prompts, positions, c)
-  x, kv = cpu.over_layers(body, x, _layers(params, c), last=1)
+  x, kv = _over_layers(body, x, params, c, last=1)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
   return norm(x[:, -1], params, 'norm', c), tuple(layers)
@@ -371,9 +404,9 @@ def decode_head(params, c):
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
-  if c.tie_embeddings:
-    return cpu.transposed_embedding(params['embed'])
-  return params['head']
+  name = 'embed' if c.tie_embeddings else 'head'
+  head = whole({name: params[name]}, axes(c), c)[name]
+  return cpu.transposed_embedding(head) if c.tie_embeddings else head
 
 
 @jax.named_scope('head')

@@ -18,9 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from align_jax.types import Batch
 
 T = TypeVar('T')
+Rules = dict[str, Any]  # {logical name: mesh axes}
 Axes = Iterable[str | None]  # logical names, one per dimension
 
-RULES = {
+RULES: Rules = {
   'batch': ('data', 'fsdp', 'rollout'),
   'embed': ('fsdp', 'rollout'),
   'vocab': ('tensor',),
@@ -31,7 +32,7 @@ RULES = {
 # Every token reads every weight. So weights are not split over `fsdp`, from
 # where each token would gather them anew, and more devices split the heads.
 SPLIT = 'rollout', 'context', 'tensor'
-SAMPLING_RULES = {
+SAMPLING_RULES: Rules = {
   'batch': ('data', 'fsdp'),
   'embed': (),
   'vocab': SPLIT,
@@ -106,9 +107,13 @@ def current_mesh() -> Mesh | None:
   return None if mesh.empty else mesh
 
 
-def spec(axes: Axes) -> PartitionSpec:
-  """Logical axis names (or None, or ANY) -> PartitionSpec."""
-  rules = _rules.get() | {ANY: PartitionSpec.UNCONSTRAINED}
+def spec(axes: Axes, rules: Rules | None = None) -> PartitionSpec:
+  """Logical axis names (or None, or ANY) -> PartitionSpec.
+
+  Args:
+    rules: None: those in force.
+  """
+  rules = (rules or _rules.get()) | {ANY: PartitionSpec.UNCONSTRAINED}
   return PartitionSpec(*(rules.get(a) if a else None for a in axes))
 
 
@@ -144,6 +149,16 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def gather(x: jax.Array, axes: Axes) -> jax.Array:
+  """An array that lies as `RULES` say, no longer split over 'embed'."""
+  axes = tuple(axes)
+  if _rules.get() is SAMPLING_RULES:
+    # In one step XLA would gather all of it before it splits the heads.
+    moved = spec(axes, SAMPLING_RULES | {'embed': ('fsdp',)})
+    x = jax.lax.with_sharding_constraint(x, moved)
+  return shard(x, *(None if name == 'embed' else name for name in axes))
 
 
 def check(

@@ -9,7 +9,7 @@ import time
 import jax
 from jax.tree_util import keystr
 
-from align_jax import sharding
+from align_jax import judges, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -77,6 +77,7 @@ def check_mesh(mesh, runs):
       'arm.batch_size': run.shared.batch_size,
       'sft.batch_size': run.shared.sft.batch_size,
       'proxy.batch_size': run.shared.proxy.batch_size,
+      **_judged(run),
     }
     for name, size in sizes.items():
       if size % ways:
@@ -84,6 +85,18 @@ def check_mesh(mesh, runs):
           f'{name}={size}, expected a multiple of the {ways} devices of '
           f'mesh.{", mesh.".join(sharding.RULES["batch"])} together'
         )
+
+
+def _judged(run):
+  """{field: rows at a time} of the published judges that a run asks."""
+  found = {'task.judge': run.shared.task.get('judge')}
+  if run.labels.name == 'judge':
+    found[run.where('judge')] = run.labels.judge
+  return {
+    f'{name}.batch_size': judges.rows_at_once(judge)
+    for name, judge in found.items()
+    if judge and judge.get('checkpoint')
+  }
 
 
 def check_model_on_mesh(model, mesh):

@@ -83,7 +83,7 @@ def width(c):
   return jax.eval_shape(c.apply, _abstract(c), row, row, valid).shape[-1]
 
 
-def whole(params, names, c):
+def laid_out(params, c):
   """The parameters as they are: `Adapter.axes` says how they lie."""
   return params
 

@@ -33,6 +33,7 @@ from align_jax.models.weights import (  # noqa: F401
   WHOLE,
   axes,
   init,
+  laid_out,
   matrix_dims,
   plain_inputs,
   whole,
@@ -63,7 +64,8 @@ def _over_layers(body, x, params, c, last=None):
 
   def again(x, layer, last=None):
     f = functools.partial(body, last=last)
-    return jax.checkpoint(f, policy=policy, prevent_cse=False)(x, layer)
+    unrolled = c.num_layers <= cpu.MAX_UNROLLED
+    return jax.checkpoint(f, policy=policy, prevent_cse=unrolled)(x, layer)
 
   return cpu.over_layers(again, x, _layers(params, c), last)
 

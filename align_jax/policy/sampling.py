@@ -145,8 +145,7 @@ def _request(
   if other_params is not None:
     policies, shares = (params, other_params), (1 - share, share)
   model = of(config)
-  names = model.axes(config)
-  policies = tuple(model.whole(p, names, config) for p in policies)
+  policies = tuple(model.laid_out(p, config) for p in policies)
   # Computed once, since a loop over tokens is traced after this.
   layers = [model.split_layers(p, config) for p in policies]
   heads = [model.decode_head(p, config) for p in policies]

@@ -17,7 +17,8 @@ import jax
 from align_jax import sharding
 from align_jax.lab import config_file, overrides, sweep
 from align_jax.lab.settings import Run
-from align_jax.tools import fit_search, fit_slices, fit_table
+from align_jax.tools import fit_all, fit_search, fit_slices, fit_table
+from align_jax.tools.cli import with_config
 from align_jax.tools.fit_measure import measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs
 
@@ -119,11 +120,11 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   Raises:
     ValueError: a wrong flag, config or slice.
   """
-  plain, given = config_file.split(argv)
+  plain, given = config_file.split(with_config(argv))
   args = make_parser().parse_args(plain)
   names = names_of(args.programs)
   if args.all:
-    yield from fit_table.everything(names)
+    yield from fit_all.lines()
     return
   for flag in ('config', 'topology'):
     if not getattr(args, flag):
@@ -131,7 +132,9 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), fit_slices.find(args.topology)
   if args.search:
-    yield from fit_search.lines(cfg, run, found, names)
+    asked = [(run.arm, name) for name in names]
+    done, _ = fit_search.search(cfg, found, asked, print)
+    yield f'fits {found.name} with {fit_search.said(done)}'
   else:
     yield from report(cfg, run, found, names)
 
@@ -139,12 +142,15 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line; a mistake is one line, and exit status 1."""
   # What is compiled for a TPU cannot be read back from the cache on a CPU.
+  cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:
     for line in lines(sys.argv[1:] if argv is None else argv):
       print(line, flush=True)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
+  finally:
+    jax.config.update('jax_enable_compilation_cache', cached)
 
 
 if __name__ == '__main__':

@@ -98,19 +98,19 @@ def _walk(known, name, times) -> Iterator[tuple[str, Op]]:
         yield from _walk(known, one, inner)
 
 
-def loop_bytes(text: str) -> float:
-  """What the loops of unknown length keep from turn to turn, on average.
+def loops(text: str) -> list[int]:
+  """Of each loop of unknown length: the bytes that it keeps between turns.
 
-  A turn of the loop over tokens reads all of it: weights, keys and values.
+  A turn of a loop over tokens reads all of it: weights, keys and values.
+  Completions are sampled in several such loops, one after another.
   """
   known = computations(text)
-  found = [
+  return [
     sum(size for _, size in sizes(match[1]))
     for line in known['']
     if (match := LINE.match(line)) and match[2] == 'while'
     if not turns(line, known)
   ]
-  return sum(found) / len(found) if found else 0.0
 
 
 def turns(line: str, known: dict[str, list[str]]) -> int:
@@ -158,15 +158,20 @@ def moved(op: Op) -> int:
 
 
 class Count(NamedTuple):
-  count: int
-  bytes: int
+  count: float
+  bytes: float
 
 
-def summary(ops: list[Op], in_loop: bool) -> dict[str, Count]:
-  """{kind: how many and their bytes}, of those per token or of the others."""
+def summary(ops: list[Op], loops: int = 0) -> dict[str, Count]:
+  """{kind: how many, and their bytes}.
+
+  Args:
+    loops: of unknown length, of which each token runs one: what a token takes,
+      on average. 0: what runs outside of them.
+  """
   found = collections.defaultdict(lambda: Count(0, 0))
   for op in ops:
-    if (op.times == 0) == in_loop:
-      n, times = found[op.kind], op.times or 1
+    if bool(op.times) != bool(loops):
+      n, times = found[op.kind], op.times or 1 / loops
       found[op.kind] = Count(n.count + times, n.bytes + times * moved(op))
   return dict(found)

@@ -28,8 +28,9 @@ class Measured(NamedTuple):
   compute: float  # least time of the products at the chip's peak
   memory: float  # least time in which it reads what it must, once
   network: float  # least time of the collectives over all links of a chip
-  per_token: float  # bytes that a turn of the loop over tokens reads
-  tokens: int  # turns of that loop; 0: there is none
+  loops: int  # over tokens, one after another
+  per_token: float  # bytes that a turn of such a loop reads
+  tokens: int  # turns of all of them; 0: there is none
   rows: int
 
   @property
@@ -52,7 +53,7 @@ class Measured(NamedTuple):
 
 def measure(program: Program, found: Slice, limit: int) -> Measured:
   """Compiles a program and reads off what it takes."""
-  least = bytes_on_device(program.arguments)
+  least = bytes_on_device(program.arguments) + program.copies
   if least + program.beside > limit:
     return _too_large(program, limit, 0.0, least)
   traced = program.f.trace(*program.arguments)
@@ -62,14 +63,16 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    peak = max(needed(str(error)), limit)
+    peak = max(needed(str(error)), limit + 1)
     return _too_large(program, limit, time.time() - start, peak)
   seconds = time.time() - start
   memory, text = compiled.memory_analysis(), compiled.as_text()
   ops = fit_hlo.collectives(text)
-  moved = sum(fit_hlo.moved(x) * (x.times or program.tokens) for x in ops)
+  loops = fit_hlo.loops(text)
+  per_token = sum(loops) / len(loops) if loops else 0.0
+  each = program.tokens / len(loops) if loops else 0.0
+  moved = sum(fit_hlo.moved(x) * (x.times or each) for x in ops)
   once = memory.argument_size_in_bytes + memory.output_size_in_bytes
-  per_token = fit_hlo.loop_bytes(text)
   read = once + program.tokens * per_token
   work = flops(traced.jaxpr.jaxpr, program.tokens)
   return Measured(
@@ -86,6 +89,7 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
     compute=work / found.chips / found.chip.flops,
     memory=read / found.chip.hbm,
     network=moved / found.chip.ici,
+    loops=len(loops),
     per_token=per_token,
     tokens=program.tokens,
     rows=program.rows,
@@ -126,6 +130,7 @@ def _too_large(program, limit, seconds, peak):
     compute=0.0,
     memory=0.0,
     network=0.0,
+    loops=0,
     per_token=0.0,
     tokens=program.tokens,
     rows=program.rows,

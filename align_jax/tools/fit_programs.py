@@ -38,6 +38,7 @@ class Program(NamedTuple):
   f: Callable  # jitted
   arguments: tuple
   beside: int  # bytes on each device that it does not read, and that stay there
+  copies: int  # bytes of what it certainly stores: gradients, weights to sample
   rows: int  # completions
   tokens: int  # drawn one after another; 0: it samples none
   plain: Any = None  # an update without `remat`, jitted
@@ -216,11 +217,12 @@ class Programs:
     leaves = jax.tree.leaves(models)
     return {id(x): bytes_on_device(x) for x in leaves}
 
-  def _program(self, name, f, arguments, batch, tokens=0):
+  def _program(self, name, f, arguments, batch, copies=0, tokens=0):
     kept = self._resident()
     read = {id(x) for x in jax.tree.leaves(arguments)}
     beside = sum(size for key, size in kept.items() if key not in read)
-    return Program(name, f, arguments, beside, len(batch.rewards), tokens)
+    rows = len(batch.rewards)
+    return Program(name, f, arguments, beside, copies, rows, tokens)
 
   def train(self) -> Program:
     """The update of the run."""
@@ -233,7 +235,8 @@ class Programs:
     anchors = self.state.anchors if reads_anchors else {}
     numbers = steps.numbers(run.loss, run.optimizer)
     arguments = self.state.replace(anchors={}), anchors, batch, numbers
-    program = self._program('train', update, arguments, batch)
+    gradients = bytes_on_device(self.state.params)
+    program = self._program('train', update, arguments, batch, gradients)
     if getattr(model, 'remat', False):
       model = dataclasses.replace(model, remat=False)
     return program._replace(plain=self._update(model)[0])
@@ -257,9 +260,16 @@ class Programs:
     host = self.on.replicated((given.prompts, given.prompt_valid))
     key = self.on.replicated(jax.eval_shape(lambda: jax.random.key(0)))
     arguments = self.reference, *host, key
-    return self._program(
-      name, f, arguments, given, tokens=self.task.max_new_tokens
-    )
+    tokens = self.task.max_new_tokens
+    return self._program(name, f, arguments, given, self._weights(), tokens)
+
+  def _weights(self):
+    """Bytes on each device of the weights as sampling lays them out."""
+    dtype = getattr(self.task.model, 'dtype', 'float32')
+    cast = lambda x: shape(*x.shape, dtype=dtype)
+    with sharding.sampling():
+      placed = self.on.place(jax.tree.map(cast, self.reference), self.axes)
+    return bytes_on_device(placed)
 
   def sample(self) -> Program:
     """Rollouts, or the golden pairs of a run that samples none."""

@@ -5,7 +5,7 @@ layers, what a backward pass computes anew, the parts of a batch.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -35,9 +35,16 @@ def meshes(chips: int, rows: int, kv_heads: int) -> Iterator[dict[str, int]]:
       yield dict(data=1, fsdp=fsdp, rollout=rollout, context=1, tensor=tensor)
 
 
-def trainings(rows: int, ways: int) -> Iterator[dict]:
-  """Settings of an update, from the fastest to the smallest."""
-  yield {'model.remat': False, 'arm.num_microbatches': 1}
+def trainings(rows: int, ways: int, remat: bool) -> Iterator[dict]:
+  """Settings of an update, from the fastest to the smallest.
+
+  Args:
+    rows: prompts of a batch.
+    ways: chips that share them.
+    remat: whether the config says so already.
+  """
+  if not remat:
+    yield {'model.remat': False, 'arm.num_microbatches': 1}
   for parts in powers(rows // ways):
     if rows // ways % parts == 0:
       yield {'model.remat': True, 'arm.num_microbatches': parts}
@@ -50,58 +57,78 @@ def changed(cfg: dict, changes: dict) -> dict:
   return cfg
 
 
-def try_one(cfg, arm, found, limit, name) -> Measured:
-  """One program of a config, compiled."""
-  one = {**cfg, 'seeds': 1}
-  run = next(r for r in sweep.sweep(one) if r.arm == arm)
+class NoneFits(ValueError):
+  """No setting of the knobs makes a program fit."""
+
+
+def compiled(cfg, arm, name, found, limit) -> Measured:
+  """One program of a config's arm."""
+  one = {**cfg, 'seeds': 1, 'arms': {arm: cfg['arms'][arm]}}
+  run = sweep.sweep(one)[0]
   mesh = sharding.make_mesh(list(found.devices()), **cfg['mesh'])
   with jax.set_mesh(mesh):
     return measure(PROGRAMS[name](Programs(run, mesh)), found, limit)
 
 
-def lines(cfg, run, found: fit_slices.Slice, names) -> Iterator[str]:
-  """The tries, and the overrides with which all programs fit.
+def search(
+  cfg: dict,
+  found: fit_slices.Slice,
+  asked: Sequence[tuple[str, str]],
+  say: Callable[[str], None] = lambda line: None,
+) -> tuple[dict, list[Measured]]:
+  """The first knobs with which all programs fit.
 
+  Sampling decides the mesh, and the others the rest.
+
+  Args:
+    asked: (arm, program) each.
+    say: is told of every program that was tried.
+  Returns:
+    {dotted path: value}, and the programs in the order of `asked`.
   Raises:
-    ValueError: none does.
+    NoneFits: names the program.
   """
-  limit, done = fit_slices.limit(found.devices()), {}
-  for group in (
-    [n for n in names if 'sample' in n],
-    [n for n in names if 'sample' not in n],
-  ):
-    for changes in _candidates(cfg, run, found, group, done):
-      short = []
-      for name in group:
-        x = try_one(changed(cfg, changes), run.arm, found, limit, name)
-        verdict = next(fit_table.lines(x, found, 'tries the next'))
-        yield f'{_said(changes)}: {verdict}'
-        short += [] if x.fits else [name]
-        if short:
+  limit, done, known = fit_slices.limit(found.devices()), {}, {}
+  samples = [x for x in asked if 'sample' in x[1]]
+  for group in (samples, [x for x in asked if x not in samples]):
+    last = ''
+    for changes in _candidates(cfg, found, done):
+      for arm, name in group:
+        x = compiled(changed(cfg, changes), arm, name, found, limit)
+        known[arm, name] = x
+        verdict = next(fit_table.lines(x, found, 'the next'))
+        say(f'{said(changes)}: {arm}: {verdict}')
+        if not x.fits:
+          last = f'{name} takes {fit_table.gib(x.total)} GiB'
           break
-      if not short:
+      else:
         done = changes
         break
     else:
-      raise ValueError(
-        f'{found.name}: no knob makes {", ".join(group)} fit; a larger slice, '
-        'or a smaller batch'
-      )
-  yield f'fits {found.name} with {_said(done)}'
+      raise NoneFits(f'{last} of {fit_table.gib(limit)}')
+  return done, [known[x] for x in asked]
 
 
-def _candidates(cfg, run, found, group, done) -> Iterator[dict]:
+def _candidates(cfg, found, done) -> Iterator[dict]:
   """{dotted path: value} to try, with what is settled already."""
-  rows = run.updates.batch_size
-  if not done:
-    model = model_of(run.shared)
-    heads = getattr(model, 'num_kv_heads', 1)
-    for mesh in meshes(found.chips, rows, heads):
-      yield {f'mesh.{axis}': size for axis, size in mesh.items()}
+  rows = cfg['arm']['batch_size']
+  if done:
+    ways = done['mesh.fsdp'] * done['mesh.rollout']
+    for more in trainings(rows, ways, cfg['model'].get('remat', False)):
+      yield {**done, **more}
     return
-  for settings in trainings(rows, done['mesh.fsdp'] * done['mesh.rollout']):
-    yield {**done, **settings}
+  one = {**cfg, 'seeds': 1}
+  heads = getattr(model_of(sweep.sweep(one)[0].shared), 'num_kv_heads', 1)
+  for mesh in meshes(found.chips, rows, heads):
+    yield {f'mesh.{axis}': size for axis, size in mesh.items()}
 
 
-def _said(changes):
-  return ' '.join(f'--config.{k}={v}' for k, v in changes.items()) or 'as it is'
+def said(changes: dict) -> str:
+  """Overrides as they are typed."""
+  return ' '.join(f'--config.{k}={v}' for k, v in changes.items())
+
+
+def short(changes: dict) -> str:
+  """The same for a table: without what is 1 or off."""
+  own = {k.split('.')[-1]: v for k, v in changes.items() if v not in (1, False)}
+  return ', '.join(k if v is True else f'{k} {v}' for k, v in own.items())

@@ -30,14 +30,10 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
   )
   if not x.compiled:
     return
-  for title, inside in (('once', False), ('per token', True)):
-    found_ops = fit_hlo.summary(x.ops, inside)
-    if found_ops:
-      each = (
-        f'{n.count} {kind} {megabytes(n.bytes)}'
-        for kind, n in sorted(found_ops.items())
-      )
-      yield f'  collectives {title}: {", ".join(each)}'
+  yield f'  collectives once: {_moved(fit_hlo.summary(x.ops))}'
+  if x.loops:
+    moved = _moved(fit_hlo.summary(x.ops, x.loops))
+    yield f'  collectives per token: {moved}'
   parts = dict(products=x.compute, memory=x.memory, network=x.network)
   most = max(parts, key=parts.__getitem__)
   each = ', '.join(f'{k} {v:.3g}' for k, v in parts.items())
@@ -51,6 +47,14 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
   elif x.useful:
     share = x.useful / found.chips / found.chip.flops / x.bound
     yield f'  {x.flops:.3g} FLOPs of products: MFU at most {share:.0%}'
+
+
+def _moved(counts):
+  each = (
+    f'{n.count:.0f} {kind} {megabytes(n.bytes)}'
+    for kind, n in sorted(counts.items())
+  )
+  return ', '.join(each) or 'none'
 
 
 def knob(name: str, cfg: dict, arm: dict, kv_heads: int) -> str:

@@ -55,7 +55,7 @@ ENTRY %main (x: f32[4,8]) -> (s32[], f32[4,8]) {
 
 def test_a_loop_of_the_tpu_compiler_is_counted_by_its_condition():
   gather, scatter = fit_hlo.collectives(TPU)
-  assert gather == ('all-gather', ('bf16[32,8]',), 512, 16, '')
+  assert gather == ('all-gather', ('bf16[32,8]',), 512, 16, False, '')
   assert (scatter.kind, scatter.bytes, scatter.times) == (
     'reduce-scatter',
     512,
@@ -68,7 +68,7 @@ def test_a_loop_of_the_tpu_compiler_is_counted_by_its_condition():
 
 def test_a_loop_of_unknown_length_is_counted_per_turn():
   endless = TPU.replace('direction=LT', 'direction=NE')
-  assert [op.times for op in fit_hlo.collectives(endless)] == [0, 0]
+  assert all(op.per_token for op in fit_hlo.collectives(endless))
   found = fit_hlo.summary(fit_hlo.collectives(endless), loops=2)
   assert found == {'all-gather': (0.5, 256), 'reduce-scatter': (0.5, 256)}
   assert fit_hlo.loops(TPU) == [] and fit_hlo.loops(endless) == [4 + 4 * 8 * 4]
@@ -227,9 +227,9 @@ def test_what_is_compiled_for_is_the_state_of_the_lab(lab):
 
 def test_no_weight_moves_for_a_token(lab):
   """Sampling lays the weights out once; then only states move."""
-  moved = [op for op in lab['ops']['rloo sample'] if op['times'] == 0]
+  moved = [op for op in lab['ops']['rloo sample'] if op['per_token']]
   assert moved and max(op['bytes'] for op in moved) < lab['least']
-  laid = [op for op in lab['ops']['rloo sample'] if op['times'] == 1]
+  laid = [op for op in lab['ops']['rloo sample'] if not op['per_token']]
   assert max(op['bytes'] for op in laid) >= lab['least']
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from align_jax import ops
+from align_jax import ops, sharding
 from align_jax.models import cache, cpu, fused
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
@@ -310,23 +310,40 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   x = _embed(params, prompts, positions, c)
   x, kv = _over_layers(body, x, params, c, last=1)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
+  if _scans_decoding(c):
+    by_prompt = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), kept)
+    return norm(x[:, -1], params, 'norm', c), cache.Stacked(by_prompt)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
   return norm(x[:, -1], params, 'norm', c), tuple(layers)
+
+
+def _scans_decoding(c):
+  """Whether one body decodes all layers, else each is compiled by itself.
+
+  A CPU would copy what a scan reads.
+  """
+  return c.num_layers > cpu.MAX_UNROLLED and sharding.platform() != 'cpu'
 
 
 def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
   """Per layer, room for `size` keys and values of every completion."""
   shape = (num_prompts, c.num_kv_heads * group_size, size, c.head_dim)
+  if _scans_decoding(c):
+    shape = (num_prompts, c.num_layers, *shape[1:])
   zeros = lambda: cache.empty(shape, cache_dtype or c.dtype)
+  if _scans_decoding(c):
+    return cache.Stacked((zeros(), zeros()))
   return tuple((zeros(), zeros()) for _ in range(c.num_layers))
 
 
 def split_layers(params, c):
-  """The parameters as `decode_step` needs them: a tuple of layers.
+  """The parameters as `decode_step` needs them: a tuple of layers, or a stack.
 
   Called outside of the loop over tokens, which would split them in every step.
   """
   layers = _layers(params, c)
+  if _scans_decoding(c):
+    return {**params, 'layers': layers}
   split = [jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)]
   if cpu.decodes_transposed(params):
     split = [_transpose(layer, c) for layer in split]
@@ -344,8 +361,6 @@ def decode_step(
 ):
   """Feeds completion token number `index` of every row.
 
-  Layers are unrolled: a scan would copy the cache once per token.
-
   Args:
     params: as `split_layers` returns them.
     tokens: int32 [P, G].
@@ -355,7 +370,7 @@ def decode_step(
   Returns:
     hidden states [P, G, D] that predict the next token, and the caches.
   """
-  size = caches[0][0].numbers.shape[2]
+  size = caches[0][0].numbers.shape[-2]
   _check_length(c, prompt_valid.shape[1] + size)
   positions = jnp.broadcast_to(
     (prompt_valid.sum(-1) + index)[:, None], tokens.shape
@@ -363,22 +378,60 @@ def decode_step(
   places = _places(positions, c, prompt_valid.shape[1] + size)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  dtype, new_caches = cache_dtype or c.dtype, []
-  for layer, kv, own in zip(params['layers'], prompt_kv, caches):
-    x, own = _decode_layer(x, layer, places, index, prompt, kv, own, c, dtype)
-    new_caches.append(own)
-  return norm(x, params, 'norm', c), tuple(new_caches)
+  run = functools.partial(
+    _decode_layer,
+    places=places,
+    index=index,
+    prompt=prompt,
+    c=c,
+    dtype=cache_dtype or c.dtype,
+  )
+  over = _scanned if isinstance(caches, cache.Stacked) else _one_by_one
+  x, caches = over(run, x, params['layers'], prompt_kv, caches)
+  return norm(x, params, 'norm', c), caches
+
+
+def _one_by_one(run, x, layers, prompt_kv, caches):
+  """Decodes layer after layer, each with a cache of its own."""
+  kept = []
+  for layer, kv, own in zip(layers, prompt_kv, caches):
+    x, own = run(x, layer, kv, own)
+    kept.append(own)
+  return x, tuple(kept)
+
+
+def _scanned(run, x, layers, prompt_kv, caches):
+  """Decodes by a scan that carries the caches, else it would copy them."""
+
+  def body(carry, inputs):
+    number, layer = inputs
+    x, caches = run(carry[0], layer, prompt_kv.of(number), carry[1], number)
+    return (x, caches), None
+
+  count = jnp.arange(len(jax.tree.leaves(layers)[0]))
+  (x, caches), _ = jax.lax.scan(body, (x, caches), (count, layers))
+  return x, caches
 
 
 @jax.named_scope('layer')
-def _decode_layer(x, layer, places, index, prompt, prompt_kv, own, c, dtype):
-  """x [P, G, D] -> x, and the layer's cache with the keys and values of x."""
+def _decode_layer(
+  x, layer, prompt_kv, caches, number=None, *, places, index, prompt, c, dtype
+):
+  """x [P, G, D] -> x, and the caches with the keys and values of x.
+
+  Args:
+    caches: the layer's, or those of all layers, of which it is `number`.
+  """
   q, k, v = _qkv(x, layer, places, c)
   by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
-  own = tuple(
-    cache.put(old, cache.store(by_row(new), dtype), index)
-    for old, new in zip(own, (k, v))
+  caches = caches if number is None else caches.layers
+  caches = own = tuple(
+    cache.put(old, cache.store(by_row(new), dtype), index, number)
+    for old, new in zip(caches, (k, v))
   )
+  if number is not None:
+    caches = cache.Stacked(own)
+    own = caches.of(number)
   slots = jnp.arange(own[0].numbers.shape[2])
   last = jnp.reshape(index, (-1, 1, 1, 1, 1))
   seen = slots <= last
@@ -392,7 +445,7 @@ def _decode_layer(x, layer, places, index, prompt, prompt_kv, own, c, dtype):
     lambda scores: masked(scores, prompt_mask, c.attention_softcap),
     lambda scores: masked(scores, seen, c.attention_softcap),
   )
-  return _after_attention(x, attended.swapaxes(1, 2), layer, c), own
+  return _after_attention(x, attended.swapaxes(1, 2), layer, c), caches
 
 
 def decode_head(params, c):

@@ -40,7 +40,8 @@ class Op(NamedTuple):
   kind: str
   arrays: tuple[str, ...]  # types of its results, such as 'bf16[2048,512]'
   bytes: int  # of the whole array that a device gets or gives away
-  times: int  # it runs; 0: once per turn of a loop of unknown length
+  times: int  # it runs, if `per_token` in a turn of a loop of unknown length
+  per_token: bool
   label: str  # of the line that it comes from, '' if none
 
 
@@ -77,12 +78,12 @@ def collectives(text: str) -> list[Op]:
   written down in each of them, under the same channel: one, all the same.
   """
   found = {}
-  for channel, op in _walk(computations(text), '', 1):
+  for channel, op in _walk(computations(text), '', 1, False):
     found[channel or len(found)] = op
   return list(found.values())
 
 
-def _walk(known, name, times) -> Iterator[tuple[str, Op]]:
+def _walk(known, name, times, per_token) -> Iterator[tuple[str, Op]]:
   for line in known.get(name, ()):
     found = LINE.match(line)
     if not found:
@@ -91,11 +92,18 @@ def _walk(known, name, times) -> Iterator[tuple[str, Op]]:
     if kind in KINDS:
       kind = 'reduce-scatter' if name.startswith(SCATTER) else kind
       channel = re.search(r'channel_id=\d+', line)
-      yield channel and channel[0], _op(kind, found, line, times)
-    inner = times * turns(line, known) if kind == 'while' else times
+      op = _op(kind, found, line)
+      yield (
+        channel and channel[0],
+        op._replace(times=times, per_token=per_token),
+      )
+    inner = times, per_token
+    if kind == 'while':
+      own = turns(line, known)
+      inner = times * (own or 1), per_token or not own
     for called in CALLED.findall(line):
       for one in re.findall(r'%([\w.-]+)', called):
-        yield from _walk(known, one, inner)
+        yield from _walk(known, one, *inner)
 
 
 def loops(text: str) -> list[int]:
@@ -126,7 +134,7 @@ def turns(line: str, known: dict[str, list[str]]) -> int:
   return int(limit[1]) if limit else 0
 
 
-def _op(kind, found, line, times):
+def _op(kind, found, line):
   arrays = sizes(found[1])
   if found[2].endswith('-start') and len(arrays) > 1:
     # Operands come first, then as many results; an integer may follow.
@@ -137,7 +145,7 @@ def _op(kind, found, line, times):
   size = sum(bytes_)
   if kind == found[2] == 'reduce-scatter':
     size *= _group(line)
-  return Op(kind, names, size, times, label[1] if label else '')
+  return Op(kind, names, size, 1, False, label[1] if label else '')
 
 
 def _group(line):
@@ -171,7 +179,7 @@ def summary(ops: list[Op], loops: int = 0) -> dict[str, Count]:
   """
   found = collections.defaultdict(lambda: Count(0, 0))
   for op in ops:
-    if bool(op.times) != bool(loops):
-      n, times = found[op.kind], op.times or 1 / loops
+    if op.per_token == bool(loops):
+      n, times = found[op.kind], op.times / (loops or 1)
       found[op.kind] = Count(n.count + times, n.bytes + times * moved(op))
   return dict(found)

@@ -71,7 +71,9 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
   loops = fit_hlo.loops(text)
   per_token = sum(loops) / len(loops) if loops else 0.0
   each = program.tokens / len(loops) if loops else 0.0
-  moved = sum(fit_hlo.moved(x) * (x.times or each) for x in ops)
+  moved = sum(
+    fit_hlo.moved(x) * x.times * (each if x.per_token else 1) for x in ops
+  )
   once = memory.argument_size_in_bytes + memory.output_size_in_bytes
   read = once + program.tokens * per_token
   work = flops(traced.jaxpr.jaxpr, program.tokens)

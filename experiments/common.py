@@ -8,7 +8,7 @@ import time
 import jax
 from jax.tree_util import keystr
 
-from align_jax import hardware, hosts, paths, sharding
+from align_jax import hardware, hosts, judges, paths, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -23,10 +23,10 @@ from align_jax.lab import (
   stage_checks,
   sweep,
 )
+from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
-from experiments.command import as_dict
 from experiments.resume import finished
 
 __all__ = 'as_dict', 'check', 'experiment', 'main', 'points_of', 'read_points'
@@ -69,20 +69,33 @@ def check(cfg, runs):
 
 def check_mesh(mesh, runs):
   """Batches have to divide over the devices that share them."""
-  ways = mesh['data'] * mesh['fsdp']
+  ways = math.prod(mesh.get(axis, 1) for axis in sharding.RULES['batch'])
   for run in runs:
     sizes = {
       run.where('batch_size'): run.updates.batch_size,
       'arm.batch_size': run.shared.batch_size,
       'sft.batch_size': run.shared.sft.batch_size,
       'proxy.batch_size': run.shared.proxy.batch_size,
+      **_judged(run),
     }
     for name, size in sizes.items():
       if size % ways:
         raise ValueError(
           f'{name}={size}, expected a multiple of the {ways} devices of '
-          f'mesh.data={mesh["data"]} and mesh.fsdp={mesh["fsdp"]}'
+          f'mesh.{", mesh.".join(sharding.RULES["batch"])} together'
         )
+
+
+def _judged(run):
+  """{field: rows at a time} of the published judges that a run asks."""
+  found = {'task.judge': run.shared.task.get('judge')}
+  if run.labels.name == 'judge':
+    found[run.where('judge')] = run.labels.judge
+  return {
+    f'{name}.batch_size': judges.rows_at_once(judge)
+    for name, judge in found.items()
+    if judge and judge.get('checkpoint')
+  }
 
 
 def check_model_on_mesh(model, mesh):

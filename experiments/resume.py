@@ -37,6 +37,7 @@ FREE = {
   'microbatch_tokens',
   'proxy.num_microbatches',
   'eval.first_step',
+  'model.remat',
   'eval.points',
 }
 

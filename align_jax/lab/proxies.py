@@ -34,8 +34,9 @@ def bag_of_words(task, key, reference):
 def from_reference(task, key, reference):
   """The SFT policy with a scalar head, the usual start of reward models."""
   config = dataclasses.replace(task.model, head='scalar')
-  params = {**of(config).init(key, config)}
-  params |= {k: v for k, v in reference.items() if k != 'head'}
+  # Jitted, so that what the reference has is not drawn at all.
+  head = jax.jit(lambda key: of(config).init(key, config)['head'])(key)
+  params = {**reference, 'head': head}
   return scorer(config), params, of(config).axes(config)
 
 

@@ -24,6 +24,13 @@ def start_of(stage, run, tx):
   Args:
     tx: the run's optimizer.
   """
+  params, axes = trained_of(stage, run)
+  anchors = anchors_of(stage, run, params)
+  return start_state(params, tx, axes, anchors, stats_of(run))
+
+
+def trained_of(stage, run):
+  """The parameters that a run trains, before its first step, and their axes."""
   params, axes = stage.reference, of(stage.task.model).axes(stage.task.model)
   if run.lora.rank:
     params, own_axes = adapters_of(stage, run.lora)
@@ -31,8 +38,7 @@ def start_of(stage, run, tx):
   if 'values' in needs_of(run.loss):
     critic, critic_axes = critic_of(stage, run)
     params, axes = {**params, **critic}, {**axes, **critic_axes}
-  anchors = anchors_of(stage, run, params)
-  return start_state(params, tx, axes, anchors, stats_of(run))
+  return params, axes
 
 
 def needs_of(loss):

@@ -14,6 +14,11 @@ from align_jax.losses import LOSSES
 _train_steps = {}
 
 
+def forget():
+  """Drops the train steps, which keep the shardings of their first state."""
+  _train_steps.clear()
+
+
 def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
   """The train step of a loss. `numbers` gives the hyper-parameters it traces.
 

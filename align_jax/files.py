@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
+from align_jax import paths
+
 # Of every number per prompt in points.jsonl. Pages show two decimals. More than
 # five would only make the file larger. Chosen, not measured.
 DECIMALS = 5
-PARTIAL = '.partial-'  # within the name of a file that is being written
 DIGEST = 'digest'  # the field of a record that its other fields are checked by
 
 
@@ -29,7 +29,7 @@ def looks_like_path(name: str | os.PathLike) -> bool:
   text = os.fspath(name)
   first, *rest = text.split('/')
   odd = text.startswith(('.', '/', '~')) or '\\' in text or len(rest) > 1
-  return odd or rest == [''] or (bool(rest) and pathlib.Path(first).exists())
+  return odd or rest == [''] or (bool(rest) and os.path.exists(first))
 
 
 def read_jsonl(path: str | os.PathLike) -> list:
@@ -40,11 +40,11 @@ def read_jsonl(path: str | os.PathLike) -> list:
   Raises:
     ValueError: a line is no JSON; names file and row.
   """
-  path = pathlib.Path(path)
-  if not path.exists():
+  file = paths.path(path)
+  if not file.exists():
     return []
   rows = []
-  for number, text in enumerate(_text(path).split('\n')[:-1], 1):
+  for number, text in enumerate(_text(file).split('\n')[:-1], 1):
     try:
       rows.append(json.loads(text))
     except ValueError as error:
@@ -63,10 +63,11 @@ def read_json(path: str | os.PathLike) -> Any:
   Raises:
     ValueError: the file is no JSON; names it.
   """
+  text = _text(paths.path(path))
   try:
-    return json.loads(_text(pathlib.Path(path)))
+    return json.loads(text)
   except ValueError as error:
-    reason = 'empty' if not os.path.getsize(path) else str(error)
+    reason = str(error) if text else 'empty'
     raise ValueError(f'{path}: not JSON ({reason})') from None
 
 
@@ -82,8 +83,8 @@ def write_record(path: str | os.PathLike, value: dict) -> None:
   value = json.loads(json.dumps(value))
   told = {**value, DIGEST: _digest(value)}
   text = json.dumps(told, indent=1, sort_keys=True) + '\n'
-  path = pathlib.Path(path)
-  if not path.exists() or path.read_bytes() != text.encode():
+  file = paths.path(path)
+  if not file.exists() or file.read_bytes() != text.encode():
     write_atomically(path, text)
 
 
@@ -121,30 +122,14 @@ def _digest(value):
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
   """Writes a file whole or not at all, and waits for the disk."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}{PARTIAL}{os.getpid()}')
-  with partial.open('w', encoding='utf-8') as file:
+  with paths.writing(path) as file:
     file.write(text)
-    publish(file, partial, path)
-
-
-def publish(file: Any, partial: pathlib.Path, path: pathlib.Path) -> None:
-  """Gives an open, written file its name, once it is on the disk."""
-  file.flush()
-  os.fsync(file.fileno())
-  os.replace(partial, path)
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)  # the new name, too
-  finally:
-    os.close(folder)
 
 
 def digest(path: str | os.PathLike, size: int | None = None) -> list:
   """[bytes, digest of them] of a file, or of its first `size` bytes."""
   found, read = hashlib.blake2b(digest_size=16), 0
-  with open(path, 'rb') as file:
+  with paths.path(path).open('rb') as file:
     while block := file.read(min(2**20, size - read) if size else 2**20):
       found.update(block)
       read += len(block)
@@ -155,9 +140,8 @@ def digest(path: str | os.PathLike, size: int | None = None) -> list:
 
 def digests(folder: str | os.PathLike) -> dict:
   """{relative path: [bytes, digest]} of all files under a folder."""
-  folder = pathlib.Path(folder)
-  names = [p.relative_to(folder) for p in folder.rglob('*') if p.is_file()]
-  return {name.as_posix(): digest(folder / name) for name in sorted(names)}
+  home = paths.path(folder)
+  return {name: digest(home / name) for name in paths.files_in(home)}
 
 
 def damaged(folder: str | os.PathLike, known: dict) -> str:
@@ -167,7 +151,7 @@ def damaged(folder: str | os.PathLike, known: dict) -> str:
     known: {relative path: [bytes, digest]}. A file may have grown since.
   """
   for name, (size, wanted) in known.items():
-    path = pathlib.Path(folder) / name
+    path = paths.below(paths.path(folder), name)
     if not path.is_file():
       return f'{path} is missing'
     if digest(path, size)[1] != wanted:

@@ -13,13 +13,12 @@ import functools
 import importlib.util
 import multiprocessing
 import os
-import pathlib
 import sys
 from concurrent import futures
 
 from absl import flags
 
-from align_jax import hardware
+from align_jax import hardware, paths
 from experiments import command
 from experiments.pages import markdown
 from experiments.peers import contest, growth, limits, page, workload
@@ -199,7 +198,7 @@ def check_device(device):
 
 def run(cfg, given):
   check_device(command.DEVICE.value)
-  workdir = pathlib.Path(command.WORKDIR.value or 'runs/benchmark').resolve()
+  workdir = paths.here(command.WORKDIR.value or 'runs/benchmark').resolve()
   (growth.scaling if SCALING.value else compare)(cfg, workdir)
 
 

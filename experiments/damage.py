@@ -6,7 +6,8 @@ A small experiment runs once, undisturbed. Then one file of its workdir at a
 time gets a flipped bit, is cut or is deleted, and the same command runs again.
 It must name the file, or end in the same points, metrics, logs and parameters,
 bit for bit. Then the experiment is killed by SIGKILL at random moments, again
-and again, until it ends; it must end in the same bits, too.
+and again, until it ends; it must end in the same bits, too. With
+--store=gs://BUCKET/FOLDER it is killed there.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import contextlib
 import io
 import json
 import os
-import pathlib
 import random
 import re
 import shutil
@@ -26,11 +26,12 @@ import time
 import jax
 import numpy as np
 
+from align_jax import paths
 from align_jax.files import read_record
-from align_jax.lab import setups, stages, sweep
+from align_jax.lab import lock, setups, stages, sweep
 from align_jax.learn import batches, checkpoint
 from configs import base, toy
-from experiments import command, common, online_vs_offline
+from experiments import common, online_vs_offline
 
 LOSSLESS = 'points.jsonl', 'metrics.jsonl'  # compared as text
 # Written for people, and read by nothing; or the lock.
@@ -40,13 +41,15 @@ UNREAD = re.compile(
 
 
 # A process of its own that runs the experiment in the folder it is given.
-RUN = 'from experiments import damage; import pathlib, sys; '
-RUN += 'damage.run(damage.small(), pathlib.Path(sys.argv[1]))'
+RUN = (
+  'import sys; from align_jax import paths; from experiments import damage; '
+)
+RUN += 'damage.run(damage.small(), paths.path(sys.argv[1]))'
 
 
 def small():
   """Offline, online, replayed, PPO, held and stopped runs of one seed."""
-  cfg = command.as_dict(base.smoke(toy.get_config()))
+  cfg = common.as_dict(base.smoke(toy.get_config()))
   held = dict(kl_budget=0.01, kl_every=2, kl_samples=1)
   plain = dict(loss_kwargs={'beta': 0.1}, learning_rate=1e-3)
   cfg['arms'] = {
@@ -85,19 +88,26 @@ def results(workdir):
   for name in LOSSLESS:  # of runs, and of all; nothing reads a stage's
     for path in (workdir / name, *workdir.glob(f'seed*/*/*/{name}')):
       if path.exists():
-        found[path.relative_to(workdir)] = path.read_text('utf-8')
-  for path in sorted(workdir.glob('seed*/**/checkpoints')):
-    key = path.parent.relative_to(workdir)
-    found[key / 'final'] = arrays(checkpoint.final_params(path.parent))
+        found[_name(path, workdir)] = path.read_text('utf-8')
+  for path in (
+    *workdir.glob('seed*/*/checkpoints'),
+    *workdir.glob('seed*/*/*/checkpoints'),
+  ):
+    key = f'{_name(path.parent, workdir)}/final'
+    found[key] = arrays(checkpoint.final_params(path.parent))
   for path in sorted(workdir.glob('seed*/*.npz')):
-    found[path.relative_to(workdir)] = arrays(batches.load(path))
+    found[_name(path, workdir)] = arrays(batches.load(path))
   for path in sorted(workdir.glob('seed*/*/*/log')):
     from align_jax.learn.train import read_log
 
-    found[path.relative_to(workdir)] = arrays(read_log(path.parent))
+    found[_name(path, workdir)] = arrays(read_log(path.parent))
   for path in sorted(workdir.glob('seed*/proxy.json')):
-    found[path.relative_to(workdir)] = read_record(path)
+    found[_name(path, workdir)] = read_record(path)
   return found
+
+
+def _name(path, workdir):
+  return path.relative_to(workdir).as_posix()
 
 
 def arrays(tree):
@@ -185,7 +195,8 @@ def kills(whole, scratch, number, seed=0):
   wanted, rng, killed, rounds = results(whole), random.Random(seed), 0, 0
   whole_run = None  # seconds of one that was not killed
   while killed < number:
-    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch.exists():
+      paths.remove(scratch)
     rounds += 1
     ended, before = False, killed
     while not ended:
@@ -199,6 +210,8 @@ def kills(whole, scratch, number, seed=0):
         process.kill()
         process.wait()
         killed += 1
+        if not paths.is_local(scratch):  # not to wait until it has run out
+          (scratch / lock.NAME).unlink(missing_ok=True)
     if killed == before:
       whole_run = time.time() - start
     if process.returncode:
@@ -212,9 +225,10 @@ def kills(whole, scratch, number, seed=0):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  parser.add_argument('--workdir', type=paths.here, required=True)
   parser.add_argument('--flips', type=int, default=0)
   parser.add_argument('--kills', type=int, default=0)
+  parser.add_argument('--store', type=paths.path, help='a folder for kills')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
   os.makedirs(args.workdir, exist_ok=True)
@@ -229,7 +243,7 @@ def main():
     print(*wrong, sep='\n')
     failed = bool(wrong)
   if args.kills:
-    where = kills(whole, scratch, args.kills, args.seed)
+    where = kills(whole, args.store or scratch, args.kills, args.seed)
     failed = failed or bool(where)
     print(where)
   sys.exit(failed)

@@ -11,8 +11,7 @@ seeds the half-width `report.half_width` takes. Points are of `--config.pilot`
 seeds as a rule: those that a verdict rests on are no place to choose it.
 """
 
-import pathlib
-
+from align_jax import paths
 from align_jax.compare import intervals, verdict
 from align_jax.lab import sweep
 from experiments import (
@@ -93,7 +92,7 @@ def main():
     effects.check(online_vs_offline.runs, cfg, given)
     common.check(cfg, online_vs_offline.runs(cfg))
     workdir = command.WORKDIR.value
-    print(plan(cfg, pathlib.Path(workdir).resolve() if workdir else None))
+    print(plan(cfg, paths.absolute(workdir) if workdir else None))
 
   command.start(run)
 

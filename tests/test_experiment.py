@@ -66,7 +66,7 @@ def test_figures_table_and_points_stand_beside_the_page(workdir, cfg):
 
 
 def test_every_run_has_its_points(workdir, cfg):
-  runs = {(p['arm'], p['config'], p['seed']) for p in points(workdir)}
+  runs = {(p['arm'], p['configuration'], p['seed']) for p in points(workdir)}
   assert len(runs) == len(sweep.sweep(cfg))
   assert {p['step'] for p in of_policies(workdir)} == {0, 2, 3, 6}
 

@@ -9,17 +9,19 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Rooms of align_jax, each below those after it: an import goes down.
-ROOMS = 'values hardware types files ops sharding models losses data compare'
-ROOMS = f'{ROOMS} policy learn judges tasks lab tools'.split()
+ROOMS = 'values hardware types paths files ops roll_call hosts sharding models'
+ROOMS = f'{ROOMS} losses data compare policy learn judges tasks lab tools'
+ROOMS = ROOMS.split()
 # Within a room; what is not named here may import all of it.
-NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
+NOTHING = 'policy.draw_tokens learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
 NOTHING = f'{NOTHING} learn.metrics learn.finite learn.stopping'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
   'policy.scoring': [],
-  'learn.rewards': [],
+  'learn.rewards': ['batches'],
+  'learn.checkpoint': ['stopping'],
   'learn.step': ['finite'],
   'learn.budget': ['finite'],
   'learn.sources': ['batches'],
@@ -63,6 +65,27 @@ def test_imports(path):
     if room == 'compare' and rest[-1] in NUMBERS:
       assert first in NUMERIC, f'{name} imports {first}'
   assert not LAZY & {x[0] for x in imports(tree, deep=False)}
+
+
+def to_local_paths(path):
+  """Lines of a file that make a local path of what it may be given."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      given = node.args and not isinstance(node.args[0], ast.Constant)
+      if node.func.attr == 'Path' and given:
+        yield ast.unparse(node)
+
+
+# What is local wherever a workdir is: this code, a scratch folder, the hub's.
+LOCAL = 'paths lab.protocol models.hf tasks.pair_folder tools.cli '
+LOCAL = f'{LOCAL} tools.measure_import'.split()
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_paths_makes_paths(path):
+  """pathlib.Path('gs://bucket/run') is a local folder named gs: ."""
+  name = '.'.join(path.relative_to(ROOT).with_suffix('').parts[1:])
+  assert name in LOCAL or not [*to_local_paths(path)]
 
 
 BELOW_THE_LAB = ROOMS[: ROOMS.index('lab')]

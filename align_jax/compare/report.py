@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from matplotlib.figure import Figure
 
+from align_jax import paths
 from align_jax.compare import figures
 from align_jax.compare.intervals import Estimate
 from align_jax.compare.lines import NARROW, THEME, WIDE
@@ -177,14 +178,14 @@ class Page:
     Args:
       draw: width in inches -> a matplotlib figure.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figures.as_png(draw(WIDE)))
+    target = paths.path(path)
+    with paths.writing(target, 'wb') as file:
+      file.write(figures.as_png(draw(WIDE)))
     alt = html.escape(alt)
     self._add('<figure>')
     widths = ('wide', WIDE), ('narrow', NARROW)
     for css, width in widths:
-      svg = figures.as_svg(draw(width), f'{path.stem} {css}')
+      svg = figures.as_svg(draw(width), f'{target.stem} {css}')
       self._add(f'<div class="{css}" role="img" aria-label="{alt}">{svg}</div>')
     if caption:
       self._add(f'<figcaption>{typeset(caption)}</figcaption>')

@@ -10,10 +10,10 @@ those of the template. The same characters within a message are text.
 import itertools
 import json
 import os
-import pathlib
 import re
 from typing import NamedTuple
 
+from align_jax import paths
 from align_jax.data import spans, templates, thoughts
 from align_jax.data.spans import ChatError, Span
 from align_jax.data.thoughts import another_way
@@ -59,7 +59,7 @@ def load_template(name_or_file):
   """
   if str(name_or_file) in TEMPLATES:
     return TEMPLATES[str(name_or_file)]
-  path = pathlib.Path(name_or_file).expanduser()
+  path = paths.path(name_or_file).expanduser()
   if path.is_dir():
     return _of_folder(path)
   if not path.is_file():

@@ -3,9 +3,9 @@
 import ast
 import glob
 import json
-import pathlib
 import re
 
+from align_jax import paths as path_lib
 from align_jax.files import looks_like_path
 
 BINARY = ('.parquet', '.arrow')
@@ -37,7 +37,11 @@ def local_paths(source, split='train', config=None):
     ValueError: something is there that `files.rows` cannot read, a file twice,
       a shard missing, or a folder without the split.
   """
-  source = _several(source)
+  found = _named(_several(source), split, config)
+  return found and [path_lib.local(path) for path in found]
+
+
+def _named(source, split, config):
   if not isinstance(source, tuple | list):
     return _paths(str(source), split, config)
   found = []
@@ -70,7 +74,7 @@ def _several(source):
 def _paths(text, split, config):
   if not text.strip():
     raise ValueError(f'data={text!r}, expected a file, a folder or an id')
-  path = pathlib.Path(text).expanduser()
+  path = path_lib.path(text).expanduser()
   if path.is_file():
     return [_readable(path)]
   if path.is_dir():
@@ -94,7 +98,7 @@ def _readable(path):
 
 
 def _matching(pattern):
-  found = sorted(map(pathlib.Path, glob.glob(str(pattern), recursive=True)))
+  found = path_lib.matching(pattern)
   if not found:
     raise FileNotFoundError(f'{pattern}: no such files')
   for path in found:
@@ -147,7 +151,7 @@ def _saved(folder):
 def _data_files(folder):
   """Files with rows, at any depth. Another file that may hold rows is told."""
   found = []
-  for path in sorted(folder.rglob('*')):
+  for path in path_lib.tree(folder):
     parts = path.relative_to(folder).parts
     if any(x.startswith(('.', '_')) for x in parts) or path.name in NO_DATA:
       continue

@@ -5,11 +5,11 @@ an id, or occur in a text.
 """
 
 import json
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from align_jax import paths
 from align_jax.data.row import RowError
 
 SPECIAL_TOKENS = ('<pad>', '<s>', '</s>')  # of `train_tokenizer`: ids 0, 1, 2
@@ -203,7 +203,7 @@ def load_tokenizer(
     FileNotFoundError: no tokenizer there.
     ValueError: not a tokenizer, or one without BOS or EOS.
   """
-  path = pathlib.Path(folder_or_file).expanduser()
+  path = paths.local(paths.path(folder_or_file).expanduser())
   tokenizer = _open(path)
   tokenizer.encode_special_tokens = True
   tokenizer.no_truncation()

@@ -9,9 +9,8 @@ import datetime
 import functools
 import inspect
 import json
-import pathlib
 
-from align_jax import values
+from align_jax import paths, values
 from align_jax.files import looks_like_path
 from align_jax.judges.pairwise import (
   PAIRWISE_PROMPT,
@@ -54,6 +53,12 @@ def knobs(kind):
   return list(inspect.signature(JUDGES[kind]).parameters)[1:]
 
 
+def rows_at_once(settings):
+  """Rows that a config's `judge` reads at a time."""
+  known = inspect.signature(JUDGES[settings['kind']]).parameters
+  return settings.get('batch_size', known['batch_size'].default)
+
+
 def as_reward(judge, decode):
   """Batch -> f32 [B]: scores, or mean chances to beat the rest of the group.
 
@@ -92,7 +97,7 @@ def check_settings(settings, where='judge'):
     raise ValueError(
       f"{where}.checkpoint='', expected a folder, or a model on a hub"
     )
-  folder = pathlib.Path(checkpoint).expanduser()
+  folder = paths.path(checkpoint).expanduser()
   if looks_like_path(checkpoint) and not folder.is_dir():
     raise ValueError(f'{where}.checkpoint={checkpoint!r}: no such folder')
   for name, value in settings.items():
@@ -112,7 +117,7 @@ def check_settings(settings, where='judge'):
 def _make(settings_json):
   settings = json.loads(settings_json)
   kind, checkpoint = settings.pop('kind'), settings.pop('checkpoint')
-  checkpoint = pathlib.Path(checkpoint).expanduser()
+  checkpoint = paths.path(checkpoint).expanduser()
   return JUDGES[kind](checkpoint, **settings)
 
 

@@ -5,9 +5,8 @@ The part belongs to the first of them.
 """
 
 import dataclasses
-import pathlib
 
-from align_jax import tasks
+from align_jax import paths, tasks
 from align_jax.files import read_record, write_record
 from align_jax.lab import groups
 from align_jax.lab.fields import with_absent
@@ -29,7 +28,7 @@ class Setup:
   """
 
   shared: Shared
-  workdir: pathlib.Path
+  workdir: paths.Path
   variant: str
   owners: dict
 
@@ -72,7 +71,7 @@ def setups_of(shared, workdir):
   return {
     name: Setup(
       one,
-      pathlib.Path(workdir),
+      paths.path(workdir),
       name,
       {part: owner(name, part) for part in parts[name]},
     )
@@ -117,7 +116,7 @@ def task_knobs(setup):
   shared = setup.shared
   model, knobs = shared.model, dict(shared.task)
   if model.get('checkpoint') and knobs.get('tokenizer') == '':
-    knobs['tokenizer'] = str(initial.folder_of(model))
+    knobs['tokenizer'] = initial.tokenizer_of(model)
   # Some kinds of RoPE are scaled for this length.
   length = knobs.get('prompt_len', 0) + knobs.get('completion_len', 0)
   return dict(

@@ -1,16 +1,12 @@
 """Batches as data sets: taken apart, put together, kept on disk."""
 
 import dataclasses
-import fcntl
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops
-from align_jax.files import PARTIAL, publish
+from align_jax import hosts, ops, paths
 from align_jax.types import Batch
 
 # Fields of a Batch by their shape.
@@ -57,6 +53,7 @@ def concatenate(batches):
 
   JAX would compile a program for each number of batches.
   """
+  batches = map(hosts.fetch, batches)
   return jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
 
 
@@ -100,18 +97,14 @@ def join(first, second):
 
 def save(path, batch):
   """Writes a Batch as .npz, whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}{PARTIAL}{os.getpid()}')
   if batch.prepared:
     raise ValueError(
       'what a loss has prepared is not kept: save the batch bare'
     )
   fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
   del fields['prepared']
-  with partial.open('wb') as file:
+  with paths.writing(path, 'wb') as file:
     np.savez(file, **{k: v for k, v in fields.items() if v is not None})
-    publish(file, partial, path)
 
 
 def load(path):
@@ -121,7 +114,7 @@ def load(path):
     ValueError: the file is damaged; names it. Its members have checksums.
   """
   try:
-    with np.load(path) as arrays:
+    with paths.seekable(paths.path(path)) as file, np.load(file) as arrays:
       fields = dict(arrays)
     size = int(fields.pop('group_size'))
     return Batch(**jax.tree.map(jnp.asarray, fields), group_size=size)
@@ -137,12 +130,22 @@ def load(path):
 def cached(path, make):
   """What is kept at `path`; if nothing is, what `make` returns.
 
-  Of several processes that ask at once one makes it, and the others wait.
+  Of several processes that ask at once one makes it, and the others wait. Of
+  several hosts all make it, and host 0 keeps it.
   """
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f'{path.name}.lock'), 'wb') as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)  # until closed, or its owner has died
+  if hosts.count() > 1:
+    _make_on_all(path, make)
+  elif not path.exists():
+    with paths.alone(path):
       if not path.exists():
         save(path, make())
   return load(path)
+
+
+def _make_on_all(path, make):
+  if hosts.agree(path.exists()):
+    return
+  batch = hosts.fetch(make())
+  if hosts.first():
+    save(path, batch)
+  hosts.barrier()

@@ -1,29 +1,30 @@
 """Saving and restoring a train state; the only file that knows orbax."""
 
-import os
-import pathlib
-import shutil
 import sys
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from align_jax import hosts, paths
 from align_jax.files import damaged, digests, read_record, write_record
+from align_jax.learn.stopping import Stopped
 
 NEWEST, KEPT = 'checkpoints', 'kept'  # folders of a run
 RECORD = 'record.json'  # in a checkpoint: digests of its files and of the logs
+WHOLE = 'commit_success.txt'  # orbax's, in a whole checkpoint of a store
 
 
 class Checkpoints:
   """The checkpoints under `directory`; keeps the newest ones, or all.
 
   Saving is asynchronous; leaving the `with` block waits for the disk. A
-  checkpoint gets its record of digests once it is on the disk.
+  checkpoint gets its record of digests once it is on the disk. Of several hosts
+  all save and restore, each its own part, and host 0 writes the record.
   """
 
   def __init__(self, directory, max_to_keep=2):
-    self._directory = os.path.abspath(directory)
+    self._directory = paths.absolute(directory)
     self._unrecorded = {}  # {step: digests of the run's logs}
     self._manager = ocp.CheckpointManager(
       self._directory,
@@ -34,14 +35,17 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, error, *_):
+    if hosts.count() > 1 and error and not issubclass(error, Stopped):
+      return  # another host may never come to save what is under way
     self._manager.wait_until_finished()
     self.record()
     self._manager.close()
+    hosts.barrier()  # the record is there
 
   def latest_step(self):
     """Number of updates of the newest complete checkpoint, or None."""
-    return self._manager.latest_step()
+    return hosts.agree(self._manager.latest_step())
 
   def save(self, step, state, logs=None):
     """Begins to write a checkpoint.
@@ -56,18 +60,22 @@ class Checkpoints:
     if not self._manager.save(step, args=ocp.args.StandardSave(state)):
       raise RuntimeError(
         f'{self._directory}: checkpoint {step} was not written; the newest is '
-        f'{self.latest_step()}'
+        f'{self._manager.latest_step()}'
       )
     self._unrecorded[step] = logs or {}
 
   def record(self):
-    """Writes the records of checkpoints that are on the disk by now."""
+    """Writes the records of checkpoints that are on the disk by now.
+
+    Raises the error of one that could not be written.
+    """
+    self._manager.check_for_errors()
     if not self._unrecorded or self._manager.is_saving_in_progress():
       return
-    for step, logs in self._unrecorded.items():
-      folder = os.path.join(self._directory, str(step))
+    for step, logs in self._unrecorded.items() if hosts.first() else ():
+      folder = self._directory / str(step)
       told = {'files': digests(folder), 'logs': logs}
-      write_record(os.path.join(folder, RECORD), told)
+      write_record(folder / RECORD, told)
     self._unrecorded.clear()
 
   def restore(self, state):
@@ -84,14 +92,18 @@ class Checkpoints:
     return jax.tree.map(_as_free, self._manager.restore(step, args=args), state)
 
   def restore_raw(self, step=None):
-    """A checkpoint, or the newest, as nested dicts of arrays, as saved.
+    """A checkpoint, or the newest, as nested dicts of numpy's arrays.
+
+    Whatever devices had saved it.
 
     Raises:
       ValueError: the checkpoint is damaged; names the file.
     """
     step = self.latest_step() if step is None else step
-    check(os.path.join(self._directory, str(step)))
-    return self._manager.restore(step)
+    check(self._directory / str(step))
+    saved = self._manager.item_metadata(step).tree
+    host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(host))
 
   def _check(self, step, state):
     metadata = self._manager.item_metadata(step).tree
@@ -125,7 +137,7 @@ def wrong(folder, directory=None):
     folder: of the checkpoint.
     directory: of its run, to check the logs as they were then. None: not asked.
   """
-  path = pathlib.Path(folder) / RECORD
+  path = paths.path(folder) / RECORD
   if not path.exists():
     return ''
   try:
@@ -141,15 +153,14 @@ def wrong(folder, directory=None):
 def check(folder):
   """Raises ValueError for a damaged checkpoint; names the file."""
   if found := wrong(folder):
-    run = pathlib.Path(folder).parents[1]
-    kept = pathlib.Path(folder).parent.name == KEPT
+    run, kept = folder.parents[1], folder.parent.name == KEPT
     what = run if kept else run / 'done.json'
     raise ValueError(f'{found}: damaged. Remove {what} and run again')
 
 
 def check_logs(directory):
   """Raises ValueError for damage to the batches that a run has kept."""
-  newest = pathlib.Path(directory) / NEWEST / str(newest_step(directory))
+  newest = paths.path(directory) / NEWEST / str(newest_step(directory))
   if not (newest / RECORD).exists():
     return
   logs = read_record(newest / RECORD)['logs']
@@ -160,7 +171,13 @@ def check_logs(directory):
 
 def drop_damaged(directory):
   """Removes the checkpoints of a run after the newest sound one."""
-  folder = pathlib.Path(directory) / NEWEST
+  if hosts.first():
+    _drop_damaged(directory)
+  hosts.barrier()
+
+
+def _drop_damaged(directory):
+  folder = paths.path(directory) / NEWEST
   for step in reversed(steps_in(folder)):
     found = wrong(folder / str(step), directory)
     if not found:
@@ -170,24 +187,25 @@ def drop_damaged(directory):
       'earlier one',
       file=sys.stderr,
     )
-    shutil.rmtree(folder / str(step))
+    paths.remove(folder / str(step))
 
 
 def steps_in(folder):
   """Steps of the complete checkpoints in a folder, ascending; [] without it."""
-  # What orbax has not finished has more to its name.
-  paths = pathlib.Path(folder).glob('[0-9]*')
-  return sorted(int(path.name) for path in paths if path.name.isdigit())
+  # What orbax has not finished has more to its name, or in a store no WHOLE.
+  found = paths.path(folder).glob('[0-9]*')
+  whole = lambda x: paths.is_local(x) or (x / WHOLE).exists()
+  return sorted(int(x.name) for x in found if x.name.isdigit() and whole(x))
 
 
 def newest_step(directory):
   """Number of updates in the newest checkpoint of a run; 0 without one."""
-  return max(steps_in(os.path.join(directory, NEWEST)), default=0)
+  return max(steps_in(paths.path(directory) / NEWEST), default=0)
 
 
 def steps_of(directory):
   """{step: folder} of a run's checkpoints, the newest and those kept."""
-  folders = [os.path.join(directory, name) for name in (KEPT, NEWEST)]
+  folders = [paths.path(directory) / name for name in (KEPT, NEWEST)]
   found = {step: folder for folder in folders for step in steps_in(folder)}
   return dict(sorted(found.items()))
 
@@ -207,12 +225,12 @@ def params_of(directory, step):
     )
   with Checkpoints(there[step], max_to_keep=None) as checkpoints:
     params = checkpoints.restore_raw(step)['params']
-  return jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), params)
+  return jax.tree.map(jax.numpy.asarray, params)
 
 
 def final_params(directory):
   """The parameters in the newest checkpoint of the run in `directory`."""
-  newest = steps_in(os.path.join(directory, NEWEST))
+  newest = steps_in(paths.path(directory) / NEWEST)
   if not newest:
     raise FileNotFoundError(f'{directory} holds no checkpoint of a run')
   return params_of(directory, newest[-1])

@@ -1,9 +1,8 @@
 """Checkpoints of a run that stay: its parameters at chosen steps and KLs."""
 
-import pathlib
-import shutil
 from typing import NamedTuple
 
+from align_jax import hosts, paths
 from align_jax.files import damaged, read_jsonl, read_record
 from align_jax.learn.checkpoint import KEPT, Checkpoints, steps_in, steps_of
 
@@ -36,7 +35,7 @@ def check(keep, num_steps):
 
 def measured(directory):
   """{step: sequence KL in nats} of a run's points, in their order."""
-  rows = read_points(pathlib.Path(directory))
+  rows = read_points(paths.path(directory))
   return {row['step']: row['kl_seq_nats'] for row in rows}
 
 
@@ -78,9 +77,9 @@ class Kept:
   """
 
   def __init__(self, directory, keep, step):
-    self._folder, self._keep = pathlib.Path(directory) / KEPT, keep
+    self._folder, self._keep = paths.path(directory) / KEPT, keep
     self._kls = measured(directory) if keep.kls else {}
-    if self._folder.is_dir():
+    if self._folder.is_dir() and hosts.first():
       _drop_after(self._folder, step)
 
   def offer(self, step, params, point=None):
@@ -95,9 +94,8 @@ class Kept:
     if point:
       self._kls[step] = point['kl_seq_nats']
     chosen = {first_beyond(self._kls, kl) for kl in self._keep.kls}
-    if step not in chosen.union(self._keep.steps):
-      return
-    if step not in steps_in(self._folder):
+    due = step in chosen.union(self._keep.steps)
+    if hosts.agree(due and step not in steps_in(self._folder)):
       with Checkpoints(self._folder, max_to_keep=None) as checkpoints:
         checkpoints.save(step, {'params': params})
 
@@ -107,4 +105,4 @@ def _drop_after(folder, step):
   stay = {str(s) for s in steps_in(folder) if s <= step}
   for path in folder.iterdir():
     if path.name not in stay:
-      shutil.rmtree(path)
+      paths.remove(path)

@@ -1,8 +1,8 @@
 """What a run writes: metrics and points, as lines of JSON."""
 
 import os
-import pathlib
 
+from align_jax import hosts, paths
 from align_jax.files import digest, line, read_jsonl, write_atomically
 
 
@@ -11,19 +11,21 @@ class Writer:
 
   Opening at a step drops the rows after it: a resumed run writes them anew.
   Metrics are converted one call late, so that the device is never waited for.
+  Of several hosts only host 0 writes; the others know its points.
   """
 
   def __init__(self, directory, step):
-    self._files, self.names = {}, [str(directory)]
-    for name in ('metrics', 'points'):
-      path = pathlib.Path(directory) / f'{name}.jsonl'
+    self._files, self.names, self.points = {}, [str(directory)], set()
+    for name in ('metrics', 'points') if hosts.first() else ():
+      path = paths.path(directory) / f'{name}.jsonl'
       # At step 0 nothing is needed, not even what is damaged.
       rows = read_jsonl(path) if step else []
       kept = [x for x in rows if x['step'] <= step]
       write_atomically(path, ''.join(map(line, kept)))
-      self._files[name] = path.open('a', encoding='utf-8')
+      self._files[name] = paths.Growing(path)
       if name == 'points':
         self.points = {x['step'] for x in kept}
+    self.points = hosts.agree(self.points)
     self._pending = None
 
   def __enter__(self):
@@ -35,8 +37,8 @@ class Writer:
       file.close()
 
   def _append(self, name, values):
-    self._files[name].write(line(values))
-    self._files[name].flush()
+    if file := self._files.get(name):
+      file.write(line(values))
 
   def write(self, step, metrics):
     """Queues scalar metrics; writes those queued before."""
@@ -54,13 +56,15 @@ class Writer:
     """{path relative to a directory: [bytes, digest]} of what is written."""
     self.flush()
     found = {}
-    for file in self._files.values():
-      os.fsync(file.fileno())
-      found[os.path.relpath(file.name, directory)] = digest(file.name)
+    for growing in self._files.values():
+      growing.sync()
+      name = os.path.relpath(growing.path, directory)
+      found[name] = digest(growing.file.name)
     return found
 
   def point(self, step, point):
     """Writes and returns the point."""
     self._append('points', {'step': step, **point})
+    self._files['points'].put()
     self.points.add(step)
     return point

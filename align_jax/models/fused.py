@@ -112,7 +112,9 @@ class Kernel(NamedTuple):
 
 
 def machine():
-  """JAX's platform, 'cpu', 'tpu' or 'gpu', or NVIDIA."""
+  """The platform, 'cpu', 'tpu' or 'gpu', or NVIDIA."""
+  if sharding.platform() != 'gpu':
+    return sharding.platform()
   device = jax.devices()[0]
   if 'cuda' not in device.client.platform_version:
     return device.platform

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import NamedSharding
 
-from align_jax import sharding
+from align_jax import paths, sharding
 from align_jax.files import looks_like_path, read_object
 from align_jax.models import hf_config, hf_tensors, vocabulary, weights
 from align_jax.models.config import ModelConfig
@@ -114,9 +114,9 @@ def fetch(name, revision=None, patterns=(*TEXTS, '*.safetensors')):
     FileNotFoundError: a path of no folder.
     ValueError: no such folder, and nothing that the hub would give.
   """
-  folder = pathlib.Path(name).expanduser()
+  folder = paths.path(name).expanduser()
   if folder.is_dir():
-    return folder
+    return paths.local(folder)
   if not str(name) or looks_like_path(name) or folder.exists():
     raise FileNotFoundError(f'{folder}: no such folder')
   import huggingface_hub

@@ -8,11 +8,10 @@ questions are the 8100 sums of two two-digit numbers. A small policy learns part
 of them.
 """
 
-import pathlib
-
 import numpy as np
 
 from align_jax import data as data_lib
+from align_jax import paths
 from align_jax.files import line, write_atomically
 from align_jax.tasks.knobs import passes_to
 from align_jax.tasks.texts import check, text_task
@@ -35,7 +34,7 @@ def sums():
 
 def generated(workdir):
   """The file of `sums` under `workdir`, written if it is not there as it is."""
-  path = pathlib.Path(workdir) / 'sums.jsonl'
+  path = paths.path(workdir) / 'sums.jsonl'
   text = ''.join(map(line, sums()))
   if not path.exists() or path.read_bytes() != text.encode():
     write_atomically(path, text)

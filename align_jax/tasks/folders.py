@@ -1,18 +1,15 @@
 """A folder that a task fills once for all runs, completely or not at all."""
 
+import contextlib
 import inspect
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 
-from align_jax.files import (
-  PARTIAL,
-  damaged,
-  digests,
-  read_record,
-  write_record,
-)
+from align_jax import hosts, paths
+from align_jax.files import damaged, digests, read_record, write_record
 
 FILES = 'files.json'  # of the folder: digests of all others
 
@@ -26,6 +23,8 @@ def keywords(fn):
 def make_once(folder, build, settings, defaults=None):
   """Fills the folder by `build(partial_folder)`, unless it exists.
 
+  Several hosts all build it, since all are needed to compute. Host 0's is kept.
+
   Args:
     folder: path.
     settings: dict of everything the contents depend on, kept as settings.json.
@@ -33,27 +32,44 @@ def make_once(folder, build, settings, defaults=None):
   Raises:
     ValueError: the folder has other settings; names the first that differs.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.path(folder)
   # JSON turns tuples into lists and paths into text.
   read = lambda tree: json.loads(json.dumps(tree, default=str))
   settings, defaults = read(settings), read(defaults or {})
-  if not (folder / 'settings.json').exists():
-    if folder.is_dir() and any(folder.iterdir()):
-      raise ValueError(
-        f'{folder / "settings.json"} is missing: remove {folder}, it is made '
-        'again'
-      )
-    partial = folder.with_name(f'{folder.name}{PARTIAL}{os.getpid()}')
-    partial.mkdir(parents=True)
-    try:
+  if not hosts.agree((folder / 'settings.json').exists()):
+    with _publishing(folder) as partial:
       build(partial)
       write_record(partial / FILES, digests(partial))
       write_record(partial / 'settings.json', settings)
-      _publish(partial, folder)
-    finally:
-      shutil.rmtree(partial, ignore_errors=True)
+    hosts.barrier()
   _check_settings(folder, settings, defaults)
   _check_files(folder)
+
+
+@contextlib.contextmanager
+def _publishing(folder):
+  """A local folder, which is `folder` afterwards; of several hosts host 0's."""
+  if not hosts.first():
+    with tempfile.TemporaryDirectory() as scratch:
+      yield pathlib.Path(scratch)
+    return
+  if not paths.is_local(folder):
+    # A kill may leave a part of it there, but not the settings, the last file.
+    with paths.filling(folder) as partial:
+      yield partial
+    return
+  if folder.is_dir() and any(folder.iterdir()):
+    raise ValueError(
+      f'{folder / "settings.json"} is missing: remove {folder}, it is made '
+      'again'
+    )
+  partial = folder.with_name(f'{folder.name}{paths.PARTIAL}{os.getpid()}')
+  partial.mkdir(parents=True)
+  try:
+    yield partial
+    _publish(partial, folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(partial, folder):

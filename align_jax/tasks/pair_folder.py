@@ -12,6 +12,7 @@ import sys
 import numpy as np
 
 from align_jax import data as data_lib
+from align_jax import paths
 from align_jax.learn import batches
 from align_jax.models import hf
 from align_jax.tasks import pair_files, pair_judge
@@ -146,9 +147,9 @@ def _make_tokenizer(folder, examples, form, vocab_size):
 
 def _tokenizer_folder(name):
   """A local path, downloaded if it is the id of a model on the hub."""
-  path = pathlib.Path(name).expanduser()
+  path = paths.path(name).expanduser()
   if not name or path.exists():
-    return name and str(path)
+    return name and str(paths.local(path))
   return str(hf.fetch(name, patterns=hf.TEXTS))
 
 

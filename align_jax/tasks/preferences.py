@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
+from align_jax import paths
 from align_jax.data import chat
 from align_jax.learn import batches
 from align_jax.models.interface import from_fields
@@ -52,7 +53,7 @@ def check(model, *, eval_prompts, **made):
   whole(1, most, eval_prompts=eval_prompts)
   limits_of(form).check()
   named = form.template and not pathlib.PurePath(form.template).suffix
-  if named and not pathlib.Path(form.template).expanduser().exists():
+  if named and not paths.path(form.template).expanduser().exists():
     check_name('task.template', form.template, chat.TEMPLATES)
   if form.pretrain_steps:
     least = STRETCH + 1 - form.prompt_len
@@ -172,7 +173,8 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
     **made,
   )
   _, form, judge = parted(made, File, Form, Judge)
-  config, folder = from_fields(**model), pathlib.Path(workdir)
+  folder = paths.local(paths.path(workdir))
+  config = from_fields(**model)
   vocabulary = data_lib.load_tokenizer(
     folder, eos_token=form.eos_token or None, needs_bos=False
   )

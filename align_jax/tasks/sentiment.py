@@ -13,13 +13,13 @@ The split is the same for every seed, so that seeds can be paired by prompt.
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
+from align_jax import paths
 from align_jax.models.interface import from_fields
 from align_jax.models.vocabulary import only_tokens
 from align_jax.tasks import Task
@@ -174,7 +174,7 @@ def prepare(
   settings = {**vars(texts), **vars(judge), 'vocab_size': size}
   settings['data'] = data_lib.fingerprint(texts.data)
   fill = lambda partial: build(partial, size, texts, judge)
-  make_once(pathlib.Path(workdir), fill, settings, defaults(prepare))
+  make_once(workdir, fill, settings, defaults(prepare))
 
 
 @fields_of(Texts, Judge)
@@ -218,7 +218,8 @@ def make_task(
   )
   texts, judge = parted(made, Texts, Judge)
   prompt_len, heldout_reviews = texts.prompt_len, texts.heldout_reviews
-  config, folder = from_fields(**model), pathlib.Path(workdir)
+  folder = paths.local(paths.path(workdir))
+  config = from_fields(**model)
   tokenizer, bos_id, eos_id = data_lib.load_tokenizer(folder)
   with np.load(folder / 'reviews.npz') as arrays:
     reviews = Reviews(**arrays)

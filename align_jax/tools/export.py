@@ -14,7 +14,6 @@ measured KL is the nearest.
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from align_jax import paths
 from align_jax.data import load_tokenizer
 from align_jax.files import read_object, read_record
 from align_jax.lab import setups, stages, streams
@@ -197,8 +197,15 @@ def _folders_in(home, run):
   for path in (home, run):
     file = path / 'settings.json'
     texts += _texts(read_record(file)) if file.is_file() else []
-  found += [pathlib.Path(x).expanduser() for x in texts if x]
+  found += [paths.path(x).expanduser() for x in texts if _names_a_path(x)]
   return [x for x in found if x.is_dir()]
+
+
+def _names_a_path(text):
+  try:
+    return bool(text and paths.path(text))
+  except ValueError:  # a template with https:// in it
+    return False
 
 
 def _texts(x):
@@ -212,15 +219,18 @@ def check_folder(folder, sources):
   """Refuses to export over what a run is made of.
 
   Raises:
-    ValueError: the folder is, or contains, one of the sources.
+    ValueError: the folder is, or contains, one of the sources; or it is in a
+      store and not empty.
   """
-  folder = folder.resolve()
-  for source in map(pathlib.Path.resolve, sources):
+  folder = paths.absolute(folder)
+  for source in map(paths.absolute, sources):
     if folder in (source, *source.parents):
       raise ValueError(
         f'{folder}: it is, or contains, {source}, which the run is made of: '
         'expected another folder'
       )
+  if not paths.is_local(folder) and paths.files_in(folder):
+    raise ValueError(f'{folder}: holds objects, expected an empty folder')
 
 
 def export(run, folder, dtype='float32', step=None, kl=None):
@@ -238,10 +248,10 @@ def export(run, folder, dtype='float32', step=None, kl=None):
       what is exported.
     FileNotFoundError: the run has not ended.
   """
-  run, folder = pathlib.Path(run).resolve(), pathlib.Path(folder)
+  run, target = paths.absolute(run), paths.path(folder)
   home = experiment_of(run)
   setup = setups.opened(home)
-  check_folder(folder, [home, setup.task_folder, *_folders_in(home, run)])
+  check_folder(target, [home, setup.task_folder, *_folders_in(home, run)])
   step = choose(run, step, kl)
   number = next(
     (int(p.name[4:]) for p in (run, *run.parents) if _is_seed(p, home)), 0
@@ -256,17 +266,18 @@ def export(run, folder, dtype='float32', step=None, kl=None):
   if found.config.head == 'scalar':
     own['pad_token_id'] = ids['pad_token_id']
   as_dtype = lambda x: x.astype(jnp.dtype(dtype))
-  hf.export(
-    folder,
-    jax.tree.map(as_dtype, found.params),
-    found.config,
-    {**fields, **own},
-    source=task.tokenizer,
-  )
-  if found.config.head == 'scalar' and task.tokenizer:
-    tokenizer = load_tokenizer(task.tokenizer, needs_bos=False).tokenizer
-    _pad_with(folder, tokenizer, ids['pad_token_id'])
-  write_json(folder / hf.GENERATION, generation(task, ids))
+  with paths.filling(target) as folder:
+    hf.export(
+      folder,
+      jax.tree.map(as_dtype, found.params),
+      found.config,
+      {**fields, **own},
+      source=task.tokenizer,
+    )
+    if found.config.head == 'scalar' and task.tokenizer:
+      tokenizer = load_tokenizer(task.tokenizer, needs_bos=False).tokenizer
+      _pad_with(folder, tokenizer, ids['pad_token_id'])
+    write_json(folder / hf.GENERATION, generation(task, ids))
   return '' if step is None else described(step, measured(run))
 
 

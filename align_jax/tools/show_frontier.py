@@ -9,10 +9,10 @@ the rest.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
+from align_jax import paths
 from align_jax.compare import frontier, points, readings
 from align_jax.compare.report import MISSING, markdown, show
 
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     prog='align frontier', description=__doc__.split('\n')[0]
   )
   add = parser.add_argument
-  add('points', type=pathlib.Path, help='points.jsonl of an experiment')
+  add('points', type=paths.path, help='points.jsonl of an experiment')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')
   add('--control', metavar='ARM', help='adds what others have more than it')
   add(
@@ -49,8 +49,8 @@ def columns(
   """{title: [a cell per budget]}."""
   table = {}
   for name, row in comparison.table.items():
-    kinds = map(comparison.readings[name].kind, range(len(row)))
-    table[name] = [f'{show(e)} {kind}'.strip() for e, kind in zip(row, kinds)]
+    reached = map(comparison.readings[name].reached, range(len(row)))
+    table[name] = [f'{show(e)} {how}'.strip() for e, how in zip(row, reached)]
   for name in comparison.arms:
     if control and name != control:
       row = comparison.difference(name, control)

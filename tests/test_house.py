@@ -78,7 +78,8 @@ def to_local_paths(path):
 
 # What is local wherever a workdir is: this code, a scratch folder, the hub's.
 LOCAL = 'paths lab.protocol models.hf tasks.pair_folder tools.cli '
-LOCAL = f'{LOCAL} tools.measure_import'.split()
+LOCAL = f'{LOCAL} tools.measure_import hardware tasks.folders'
+LOCAL = f'{LOCAL} tools.fit_programs'.split()
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))

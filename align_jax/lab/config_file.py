@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 
+from align_jax import paths
+
 PREFIX = '--config.'
 
 
@@ -29,7 +31,7 @@ def load(path):
   Raises:
     ValueError: there is no such file, or it fails; names the file and line.
   """
-  path = pathlib.Path(path)
+  path = paths.here(path)
   if not path.is_file():
     here = sorted(str(p) for p in pathlib.Path('configs').glob('[a-z]*.py'))
     there = f', expected one such as {", ".join(here)}' if here else ''

@@ -378,7 +378,7 @@ def decode_step(
   places = _places(positions, c, prompt_valid.shape[1] + size)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  run = functools.partial(
+  decode = functools.partial(
     _decode_layer,
     places=places,
     index=index,
@@ -387,25 +387,25 @@ def decode_step(
     dtype=cache_dtype or c.dtype,
   )
   over = _scanned if isinstance(caches, cache.Stacked) else _one_by_one
-  x, caches = over(run, x, params['layers'], prompt_kv, caches)
+  x, caches = over(decode, x, params['layers'], prompt_kv, caches)
   return norm(x, params, 'norm', c), caches
 
 
-def _one_by_one(run, x, layers, prompt_kv, caches):
+def _one_by_one(decode, x, layers, prompt_kv, caches):
   """Decodes layer after layer, each with a cache of its own."""
   kept = []
   for layer, kv, own in zip(layers, prompt_kv, caches):
-    x, own = run(x, layer, kv, own)
+    x, own = decode(x, layer, kv, own)
     kept.append(own)
   return x, tuple(kept)
 
 
-def _scanned(run, x, layers, prompt_kv, caches):
+def _scanned(decode, x, layers, prompt_kv, caches):
   """Decodes by a scan that carries the caches, else it would copy them."""
 
   def body(carry, inputs):
     number, layer = inputs
-    x, caches = run(carry[0], layer, prompt_kv.of(number), carry[1], number)
+    x, caches = decode(carry[0], layer, prompt_kv.of(number), carry[1], number)
     return (x, caches), None
 
   count = jnp.arange(len(jax.tree.leaves(layers)[0]))

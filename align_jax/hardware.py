@@ -6,7 +6,6 @@ Needs no package: launch/setup.sh runs this module before any is installed.
 import glob
 import importlib.util
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -52,9 +51,9 @@ def _tpu(root, env):
   if _first(root, 'dev/vfio/[0-9]*'):
     for vendor in sorted(glob.glob(f'{root}/sys/bus/pci/devices/*/vendor')):
       if _read(vendor) == GOOGLE:
-        kind = _read(pathlib.Path(vendor).with_name('class'))
-        if not kind.startswith(OTHER):
-          return '/' + os.path.relpath(os.path.dirname(vendor), root)
+        device = os.path.dirname(vendor)
+        if not _read(f'{device}/class').startswith(OTHER):
+          return '/' + os.path.relpath(device, root)
   # Containers of Colab and Kubernetes may hide both; these set this.
   return 'TPU_WORKER_ID' if env.get('TPU_WORKER_ID') else ''
 
@@ -77,7 +76,8 @@ def _first(root, pattern):
 
 def _read(path):
   try:
-    return pathlib.Path(path).read_text().strip()
+    with open(path, encoding='ascii') as file:
+      return file.read().strip()
   except OSError:
     return ''
 

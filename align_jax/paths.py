@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 
 STORES = {'gs': 'gcsfs'}  # {scheme: the package that reads and writes it}
 PARTIAL = '.partial-'  # within the name of a file that is being written
+FRESH = {'use_listings_cache': False}
 Path = Any  # pathlib.Path, or epath.Path, which has fewer types
 
 
@@ -80,7 +82,9 @@ def _store(scheme):
 
   name = {'gs': 'gcs'}[scheme]  # what epath calls it
   logging.getLogger(STORES[scheme]).setLevel(logging.CRITICAL)  # it raises, too
-  fsspec.config.conf.setdefault(name, {})['use_listings_cache'] = False
+  fsspec.config.conf.setdefault(name, {}).update(FRESH)
+  # A worker may be given a path, and never call `path`.
+  os.environ.setdefault(f'FSSPEC_{name.upper()}', json.dumps(FRESH))
   return fsspec.filesystem(name)
 
 

@@ -132,10 +132,12 @@ class Growing:
   def __init__(self, path: Path):
     self.path, self._shown = path, True
     if is_local(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
       self.file = path.open('a', encoding='utf-8')
     else:
       self.file = tempfile.NamedTemporaryFile('w', encoding='utf-8')
-      self.file.write(path.read_text())
+      if path.exists():
+        self.file.write(path.read_text())
 
   def write(self, text: str) -> None:
     self.file.write(text)

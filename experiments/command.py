@@ -22,12 +22,14 @@ REPORT = flags.DEFINE_bool(
 )
 
 PREFIX = '--config.'
+PROFILE = '--profile='
 HELP = """
   --config.FIELD=VALUE           sets a field, e.g. --config.sft.steps=200
   --config.arms.ARM.FIELD=VALUE  sets it for one arm; --config.arms.*.FIELD for
                                  all; a hyper-parameter of the loss by its name
   --config.arms.ARM.FIELD=[A,B]  sweeps it
   --config.arms.ARM=None         drops the arm
+  --profile=FIRST:LAST           traces these updates of each run
 """
 
 
@@ -92,6 +94,11 @@ def split(argv):
   """
   plain, found = [], []
   for arg in argv:
+    if arg.startswith(PROFILE):
+      first, colon, last = arg.removeprefix(PROFILE).partition(':')
+      if not (first.isdigit() and colon and last.isdigit()):
+        raise ValueError(f'{arg}: expected {PROFILE}FIRST:LAST, two updates')
+      arg = f'{PREFIX}profile=({first}, {last})'
     if not arg.startswith(PREFIX):
       plain.append(arg)
       continue

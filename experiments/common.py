@@ -23,7 +23,7 @@ from align_jax.lab import (
   stage_checks,
   sweep,
 )
-from align_jax.learn import stopping
+from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
 from experiments.command import as_dict
@@ -60,6 +60,7 @@ def check(cfg, runs):
     checks.check_run(run, run.shared)
   links.check_links(runs)
   check_mesh(cfg['mesh'], runs)
+  trackers.check(cfg['trackers'])
   for one in sweep.shared_of(runs).values():
     check_model_on_mesh(one.model, cfg['mesh'])
   if cfg['together']:
@@ -119,7 +120,8 @@ def jobs_of(cfg, runs, workdir):
   todo = [run for run in runs if not finished(workdir, run)]
   if not todo:
     return []
-  own = setups.setups_of(sweep.shared_of(runs), workdir)
+  telemetry = setups.Telemetry(cfg['trackers'], cfg['profile'])
+  own = setups.setups_of(sweep.shared_of(runs), workdir, telemetry)
   return schedule.make_jobs(own, todo, train_runs, cfg['together'])
 
 

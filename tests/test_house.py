@@ -22,7 +22,7 @@ MAY |= {
   'learn.rewards': [],
   'learn.step': ['finite'],
   'learn.budget': ['finite'],
-  'learn.sources': ['batches'],
+  'learn.sources': ['batches', 'speed'],
   'learn.buckets': ['batches'],
   'compare.frontier': ['intervals', 'readings'],
   'compare.verdict': ['intervals'],

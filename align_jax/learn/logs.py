@@ -11,10 +11,14 @@ class Writer:
 
   Opening at a step drops the rows after it: a resumed run writes them anew.
   Metrics are converted one call late, so that the device is never waited for.
+
+  Args:
+    trackers: what shows the numbers elsewhere, see `trackers.opened`.
   """
 
-  def __init__(self, directory, step):
+  def __init__(self, directory, step, trackers=()):
     self._files, self.names = {}, [str(directory)]
+    self._trackers = trackers
     for name in ('metrics', 'points'):
       path = paths.path(directory) / f'{name}.jsonl'
       # At step 0 nothing is needed, not even what is damaged.
@@ -31,11 +35,18 @@ class Writer:
 
   def __exit__(self, *_):
     self.flush()
-    for file in self._files.values():
+    for file in (*self._files.values(), *self._trackers):
       file.close()
 
   def _append(self, name, values):
     self._files[name].write(line(values))
+
+  def _show(self, step, values, group=''):
+    named = {
+      f'{group}{k}': v for k, v in values.items() if isinstance(v, int | float)
+    }
+    for tracker in self._trackers:
+      tracker.show(step, named)
 
   def write(self, step, metrics):
     """Queues scalar metrics; writes those queued before."""
@@ -47,6 +58,7 @@ class Writer:
       step, metrics = self._pending
       found = {name: float(value) for name, value in sorted(metrics.items())}
       self._append('metrics', {'step': step, **found})
+      self._show(step, found)
       self._pending = None
 
   def digests(self, directory):
@@ -63,5 +75,6 @@ class Writer:
     """Writes and returns the point."""
     self._append('points', {'step': step, **point})
     self._files['points'].put()
+    self._show(step, point, 'point/')
     self.points.add(step)
     return point

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 
 STORES = {'gs': 'gcsfs'}  # {scheme: the package that reads and writes it}
 PARTIAL = '.partial-'  # within the name of a file that is being written
+FRESH = {'use_listings_cache': False}
 Path = Any  # pathlib.Path, or epath.Path, which has fewer types
 
 
@@ -80,7 +82,9 @@ def _store(scheme):
 
   name = {'gs': 'gcs'}[scheme]  # what epath calls it
   logging.getLogger(STORES[scheme]).setLevel(logging.CRITICAL)  # it raises, too
-  fsspec.config.conf.setdefault(name, {})['use_listings_cache'] = False
+  fsspec.config.conf.setdefault(name, {}).update(FRESH)
+  # A worker may be given a path, and never call `path`.
+  os.environ.setdefault(f'FSSPEC_{name.upper()}', json.dumps(FRESH))
   return fsspec.filesystem(name)
 
 
@@ -128,10 +132,12 @@ class Growing:
   def __init__(self, path: Path):
     self.path, self._shown = path, True
     if is_local(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
       self.file = path.open('a', encoding='utf-8')
     else:
       self.file = tempfile.NamedTemporaryFile('w', encoding='utf-8')
-      self.file.write(path.read_text())
+      if path.exists():
+        self.file.write(path.read_text())
 
   def write(self, text: str) -> None:
     self.file.write(text)

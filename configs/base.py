@@ -263,6 +263,10 @@ def get_config():
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.
   c.together = False
+  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb'.
+  c.trackers = ()
+  # (first, last) updates of each run to trace; --profile=FIRST:LAST. (): none.
+  c.profile = ()
   return c
 
 

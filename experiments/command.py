@@ -48,6 +48,7 @@ HELP = """
                                  all; a hyper-parameter of the loss by its name
   --config.arms.ARM.FIELD=[A,B]  sweeps it
   --config.arms.ARM=None         drops the arm
+  --profile=FIRST:LAST           traces these updates of each run
 """
 
 

@@ -24,7 +24,7 @@ from align_jax.lab import (
   sweep,
 )
 from align_jax.lab.config_file import as_dict
-from align_jax.learn import stopping
+from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
 from experiments.resume import finished
@@ -60,6 +60,7 @@ def check(cfg, runs):
     checks.check_run(run, run.shared)
   links.check_links(runs)
   check_mesh(cfg['mesh'], runs)
+  trackers.check(cfg['trackers'])
   for one in sweep.shared_of(runs).values():
     check_model_on_mesh(one.model, cfg['mesh'])
   if cfg['together']:
@@ -134,7 +135,8 @@ def jobs_of(cfg, runs, workdir):
   todo = [run for run, over in zip(runs, ended) if not over]
   if not todo:
     return []
-  own = setups.setups_of(sweep.shared_of(runs), workdir)
+  telemetry = setups.Telemetry(cfg['trackers'], cfg['profile'])
+  own = setups.setups_of(sweep.shared_of(runs), workdir, telemetry)
   return schedule.make_jobs(own, todo, train_runs, cfg['together'])
 
 

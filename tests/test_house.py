@@ -24,7 +24,7 @@ MAY |= {
   'learn.checkpoint': ['stopping'],
   'learn.step': ['finite'],
   'learn.budget': ['finite'],
-  'learn.sources': ['batches'],
+  'learn.sources': ['batches', 'speed'],
   'learn.buckets': ['batches'],
   'compare.frontier': ['intervals', 'readings'],
   'compare.verdict': ['intervals'],

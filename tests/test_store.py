@@ -7,6 +7,7 @@ proof is `python tests/store.py python -m experiments.damage --kills=10
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -172,9 +173,27 @@ def test_listings_are_not_remembered(bucket):
   folder = paths.path(f'{ROOT}/folder')
   bucket.put('folder/1/a', b'')
   assert paths.files_in(folder) == ['1/a']
+  assert [x.name for x in folder.iterdir()] == ['1']
   bucket.put('folder/2/a', b'')  # by another client
   assert paths.files_in(folder) == ['1/a', '2/a']
-  assert [x.name for x in folder.glob('[0-9]*')] == ['1', '2']
+  for found in (folder.iterdir(), folder.glob('[0-9]*')):
+    assert [x.name for x in found] == ['1', '2']
+
+
+def test_a_worker_remembers_none(bucket):
+  code = (
+    'import pickle, sys\n'
+    'folder = pickle.loads(bytes.fromhex(sys.argv[1]))\n'
+    'for _ in range(2):\n'
+    '  print(len(list(folder.iterdir())), flush=True); input()'
+  )
+  bucket.put('folder/1/a', b'')
+  given = pickle.dumps(paths.path(f'{ROOT}/folder')).hex()
+  pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+  with subprocess.Popen([sys.executable, '-c', code, given], **pipes) as worker:
+    assert worker.stdout.readline() == '1\n'
+    bucket.put('folder/2/a', b'')
+    assert worker.communicate('\n\n')[0] == '2\n'
 
 
 def test_data_are_read_from_a_store(bucket):
@@ -247,6 +266,16 @@ def test_a_workdir_belongs_to_one_command(bucket, impatient):
   bucket.put('run/lock', json.dumps({'pid': 1}).encode())  # what a kill leaves
   with lock.held(f'{ROOT}/run', 'the second'):
     assert b'the second' in bucket.get('run/lock').content
+
+
+def test_a_store_that_is_gone_hides_no_error(bucket, monkeypatch):
+  def gone(*_):
+    raise OSError('no route')
+
+  with pytest.raises(KeyError):
+    with lock.held(f'{ROOT}/run'):
+      monkeypatch.setattr(lease, '_read', gone)
+      raise KeyError
 
 
 def test_who_has_lost_a_workdir_ends(bucket):

@@ -8,6 +8,7 @@ import numpy as np
 from align_jax import paths
 
 PREFIX = '--config.'
+PROFILE = '--profile='
 
 
 def as_dict(cfg):
@@ -71,6 +72,11 @@ def split(argv):
   """
   plain, found = [], []
   for arg in argv:
+    if arg.startswith(PROFILE):
+      first, colon, last = arg.removeprefix(PROFILE).partition(':')
+      if not (first.isdigit() and colon and last.isdigit()):
+        raise ValueError(f'{arg}: expected {PROFILE}FIRST:LAST, two updates')
+      arg = f'{PREFIX}profile=({first}, {last})'
     if not arg.startswith(PREFIX):
       plain.append(arg)
       continue

@@ -22,6 +22,7 @@ from align_jax.lab.settings import (
   Shared,
   nats,
 )
+from align_jax.learn.trackers import TRACKERS
 from align_jax.values import as_tuple, is_whole, nearest
 
 PILOT_SEEDS = 100  # the first pilot seed; lower seeds are for the results
@@ -37,6 +38,10 @@ def _budgets(x):
 
 def _looks(x):
   return all(is_whole(n) and n > 0 for n in x) and _ascending(x)
+
+
+def _updates(x):
+  return not x or (len(x) == 2 and all(map(is_whole, x)) and 1 <= x[0] <= x[1])
 
 
 def _window(x):
@@ -86,6 +91,12 @@ class Experiment:
   ages: tuple = items('steps, at least 1', lambda x: is_whole(x) and x > 0)
   workers: int = count(0)
   together: bool = flag()
+  trackers: tuple = items(
+    f'names out of {", ".join(TRACKERS)}', lambda x: x in TRACKERS
+  )
+  profile: tuple = field(
+    '() or (first, last) updates, at least 1', _updates, convert=as_tuple
+  )
   task: dict = table()
   model: dict = table()
   arm: dict = table()

@@ -53,8 +53,7 @@ def held(path, told):
   finally:
     ended.set()
     beating.join()
-    if own.mine():
-      paths.remove(path)
+    own.give_back()
 
 
 class _Own:
@@ -91,6 +90,13 @@ class _Own:
       return json.loads(_read(self._path))['token'] == self._told['token']
     except (ValueError, KeyError, TypeError):
       return False
+
+  def give_back(self):
+    try:
+      if self.mine():
+        paths.remove(self._path)
+    except Exception as error:  # none to hide the one that ends the command
+      print(f'note: {self._path} stays: {error}', file=sys.stderr)
 
   def beat(self, ended):
     """Renews it until `ended`; ends the process if it is another's."""

@@ -10,16 +10,20 @@ from align_jax.lab import grouping
 from align_jax.lab.arms import make_source, sources_of
 from align_jax.lab.forwards import forward_of
 from align_jax.lab.pools import reweigh_arm
+from align_jax.lab.setups import Telemetry
 from align_jax.lab.stages import prepare
 from align_jax.lab.starts import needs_of, start_of
 from align_jax.lab.steps import numbers, optimizer, train_step_of
 from align_jax.lab.streams import ARM, BUDGET, EVAL, silent, stream
 from align_jax.learn import budget as budgets
-from align_jax.learn import metrics, together
+from align_jax.learn import metrics, speed, together, trackers
 from align_jax.learn.checkpoint import Checkpoints
+from align_jax.learn.logs import Writer
 from align_jax.learn.probe import Probe, checkpoint_steps, measure
 from align_jax.learn.train import Schedule, train
 from align_jax.learn.watch import Watch
+from align_jax.models import weights
+from align_jax.models.config import ModelConfig
 from align_jax.policy.programs import (
   entropies,
   expectation,
@@ -58,7 +62,25 @@ def run_arm(setup, run, report=silent):
     key=stream(stage.seed, ARM),
     schedule=_schedule(setup, run),
     view=view_of(stage),
+    make_writer=functools.partial(_writer, setup.telemetry),
+    work=work_of(stage, run),
+    profile=setup.telemetry.profile,
   )
+
+
+def _writer(telemetry, directory, step):
+  return Writer(
+    directory, step, trackers.opened(telemetry.trackers, directory, step)
+  )
+
+
+def work_of(stage, run):
+  """What an update costs; None for a model of another kind."""
+  if not isinstance(stage.task.model, ModelConfig):
+    return None
+  # Forward, and backward to activations and to weights; adapters have few.
+  passes = (2 if run.lora.rank else 3) * run.updates.num_epochs
+  return speed.Work(weights.forward_flops(stage.task.model), passes)
 
 
 def watch_of(stage, run):
@@ -189,8 +211,12 @@ def run_together(setup, runs, report=silent):
       measured(probe, together.unstack(state.params, i), stage) for i in number
     ],
     make_writer=lambda _, step: together.Writers(
-      [stage.folder / run.name for run in runs], step
+      [stage.folder / run.name for run in runs],
+      step,
+      functools.partial(_writer, setup.telemetry),
     ),
+    work=work_of(stage, first),
+    profile=setup.telemetry.profile,
     report=report,
     key=stream(stage.seed, ARM),
     schedule=_schedule(setup, first),
@@ -228,7 +254,9 @@ def rehearse(setup, runs):
   runs = [run.but(steps=1, points=1, keep={}) for run in runs]
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
-    empty = dataclasses.replace(setup, shared=shared, workdir=scratch)
+    empty = dataclasses.replace(
+      setup, shared=shared, workdir=scratch, telemetry=Telemetry()
+    )
     empty.task_folder.parent.mkdir(parents=True, exist_ok=True)
     if setup.task_folder.exists():
       empty.task_folder.symlink_to(paths.local(setup.task_folder))

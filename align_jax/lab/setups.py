@@ -19,6 +19,19 @@ OWNERS = 'owners.json'  # in a variant's folder
 
 
 @dataclasses.dataclass(frozen=True)
+class Telemetry:
+  """What is recorded of runs, and changes none of their numbers.
+
+  Attributes:
+    trackers: names in `trackers.TRACKERS`.
+    profile: (first, last) updates of a run that are traced. (): none.
+  """
+
+  trackers: tuple = ()
+  profile: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Setup:
   """Settings and folders of one variant's stages.
 
@@ -31,6 +44,7 @@ class Setup:
   workdir: paths.Path
   variant: str
   owners: dict
+  telemetry: Telemetry = Telemetry()
 
   def folder(self, part, number):
     """The folder with one part of a seed's stage."""
@@ -56,7 +70,7 @@ def depends_on(shared):
   )
 
 
-def setups_of(shared, workdir):
+def setups_of(shared, workdir, telemetry=Telemetry()):
   """{variant: Setup} of an experiment.
 
   Args:
@@ -74,6 +88,7 @@ def setups_of(shared, workdir):
       paths.path(workdir),
       name,
       {part: owner(name, part) for part in parts[name]},
+      telemetry,
     )
     for name, one in shared.items()
   }

@@ -12,10 +12,14 @@ class Writer:
   Opening at a step drops the rows after it: a resumed run writes them anew.
   Metrics are converted one call late, so that the device is never waited for.
   Of several hosts only host 0 writes; the others know its points.
+
+  Args:
+    trackers: what shows the numbers elsewhere, see `trackers.opened`.
   """
 
-  def __init__(self, directory, step):
+  def __init__(self, directory, step, trackers=()):
     self._files, self.names, self.points = {}, [str(directory)], set()
+    self._trackers = trackers
     for name in ('metrics', 'points') if hosts.first() else ():
       path = paths.path(directory) / f'{name}.jsonl'
       # At step 0 nothing is needed, not even what is damaged.
@@ -33,12 +37,19 @@ class Writer:
 
   def __exit__(self, *_):
     self.flush()
-    for file in self._files.values():
+    for file in (*self._files.values(), *self._trackers):
       file.close()
 
   def _append(self, name, values):
     if file := self._files.get(name):
       file.write(line(values))
+
+  def _show(self, step, values, group=''):
+    named = {
+      f'{group}{k}': v for k, v in values.items() if isinstance(v, int | float)
+    }
+    for tracker in self._trackers:
+      tracker.show(step, named)
 
   def write(self, step, metrics):
     """Queues scalar metrics; writes those queued before."""
@@ -50,6 +61,7 @@ class Writer:
       step, metrics = self._pending
       found = {name: float(value) for name, value in sorted(metrics.items())}
       self._append('metrics', {'step': step, **found})
+      self._show(step, found)
       self._pending = None
 
   def digests(self, directory):
@@ -66,5 +78,6 @@ class Writer:
     """Writes and returns the point."""
     self._append('points', {'step': step, **point})
     self._files['points'].put()
+    self._show(step, point, 'point/')
     self.points.add(step)
     return point

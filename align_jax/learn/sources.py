@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import ops
+from align_jax.learn import speed
 from align_jax.learn.batches import join, take, with_policy_logps
 from align_jax.types import Batch, Params, TrainState
 
@@ -97,6 +98,7 @@ def online(
   def source(state, key, step):
     tokens, valid = prompts(step)
     batch = sample(read(state), tokens, valid, key)
+    speed.sampled(batch)
     batch = finish(batch.replace(rewards=reward(batch, state)))
     return annotate(state.anchors['ref'], batch)
 

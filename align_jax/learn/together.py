@@ -47,9 +47,9 @@ def step(one):
 class Writers:
   """A `metrics.Writer` for each of several runs, behind one."""
 
-  def __init__(self, directories, step):
+  def __init__(self, directories, step, make_writer=Writer):
     self._stack = contextlib.ExitStack()
-    self._writers = [Writer(directory, step) for directory in directories]
+    self._writers = [make_writer(folder, step) for folder in directories]
     self.names = [str(directory) for directory in directories]
     self.points = set.intersection(*(w.points for w in self._writers))
 

@@ -1,5 +1,6 @@
 """The loop: one run from its source to its last checkpoint, resumable."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ from align_jax import hosts
 from align_jax.files import digest
 from align_jax.learn import batches as logs
 from align_jax.learn import budget as budgets
-from align_jax.learn import finite, stopping
+from align_jax.learn import finite, speed, stopping
 from align_jax.learn import step as steps
 from align_jax.learn import watch as watch_lib
 from align_jax.learn.checkpoint import (
@@ -60,6 +61,8 @@ def train(
   watch=None,
   make_writer=Writer,
   report=lambda step, info: None,
+  work=None,
+  profile=(),
 ):
   """Trains `state` from where `directory`'s last checkpoint is, or its start.
 
@@ -84,6 +87,8 @@ def train(
     watch: a `watch.Watch` over what is sampled. None: nothing is.
     make_writer: (directory, step) -> what keeps metrics and points.
     report: called with the step and {'kl', 'gold'} of the newest point.
+    work: speed.Work of an update, for MFU. None: not told.
+    profile: (first, last) updates of a trace under profile/. (): none.
   Returns:
     the final state.
   Raises:
@@ -107,18 +112,30 @@ def train(
     if start == num_steps and not schedule.eval_steps:
       return state
     ended = start and budget and budget.stop and budgets.keep(budget, state)[1]
-    with make_writer(directory, start) as writer:
+    with (
+      make_writer(directory, start) as writer,
+      speed.Clock(directory, schedule.log_every, work) as clock,
+      contextlib.ExitStack() as traced,
+    ):
       files = _Files(
         directory, start, schedule, writer, checkpoints, keep_log, watch
       )
       files.measure(start, state, evaluate, last=ended)
       for step in range(start, start if ended else num_steps):
+        if profile and step + 1 == max(start + 1, profile[0]) <= profile[1]:
+          traced.enter_context(speed.profiled(directory))
+        clock.begins(step + 1)
         state = steps.refresh(state, step, schedule.refresh_every, view)
         batch = source(state, jax.random.fold_in(key, step), step)
+        clock.scored(batch)
         state = steps.remember(state, view)
         files.look(step + 1, state.params, batch, view)
         state, metrics = train_step(state, batch, hparams)
         done, stop = step + 1, False
+        clock.trained(done, metrics)
+        if profile and done == profile[1]:
+          jax.block_until_ready(metrics)
+          traced.close()
         files.took(done, batch, metrics)
         if budget and budgets.due(budget, done, num_steps):
           files.check()

@@ -113,6 +113,21 @@ def _norm_specs(name, shape, c):
   return table
 
 
+def forward_flops(c: ModelConfig):
+  """FLOPs of a token's way through the model, without attention's scores.
+
+  Two for each weight of the matrices that it meets: of experts those it uses.
+  """
+  table = specs(c)
+  sizes = {name: math.prod(x.shape) for name, x in table['layers'].items()}
+  used = c.experts_per_token / c.num_experts if c.num_experts else 1
+  experts = {'down': used, 'gate_up': used}
+  matrices = 'qkv', 'o', 'router', 'up', *experts
+  met = sum(sizes.get(name, 0) * experts.get(name, 1) for name in matrices)
+  head = c.dim * (1 if c.head == 'scalar' else c.vocab_size)
+  return 2 * (met + head)
+
+
 def _is_spec(x):
   return isinstance(x, Spec)
 

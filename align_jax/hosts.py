@@ -245,7 +245,7 @@ def leave(text):
     text: one line, which all hosts print.
   """
   time.sleep(HEAR)  # the error may be that another host has ended
-  print(text, file=sys.stderr, flush=True)
+  print(f'error: {text}', file=sys.stderr, flush=True)
   roll_call.tell(_group.lines, f'host {_group.host}: {text}')
   _exit()
 

@@ -34,7 +34,6 @@ class _Group:
 
   number, host = 1, 0
   lines: dict = {}  # {host: roll_call.Line}
-  over = False  # all hosts have come to their end
   names = itertools.count()  # of what the hosts agree on
   asked = None  # what `largest` has computed, to be told by its next call
 
@@ -245,14 +244,12 @@ def leave(text):
     text: one line, which all hosts print.
   """
   time.sleep(HEAR)  # the error may be that another host has ended
-  print(text, file=sys.stderr, flush=True)
+  print(f'error: {text}', file=sys.stderr, flush=True)
   roll_call.tell(_group.lines, f'host {_group.host}: {text}')
   _exit()
 
 
 def _ended(text):
-  if _group.over:
-    return
   print(f'error: {text}', file=sys.stderr, flush=True)
   _exit()
 
@@ -265,5 +262,5 @@ def _exit():
 
 def finish():
   """Waits for all hosts to come to their end; none is missed from then on."""
-  _group.over = True
   barrier()
+  roll_call.tell(_group.lines, roll_call.OVER)

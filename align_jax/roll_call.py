@@ -16,7 +16,7 @@ import time
 RETRY, NOTE, REPLY = 0.5, 60, 30
 # A machine is lost after 30 seconds of silence.
 KEEPALIVE = ('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 4)
-HELLO = 'align_jax'
+HELLO, OVER = 'align_jax', 'over'
 LONGEST = 4096  # bytes of a message
 
 
@@ -173,7 +173,7 @@ def report(address, number, host, seconds):
 
 
 def watch(lines, ended):
-  """Waits until a host ends, and passes the news on.
+  """Waits until a host ends before it is over, and passes the news on.
 
   Args:
     lines: {host: Line}.
@@ -182,8 +182,13 @@ def watch(lines, ended):
   with selectors.DefaultSelector() as selector:
     for line in lines.values():
       selector.register(line.connection, selectors.EVENT_READ, line)
-    [key, _], *_ = selector.select()
-  line, text = key.data, key.data.hear(REPLY)
+    text = OVER
+    while text == OVER and selector.get_map():
+      [key, _], *_ = selector.select()
+      line, text = key.data, key.data.hear(REPLY)
+      selector.unregister(line.connection)
+  if text == OVER:
+    return
   if not text.startswith('host '):  # host 0 passes on what others said
     text = f'{line.name}: {text or "its process has ended, or the machine"}'
   tell({k: x for k, x in lines.items() if x is not line}, text)

@@ -162,16 +162,16 @@ def start(run, check=groups.check):
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise
       if hosts.count() > 1:
-        hosts.leave(one_line(error))
+        hosts.leave(one_line(error).removeprefix('error: '))
       sys.exit(one_line(error))
 
   def on_hosts(rest):
     try:
       guarded(rest)
-    except Exception as error:  # the others would wait for this one
-      if hosts.count() > 1:
+    except (Exception, KeyboardInterrupt) as error:
+      if hosts.count() > 1:  # the others would wait for this one
         traceback.print_exc()
-        hosts.leave(one_line(error))
+        hosts.leave(f'{type(error).__name__}: {error}')
       raise
 
   malloc.keep()

@@ -122,15 +122,21 @@ def distance(first, second):
   return max(np.abs(x - y).max() for x, y in pairs if x.size)
 
 
+def finish(workdir, hosts, devices):
+  """Runs the experiment to its end: the seconds that it took."""
+  start, codes = time.time(), Job(workdir, hosts, devices).wait()
+  assert not any(codes), f'{workdir}: statuses {codes}'
+  return time.time() - start
+
+
 def equal(folder):
   """Runs the experiment on hosts by devices; whether results are as stated."""
   passed = True
   for devices, hosts in ((2, 2), (4, 2), (4, 4)):
     one = folder / f'one of {devices}'
     many = folder / f'{hosts} of {devices // hosts}'
-    for workdir, number in ((one, 1), (many, hosts)):
-      codes = Job(workdir, number, devices).wait()
-      assert not any(codes), f'{workdir}: statuses {codes}'
+    finish(one, 1, devices)
+    finish(many, hosts, devices)
     gap = distance(one, many)
     same = not damage.differing(damage.results(one), damage.results(many))
     told = 'the same bits' if same else f'differ by at most {gap:.2g}'
@@ -168,16 +174,17 @@ def disturbed(folder, wanted, number, rounds, rng):
     whether all was as it must be.
   """
   workdir, name = folder / 'disturbed', signal.Signals(number).name
-  seconds, wrong, sent, whole = [], [], 0, 0.0
+  seconds, wrong, sent = [], [], 0
+  shutil.rmtree(workdir, ignore_errors=True)
+  whole = finish(workdir, 2, 2)
   while sent < rounds:
     shutil.rmtree(workdir, ignore_errors=True)
     over = False
     while not over:
-      start, job = time.time(), Job(workdir, 2, 2)
-      moment = rng.uniform(0.1, 0.9) * whole if whole else None
+      job = Job(workdir, 2, 2)
+      moment = None if sent >= rounds else rng.uniform(0.1, 0.9) * whole
       try:
-        last = sent >= rounds or moment is None
-        job.processes[0].wait(None if last else moment)
+        job.processes[0].wait(moment)
         over = True
       except subprocess.TimeoutExpired:
         took, what = ended(job, rng.randrange(2), number)
@@ -186,7 +193,6 @@ def disturbed(folder, wanted, number, rounds, rng):
         if what:
           wrong.append(what)
     codes = job.wait(LIMIT)
-    whole = whole or time.time() - start
     where = damage.differing(damage.results(wanted), damage.results(workdir))
     if any(codes) or where:
       wrong.append(f'the end: statuses {codes}, {where or "nothing"} differs')

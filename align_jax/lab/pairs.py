@@ -22,7 +22,7 @@ def sample_parts(task, params, prompts, key, size, group_size, finish):
   """
   draw, parts = sampler(task, group_size), []
   for start in range(0, len(prompts), size):
-    stopping.check(f'samples of the reference, from prompt {start}')
+    stopping.check(f'while the reference answers {len(prompts)} prompts')
     # The last batch wraps around, so all batches have one shape.
     rows = np.arange(start, start + size) % len(prompts)
     batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))

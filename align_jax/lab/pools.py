@@ -34,7 +34,7 @@ def draw_pool(stage, reward, size, group_size):
   draw = sampler(task, group_size)
   parts = []
   for start in range(0, size, group_size):
-    stopping.check(f'a pool, from sample {start}')
+    stopping.check(f'while a pool of {size} samples is drawn')
     key = jax.random.fold_in(stream(stage.seed, POOL), start)
     batch = draw(stage.reference, *task.eval_prompts[:], key)
     ops.require_own_samples(batch)

@@ -36,7 +36,7 @@ def annotated(data, ref_params, annotate, *, config, folder, batch_size):
   def make():
     parts = []
     for part in batches.chunks(data, batch_size):
-      stopping.check(f'log-probs of the reference, part {len(parts)}')
+      stopping.check('while the reference scores fixed data')
       parts.append(annotate(ref_params, part))
     return batches.take(batches.concatenate(parts), np.arange(data.num_prompts))
 

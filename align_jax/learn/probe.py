@@ -20,7 +20,7 @@ from align_jax.types import Batch
 # nothing, and what it has beyond them is rounding of float32. Chosen, not
 # measured.
 TIE_DECIMALS = 4
-EVALUATION = 'an evaluation'  # what a request to stop finds under way
+EVALUATION = 'in an evaluation'  # when a request to stop came
 
 
 @dataclasses.dataclass(frozen=True)

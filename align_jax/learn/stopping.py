@@ -29,14 +29,14 @@ def answered():
   return _answered[0] if _answered else 0
 
 
-def check(what):
+def check(when):
   """Raises Stopped if this process was asked to stop, see `asked`.
 
   Args:
-    what: is under way, for the message.
+    when: this is, for the message.
   """
   if asked():
-    raise Stopped(f'{what}: not ended, and made again')
+    raise Stopped(when)
 
 
 def _ask(number, frame):

@@ -98,7 +98,7 @@ def train(
     Alarm: a sign that `watch` is to stop on.
   """
   num_steps = schedule.num_steps
-  stopping.check(directory)
+  stopping.check(f'before {directory}')
   drop_damaged(directory)
   with Checkpoints(directory / NEWEST) as checkpoints:
     start = checkpoints.latest_step() or 0

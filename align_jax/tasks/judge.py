@@ -83,7 +83,7 @@ def fit(config, loss, odds, draw, *, steps, learning_rate):
   train_step = step.make_train_step(scorer(config), loss, tx)
   state = step.init_state(init_judge(jax.random.key(0), config, odds), tx)
   for i in range(steps):
-    stopping.check('a judge of texts')
+    stopping.check('while a judge of texts is trained')
     rate = learning_rate * min(1, 2 * (1 - i / steps))
     state, _ = train_step(state, draw(i), {'learning_rate': rate})
   return state.params

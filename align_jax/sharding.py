@@ -29,8 +29,12 @@ Axes = Iterable[str | None]  # logical names, one per dimension
 
 RULES: Rules = {
   'batch': ('data', 'fsdp', 'rollout'),
+  'replica': ('data',),  # rows of states whose width is split as 'embed'
   'embed': ('fsdp', 'rollout'),
   'vocab': ('tensor',),
+  # Of logits and the head: rows move to them, since a gradient of a whole head
+  # would be summed over all devices for each chunk of logits.
+  'logits': ('tensor', 'fsdp', 'rollout'),
   'heads': ('tensor',),
   'mlp': ('tensor',),
   'context': ('context',),
@@ -40,8 +44,10 @@ RULES: Rules = {
 SPLIT = 'rollout', 'context', 'tensor'
 SAMPLING_RULES: Rules = {
   'batch': ('data', 'fsdp'),
+  'replica': ('data',),
   'embed': (),
   'vocab': SPLIT,
+  'logits': SPLIT,
   'heads': SPLIT,
   'mlp': SPLIT,
   'context': (),
@@ -167,14 +173,13 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(axes))
 
 
-def gather(x: jax.Array, axes: Axes) -> jax.Array:
-  """An array that lies as `RULES` say, no longer split over 'embed'."""
-  axes = tuple(axes)
+def move(x: jax.Array, axes: Axes, to: Axes) -> jax.Array:
+  """An array that lies by `axes` as `RULES` say, laid out `to` others."""
   if _rules.get() is SAMPLING_RULES:
     # In one step XLA would gather all of it before it splits the heads.
-    moved = spec(axes, SAMPLING_RULES | {'embed': ('fsdp',)})
-    x = jax.lax.with_sharding_constraint(x, moved)
-  return shard(x, *(None if name == 'embed' else name for name in axes))
+    between = spec(axes, SAMPLING_RULES | {'embed': ('fsdp',)})
+    x = jax.lax.with_sharding_constraint(x, between)
+  return shard(x, *to)
 
 
 def check(

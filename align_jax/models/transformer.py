@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops, sharding
-from align_jax.models import cache, cpu, fused
+from align_jax.models import cache, cpu, fused, weights
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
 from align_jax.models.layers import mlp, norm, project, soft_cap, with_bias
@@ -211,7 +211,8 @@ def _attend_rows(q, k, v, prompt_valid, prompt_kv, valid, kernel):
 def _attend_completions(q, k, v, layer, positions, prompt, prompt_kv, valid, c):
   """q [P, G, T, K, R, H], k and v [P, G, T, K, H] -> as q."""
   q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
-  k, v = (a.transpose(0, 3, 1, 2, 4) for a in (k, v))  # [P, K, G, T, H]
+  # [P, K, G, T, H], of all tokens.
+  k, v = (shard(a.transpose(0, 3, 1, 2, 4), 'batch', 'heads') for a in (k, v))
   size = valid.shape[2]
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
   causal = _in_sight(causal, layer, positions, positions)
@@ -238,7 +239,8 @@ def _embed(params, tokens, positions, c):
   x = params['embed'][tokens].astype(c.dtype)
   if ways('embed') > 1:
     # Else the table would be gathered, not the states.
-    x = shard(x, *[None] * tokens.ndim, 'embed')
+    between = [None] * (tokens.ndim - 2)
+    x = shard(x, 'replica', *between, 'context', 'embed')
   if c.embed_scale is not None:
     x = x * jnp.asarray(c.embed_scale, c.dtype)
   if c.num_positions:
@@ -405,7 +407,8 @@ def _scanned(decode, x, layers, prompt_kv, caches):
 
   def body(carry, inputs):
     number, layer = inputs
-    x, caches = decode(carry[0], layer, prompt_kv.of(number), carry[1], number)
+    kv = prompt_kv.of(number)
+    x, caches = decode(carry[0], layer, kv, carry[1], number)
     return (x, caches), None
 
   count = jnp.arange(len(jax.tree.leaves(layers)[0]))
@@ -459,8 +462,7 @@ def decode_head(params, c):
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
-  name = 'embed' if c.tie_embeddings else 'head'
-  head = whole({name: params[name]}, axes(c), c)[name]
+  head = weights.head(params, c)
   return cpu.transposed_embedding(head) if c.tie_embeddings else head
 
 

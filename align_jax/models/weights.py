@@ -150,16 +150,18 @@ def axes(c: ModelConfig):
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(x, axes, dtypes):
-  """x in the first of two dtypes, not split over 'embed'."""
-  return sharding.gather(x.astype(dtypes[0]), axes)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _moved(x, axes, to, dtypes):
+  """x, which lies by `axes`, in the first of two dtypes and laid out `to`."""
+  return sharding.move(x.astype(dtypes[0]), axes, to)
 
 
-# By itself the cotangent would be whole on every device before it is split.
-_gathered.defvjp(
-  lambda x, axes, dtypes: (_gathered(x, axes, dtypes), None),
-  lambda axes, dtypes, _, ct: (sharding.shard(ct, *axes).astype(dtypes[1]),),
+# By itself a cotangent would be whole on every device before it is split.
+_moved.defvjp(
+  lambda x, axes, to, dtypes: (_moved(x, axes, to, dtypes), None),
+  lambda axes, to, dtypes, _, ct: (
+    sharding.shard(ct, *axes).astype(dtypes[1]),
+  ),
 )
 
 
@@ -194,9 +196,25 @@ def _each_gathered(tree, names, c):
   def gathered(path, x, axes):
     cast = x.ndim > 1 and 'norm' not in path[-1].key
     dtypes = (jnp.dtype(c.dtype) if cast else x.dtype), x.dtype
-    return checkpoint_name(_gathered(x, axes, dtypes), WHOLE)
+    to = tuple(None if name == 'embed' else name for name in axes)
+    return checkpoint_name(_moved(x, axes, to, dtypes), WHOLE)
 
   return jax.tree_util.tree_map_with_path(gathered, tree, names)
+
+
+def head(params, c):
+  """The output matrix [D, V], or the embedding [V, D] that it is tied to.
+
+  Where parameters are split over 'embed', its tokens are instead: no gradient
+  of the whole matrix exists.
+  """
+  name = 'embed' if c.tie_embeddings else 'head'
+  x, names = params[name], axes(c)[name]
+  if sharding.ways('embed') == 1:
+    return x
+  known = {'embed': None, 'vocab': 'logits'}
+  to = tuple(known[n] for n in names)
+  return _moved(x, names, to, (jnp.dtype(c.dtype), x.dtype))
 
 
 def width(c):

@@ -44,8 +44,9 @@ def predicting_states(params: Params, c: Model, batch: Batch) -> jax.Array:
 
 
 def _logits(states, weights, config):
-  rows = ('batch',) if states.ndim == 2 else ('context', 'batch')
-  return shard(of(config).logits(states, weights, config), *rows, 'vocab')
+  rows = ('replica',) if states.ndim == 2 else ('context', 'replica')
+  logits = of(config).logits(shard(states, *rows), weights, config)
+  return shard(logits, *rows, 'logits')
 
 
 def _by_position(f, arrays, vocab_size):
@@ -67,14 +68,14 @@ def _by_position(f, arrays, vocab_size):
 
 
 def _by_slot(f, arrays, vocab_size):
-  """As `_by_position`, in chunks of slots, of which each device has its rows.
+  """As `_by_position`, in chunks of slots, of which all devices have a part.
 
   f gets [slots, B, ...].
   """
   rows, slots = arrays[0].shape[:2]
   ways = sharding.ways
-  own = -(-rows // ways('batch')), -(-slots // ways('context'))
-  size = max(1, LOGITS_PER_CHUNK * ways('vocab') // vocab_size)
+  own = -(-rows // ways('replica')), -(-slots // ways('context'))
+  size = max(1, LOGITS_PER_CHUNK * ways('logits') // vocab_size)
   num = min(-(-math.prod(own) // size), own[1])
   more = -slots % (num * ways('context'))
 

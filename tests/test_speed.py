@@ -241,7 +241,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     shown = trackers.opened(('wandb',), tmp_path / 'seed0', step)
     with Writer(tmp_path / 'seed0', step, shown) as writer:
       writer.write(step + 1, {'loss': 2})
-      writer.point(step + 1, {'gold': 1.0, 'gold_by_prompt': [1.0]})
-  assert told[:2] == [(1, {'point/gold': 1.0}), (1, {'loss': 2.0})]
+      writer.point(step + 2, {'gold': 1.0, 'gold_by_prompt': [1.0]})
+  assert told[:2] == [(1, {'loss': 2.0}), (2, {'point/gold': 1.0})]
   assert begun[0]['id'] == begun[1]['id'] and begun[0]['resume'] == 'allow'
   assert told.count('finished') == 2

@@ -76,6 +76,7 @@ class Writer:
 
   def point(self, step, point):
     """Writes and returns the point."""
+    self.flush()  # trackers want their steps in order
     self._append('points', {'step': step, **point})
     self._files['points'].put()
     self._show(step, point, 'point/')

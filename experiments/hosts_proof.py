@@ -56,15 +56,17 @@ class Job:
     processes: one a host; None where it was not started.
   """
 
-  def __init__(self, workdir, hosts, devices, absent=(), wait=LIMIT):
+  def __init__(
+    self, workdir, hosts, devices, absent=(), wait=LIMIT, config=CONFIG
+  ):
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    config = workdir.with_name('config.py')
-    config.write_text(CONFIG)
-    cache = workdir.with_name('cache')
-    self._env = {'JAX_COMPILATION_CACHE_DIR': str(cache), **COMPILED_ONCE}
+    file = workdir.with_name('config.py')
+    file.write_text(config)
+    cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.with_name('cache'))}
+    self._env = {**cache, **os.environ, **COMPILED_ONCE}
     self.workdir, port = workdir, _free_port()
     command = [sys.executable, '-m', 'experiments.online_vs_offline']
-    command += [f'--config={config}', f'--workdir={workdir}']
+    command += [f'--config={file}', f'--workdir={workdir}']
     command += [f'--config.mesh.data={devices}']
     if hosts > 1:
       command += [f'--coordinator=localhost:{port}', f'--num_hosts={hosts}']
@@ -79,7 +81,7 @@ class Job:
     with self._log(host).open('w') as log:
       return subprocess.Popen(
         command,
-        env={**os.environ, **self._env},
+        env=self._env,
         stdout=log,
         stderr=subprocess.STDOUT,
       )
@@ -163,20 +165,18 @@ def ended(job, host, number):
   return seconds, '' if f'host {host}' in told else f'unnamed: {told[-300:]}'
 
 
-def disturbed(folder, wanted, number, rounds, rng):
+def disturbed(workdir, wanted, number, rounds, whole, rng):
   """Sends a signal at random moments, to one of two hosts, again and again.
 
   Args:
     wanted: the workdir of an undisturbed experiment.
     number: the signal.
     rounds: how often.
+    whole: seconds of an undisturbed one.
   Returns:
     whether all was as it must be.
   """
-  workdir, name = folder / 'disturbed', signal.Signals(number).name
   seconds, wrong, sent = [], [], 0
-  shutil.rmtree(workdir, ignore_errors=True)
-  whole = finish(workdir, 2, 2)
   while sent < rounds:
     shutil.rmtree(workdir, ignore_errors=True)
     over = False
@@ -196,8 +196,8 @@ def disturbed(folder, wanted, number, rounds, rng):
     where = damage.differing(damage.results(wanted), damage.results(workdir))
     if any(codes) or where:
       wrong.append(f'the end: statuses {codes}, {where or "nothing"} differs')
-  slowest = max(seconds)
-  print(f'{name}: {sent} times, ended within {slowest:.0f} s; wrong: {wrong}')
+  told = f'{sent} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
+  print(f'{signal.Signals(number).name}: {told}', flush=True)
   return not wrong
 
 
@@ -213,7 +213,8 @@ def missing(folder, rounds, rng):
     seconds.append(time.time() - start)
     if code != 1 or f'host {absent}' not in job.said(1 - absent):
       wrong.append(f'status {code}: {job.said(1 - absent)[-300:]}')
-  print(f'missing: {rounds} times, within {max(seconds):.0f} s; wrong: {wrong}')
+  told = f'{rounds} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
+  print(f'missing: {told}', flush=True)
   return not wrong
 
 
@@ -226,10 +227,12 @@ def main():
   folder, rng = args.workdir.resolve(), random.Random(args.seed)
   passed = equal(folder)
   if args.rounds:
-    wanted = folder / 'one of 2'
     passed &= missing(folder, args.rounds, rng)
-    for number in (signal.SIGKILL, signal.SIGTERM):
-      passed &= disturbed(folder, wanted, number, args.rounds, rng)
+    wanted, workdir = folder / 'one of 2', folder / 'disturbed'
+    shutil.rmtree(workdir, ignore_errors=True)
+    whole = finish(workdir, 2, 2)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+      passed &= disturbed(workdir, wanted, number, args.rounds, whole, rng)
   sys.exit(not passed)
 
 

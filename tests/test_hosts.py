@@ -12,10 +12,15 @@ import sys
 import threading
 import time
 
+import jax
 import pytest
 
 from align_jax import hosts, roll_call
+from align_jax.files import read_jsonl
+from align_jax.learn.checkpoint import final_params
+from experiments import command, common, hosts_proof, online_vs_offline
 
+POINTS = 'points.jsonl'
 LIMIT = 60  # seconds in which hosts must have ended
 SHARED = """
 import json, sys, time
@@ -205,3 +210,62 @@ def test_a_slice_says_its_hosts(monkeypatch):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
   place = lambda **given: hosts._place('', 0, -1, hosts.PORT, 1)
   assert place() == ('10.0.0.1:8476', 4, 3)
+
+
+CONFIG = """
+from experiments import hosts_proof
+
+def get_config():
+  cfg = hosts_proof.small()
+  online = dict(learning_rate=1e-3, steps=12, save_every=12)
+  cfg['eval'].update(metrics=())
+  return {**cfg, 'arms': {'online': online, 'ppo': {}}}
+"""
+
+
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+  """The folder of a run that two hosts began, and one was asked to stop."""
+  folder = tmp_path_factory.mktemp('hosts')
+  job = hosts_proof.Job(folder / 'w', 2, 2, config=CONFIG)
+  points = folder / 'w' / 'seed0' / 'online' / 'default' / POINTS
+  limit = time.time() + 400
+  while not (points.exists() and points.stat().st_size):
+    assert time.time() < limit and not any(p.poll() for p in job.processes)
+    time.sleep(0.01)
+  job.processes[1].terminate()
+  return folder, job, job.wait(LIMIT)
+
+
+def test_hosts_save_the_same_step_where_one_is_asked_to_stop(stopped):
+  folder, job, codes = stopped
+  run = folder / 'w' / 'seed0' / 'online' / 'default'
+  assert codes == [0, 0], job.said(0)
+  told = [job.said(host) for host in range(2)]
+  assert all('stopped: ' in text for text in told)
+  [step] = (int(x.name) for x in (run / 'checkpoints').iterdir())
+  assert 0 < step < 12
+  assert all(f'saved after {step} updates' in text for text in told)
+
+
+def test_one_host_goes_on_where_two_have_stopped(stopped, tmp_path):
+  """Another number of devices sums in another order, and may draw otherwise."""
+  folder, *_ = stopped
+  cfg = command.load(folder / 'config.py')
+  runs = [x for x in online_vs_offline.runs(cfg) if x.arm == 'online']
+  found = []
+  for workdir in (folder / 'w', tmp_path):
+    common.execute(cfg, runs, workdir)
+    run = workdir / 'seed0' / 'online' / 'default'
+    points = {x['step']: x['kl_seq_nats'] for x in read_jsonl(run / POINTS)}
+    found.append((final_params(run), points))
+  (params, points), (wanted, whole) = found
+  assert points == pytest.approx(whole, rel=0.05, abs=1e-5) and whole[12] > 1e-3
+  start = final_params(tmp_path / 'seed0' / 'sft')
+  moved = apart({k: wanted[k] for k in start}, start)
+  assert apart(params, wanted) < 0.05 * moved
+
+
+def apart(first, second):
+  gaps = jax.tree.map(lambda x, y: float(abs(x - y).max()), first, second)
+  return max(jax.tree.leaves(gaps))

@@ -6,9 +6,8 @@ far.
 
 import dataclasses
 
-from align_jax.compare import readings
+from align_jax.compare import claims, readings
 from align_jax.compare.report import show
-from experiments import findings
 
 NEAR = 1.1  # ratio of KLs up to which two arms count as equally far
 
@@ -128,7 +127,7 @@ def _matched_card(gap, names):
   if gap is None:
     return title, '–', '', ['The arms were never at the same KL.']
   first, second = names
-  where = findings.budgets_text(*gap.window)
+  where = claims.budgets_text(*gap.window)
   return _card(title, gap.estimate, [f'{first} − {second}', f'both at {where}'])
 
 

@@ -12,13 +12,12 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 """
 
 from align_jax import paths
-from align_jax.compare import intervals, verdict
+from align_jax.compare import claims, intervals, verdict
 from align_jax.lab import sweep
 from experiments import (
   command,
   common,
   effects,
-  findings,
   online_vs_offline,
   registration,
 )
@@ -84,7 +83,7 @@ def plan(cfg, workdir=None):
       'nothing to plan from: give the --workdir of a finished pilot, or '
       "--config.report.deviation, the gap's between seeds"
     )
-  return f'{workload(cfg)}\n{findings.power_text(power)}'
+  return f'{workload(cfg)}\n{claims.power_text(power)}'
 
 
 def main():

@@ -28,6 +28,7 @@ RULES = (
   'align_jax/compare/frontier.py',
   'align_jax/compare/intervals.py',
   'align_jax/compare/verdict.py',
+  'align_jax/compare/claims.py',
   'align_jax/tasks/__init__.py',
   'experiments/findings.py',
   'experiments/pages.py',

@@ -128,9 +128,12 @@ def test_frontier_prints_arms_and_differences_at_equal_kl(points, capsys):
 @pytest.mark.parametrize(
   'change, said',
   [
-    (lambda row: row.pop('seed'), 'row 2: seed=None, expected int'),
-    (lambda row: row.update(step='4'), "row 2: step='4', expected int"),
-    (lambda row: row.update(kl_by_prompt=[]), '2: kl_by_prompt is no list'),
+    (lambda row: row.pop('seed'), "row 2: no column 'seed'"),
+    (lambda row: row.update(step='x'), "row 2: step='x', expected a whole"),
+    (
+      lambda row: row.update(kl_by_prompt=[]),
+      '2: kl_by_prompt=[], expected a finite',
+    ),
     (
       lambda row: row['gold_by_prompt'].pop(),
       '12 values of kl_by_prompt',

@@ -87,13 +87,23 @@ def test_what_a_budget_is_not_read_from_may_be_no_number():
   assert not compare(points).table['arm'][2]
 
 
-def test_one_prompt_is_too_few():
-  points = [
-    {**p, 'kl_by_prompt': p['kl_by_prompt'][:1], 'score': p['score'][:1]}
-    for p in make('arm', lambda k: k)
-  ]
-  with pytest.raises(ValueError, match='on 1 prompt'):
-    compare(points)
+def test_one_number_for_all_prompts_is_too_few_to_choose_by():
+  def means(**how):
+    for p in make('arm', lambda k: k, **how):
+      yield {
+        k: v[:1] if isinstance(v, np.ndarray | list) else v
+        for k, v in p.items()
+      }
+
+  compare([*means()])
+  with pytest.raises(ValueError, match='too few to choose'):
+    compare([*means(), *means(config='b')])
+
+
+def test_nothing_is_read_below_the_first_checkpoint():
+  points = make('arm', lambda k: k, kls=(0.5, 1, 2))
+  low, at, high = compare(points, (0.25, 0.5, 1)).table['arm']
+  assert not low and at.value == pytest.approx(0.5) and high
 
 
 def test_a_value_says_how_much_of_the_run_was_to_come():

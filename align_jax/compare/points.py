@@ -66,13 +66,18 @@ def read(path: pathlib.Path) -> list[Point]:
   Raises:
     ValueError: a row is no JSON, or the file is not what `save` wrote.
   """
+  check_digest(path)
+  return read_jsonl(path)
+
+
+def check_digest(path: pathlib.Path) -> None:
+  """Raises ValueError for a file that is not what `save` wrote."""
   beside = _record(path)
   if beside.exists() and (found := damaged(path.parent, read_record(beside))):
     raise ValueError(
       f'{found}: damaged. Run the experiment with --report to write it anew, '
       f'or remove {beside} if the change is yours'
     )
-  return read_jsonl(path)
 
 
 def _record(path: pathlib.Path) -> pathlib.Path:

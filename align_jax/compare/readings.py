@@ -90,8 +90,8 @@ def weights_at(kl: np.ndarray, budgets: ArrayLike) -> np.ndarray:
     kl: [C] along the run, nats.
     budgets: [K], nats, > 0.
   Returns:
-    [K, C], of rows that sum to one; a row of nan where the run, or what it
-    first reaches the budget from, never got there.
+    [K, C], of rows that sum to one; a row of nan where the run never got
+    there, or began beyond it.
   """
   budgets = np.asarray(budgets, float)
   reached = kl >= budgets[:, None]
@@ -101,10 +101,11 @@ def weights_at(kl: np.ndarray, budgets: ArrayLike) -> np.ndarray:
   with np.errstate(divide='ignore', invalid='ignore'):
     share = (np.sqrt(budgets) - low) / (high - low)
   weights = np.zeros((len(budgets), len(kl)))
-  rows = np.flatnonzero(reached.any(1))
+  there = reached.any(1) & (kl[0] <= budgets)
+  rows = np.flatnonzero(there)
   weights[rows, after[rows] - 1] = 1 - share[rows]
   weights[rows, after[rows]] = share[rows]
-  weights[~reached.any(1)] = np.nan
+  weights[~there] = np.nan
   return weights
 
 
@@ -201,6 +202,8 @@ def cross(values, halves, merits=None):
   Returns:
     [K, E], and the row that each half was given: two arrays [K].
   """
+  if len(values) == 1:
+    return values[0], [np.zeros(values.shape[1], int)] * 2
   merits = values if merits is None else merits
   taken = np.full(values.shape[1:], np.nan)
   given = []
@@ -240,9 +243,10 @@ class Arm:
     if missing:
       raise ValueError(f'arm {name!r} has no points of {missing}')
     prompts = runs[0].kl.shape[1]
-    if prompts < 2:
+    if prompts < 2 and len(self.configurations) > 1:
       raise ValueError(
-        f'arm {name!r} was measured on {prompts} prompt: too few'
+        f'arm {name!r} has several configurations and one number for all '
+        'prompts: too few to choose one on a half of them'
       )
     self._halves = halves_of(prompts)
 

@@ -89,6 +89,7 @@ def power_of(
   within = intervals.unexplained(matrix, shared) / matrix.shape[1]
   between = of.seeds * len(matrix)
   share = min(within / between, 1.0) if between else 0.0
+  share = share if matrix.shape[1] > 1 else np.nan
   power = planned_power(of.with_seeds(seeds or len(matrix)), wanted, level)
   return dataclasses.replace(power, from_prompts=float(share))
 

@@ -144,32 +144,36 @@ def compare(
   ref_batch: Batch | None = None,
   *,
   config: Model,
+  ref_config: Model | None = None,
 ) -> tuple[jax.Array, ...]:
   """Both policies along given completions, from one pass of each.
 
   Args:
-    params, ref_params: of the same architecture.
+    params, ref_params: of the policy and of the reference.
     ref_batch: the completions of `batch` after other prompts, for the reference
       to read. None: `batch`.
+    ref_config: of a reference of another architecture, with as many logits.
+      None: `config`.
   Returns:
     exact KL(policy || reference) of the next token, log-probs of the token
     under the policy and under the reference. Each is f32 [B, T], nats, 0 on
     padding.
   """
+  ref_config = ref_config or config
   weights = of(config).head_weights(params, config)
-  ref_weights = of(config).head_weights(ref_params, config)
+  ref_weights = of(ref_config).head_weights(ref_params, ref_config)
 
   def f(state, ref_state, token):
     logits, ref_logits = (
       _logits(state, weights, config),
-      _logits(ref_state, ref_weights, config),
+      _logits(ref_state, ref_weights, ref_config),
     )
     logps = (log_prob_of(l, token) for l in (logits, ref_logits))
     return ops.token_kl(logits, ref_logits), *logps
 
   arrays = [
     predicting_states(params, config, batch),
-    predicting_states(ref_params, config, ref_batch or batch),
+    predicting_states(ref_params, ref_config, ref_batch or batch),
     batch.completions,
   ]
   out = _by_position(f, arrays, config.vocab_size)

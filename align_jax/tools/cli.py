@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'run': ('', 'trains and compares: align run EXPERIMENT --config=... ...'),
   'data show': ('show_data', 'a file, as the model will see it'),
-  'frontier': ('show_frontier', 'the arms of a points.jsonl at equal KL'),
+  'frontier': ('show_frontier', 'the arms of a table of points at equal KL'),
+  'kl': ('measure_kl', 'the sequence KL of two checkpoints, in nats'),
   'export': ('export', "a run's policy as a Hugging Face folder"),
   'check': ('check_model', 'compares a checkpoint with transformers'),
   'agreement': ('agreement', 'how far a judge agrees with people'),

@@ -1,20 +1,33 @@
-"""What the arms of a points.jsonl score at equal KL.
+"""What the arms of a table of points score at equal KL.
 
-  align frontier POINTS.jsonl [--budgets 0.5,1,2] [--control offline]
+  align frontier POINTS [--by=method] [--budgets 0.5,1,2] [--control offline]
 
-A cell is the mean gain in gold reward over the reference, its 95% interval over
-seeds and prompts, and how it was read; `align_jax.compare.readings` says more.
-The intervals of an arm hold together over the budgets. docs/intervals.md has
-the rest.
+POINTS is an experiment's points.jsonl, or a .jsonl, .csv or .parquet of any
+program with a row per checkpoint; docs/points.md says what its columns hold. A
+cell is the mean gain in score over the reference, its 95% interval over seeds
+and prompts, and how it was read; `align_jax.compare.readings` says more. The
+intervals of an arm hold together over the budgets. docs/intervals.md has the
+rest.
 """
 
 import argparse
+import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 
 from align_jax import paths
-from align_jax.compare import frontier, points, readings
+from align_jax.compare import (
+  claims,
+  frontier,
+  intervals,
+  points,
+  readings,
+  verdict,
+)
 from align_jax.compare.report import MISSING, markdown, show
+from align_jax.tools import point_table
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats
 
@@ -32,15 +45,34 @@ def make_parser() -> argparse.ArgumentParser:
     prog='align frontier', description=__doc__.split('\n')[0]
   )
   add = parser.add_argument
-  add('points', type=paths.path, help='points.jsonl of an experiment')
+  add('points', type=paths.path, help='a table with a row per checkpoint')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')
-  add('--control', metavar='ARM', help='adds what others have more than it')
+  add('--control', metavar='ARM', help='judges what others have more than it')
+  names = point_table.Columns()
+  add(
+    '--by', default=names.arm, help='column of what is compared (%(default)s)'
+  )
+  for name in ('seed', 'step', 'kl', 'score', 'configuration'):
+    text = 'column of that name (%(default)s)'
+    add(f'--{name}', default=getattr(names, name), help=text)
   add(
     '--own-prompts',
     action='store_true',
     help='each seed was measured on prompts of its own',
   )
+  add('--half-width', type=float, default=0.05, help='to have, of an interval')
+  add('--plot', type=pathlib.Path, help='draws a .png, .svg or .pdf')
   return parser
+
+
+def gain(rows: Sequence[points.Point]) -> Callable[[points.Point], np.ndarray]:
+  """point -> its score for each prompt above its run's at step 0.
+
+  Where no run has a step 0, the score itself.
+  """
+  score = lambda point: np.array(point[point_table.SCORE])
+  start = {points.run_of(p): score(p) for p in rows if p['step'] == 0}
+  return lambda point: score(point) - start.get(points.run_of(point), 0.0)
 
 
 def columns(
@@ -51,11 +83,64 @@ def columns(
   for name, row in comparison.table.items():
     reached = map(comparison.readings[name].reached, range(len(row)))
     table[name] = [f'{show(e)} {how}'.strip() for e, how in zip(row, reached)]
-  for name in comparison.arms:
-    if control and name != control:
-      row = comparison.difference(name, control)
-      table[f'{name} - {control}'] = [show(e, sign=True) for e in row]
+  for name in others(comparison, control):
+    row = comparison.difference(name, control or '')
+    table[f'{name} - {control}'] = [show(e, sign=True) for e in row]
   return table
+
+
+def others(comparison: frontier.Comparison, control: str | None) -> list[str]:
+  """The arms that are held against the control."""
+  return [name for name in comparison.arms if control and name != control]
+
+
+def judged(
+  comparison: frontier.Comparison, control: str, half_width: float
+) -> Iterator[str]:
+  """A claim and its power for each arm against the control.
+
+  The claims hold together: each has its share of the 5%.
+
+  Raises:
+    ValueError: no arm was at the same KL as the control.
+  """
+  names, refused = others(comparison, control), []
+  window = float(comparison.budgets.min()), float(comparison.budgets.max())
+  level = intervals.each_of(len(names))
+  for name in names:
+    try:
+      gap = comparison.gap(name, control, window, level)
+    except ValueError as error:
+      refused.append(str(error))
+      yield f'{error}.'
+      continue
+    yield claim(gap, name, control, level)
+    if len(comparison.seeds) > 1:
+      shared = comparison.shared_prompts
+      power = verdict.power_of(gap.matrix, half_width, shared, level=level)
+      yield claims.power_text(power)
+  if refused and len(refused) == len(names):
+    raise ValueError(refused[0])
+
+
+def claim(
+  gap: frontier.Gap, name: str, control: str, level: float = intervals.LEVEL
+) -> str:
+  """A sentence: what the gap of an arm to the control is known to be."""
+  where = claims.budgets_text(*gap.window)
+  word = verdict.decide(gap.estimate, 0.0, level)
+  if word == verdict.NONE:
+    value = gap.estimate.value
+    return (
+      f'At equal KL, {where}, {name} minus {control} is {value:+.3g}. One seed '
+      'says nothing of others: no interval, no verdict.'
+    )
+  level_text = f'{100 * level:.4g}% interval over {len(gap.matrix)} seeds'
+  return (
+    f'At equal KL, {where}, {name} {claims.CLAIMS[word]} {control}: '
+    f'{show(gap.estimate, sign=True)} ({level_text}; '
+    f'{claims.by_seed_text(gap.estimate.by_seed)}).'
+  )
 
 
 def lines(args: argparse.Namespace) -> Iterator[str]:
@@ -65,8 +150,18 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     ValueError: a bad row; no such arm; nothing was reached; arms that cannot
       be compared.
   """
-  rows = points.load(args.points)
-  curves = readings.curves(rows, points.gain(rows))
+  points.check_digest(args.points)
+  told = (
+    args.by,
+    args.seed,
+    args.step,
+    args.kl,
+    args.score,
+    args.configuration,
+  )
+  rows = point_table.load(args.points, point_table.Columns(*told))
+  means = len(rows[0][point_table.KL]) == 1
+  curves = readings.curves(rows, gain(rows))
   comparison = frontier.Comparison(curves, args.budgets, not args.own_prompts)
   if args.control and args.control not in comparison.arms:
     raise ValueError(
@@ -86,6 +181,30 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     )
   yield markdown(['KL (nats)', *table], cells)
   yield f'\n{len(comparison.seeds)} seeds; {MISSING} not every seed got there.'
+  if means:
+    yield (
+      'The table has one number for all prompts of a checkpoint: the intervals '
+      'are over seeds, and say nothing of other prompts.'
+    )
+  if not any(p['step'] == 0 for p in rows):
+    yield 'No run has a step 0: these are scores, not gains over the reference.'
+  if args.control:
+    yield ''
+    yield from judged(comparison, args.control, args.half_width)
+  if args.plot:
+    plot(comparison, args.plot)
+    yield f'plot: {args.plot}'
+
+
+def plot(comparison: frontier.Comparison, path: pathlib.Path) -> None:
+  """Draws the arms' scores over the KL."""
+  from align_jax.compare import figures
+  from align_jax.compare.lines import lines_of
+
+  names = list(comparison.arms)
+  drawn = lines_of(comparison, names)
+  title = 'KL from the reference (nats)', 'gain in score'
+  figures.frontier_figure(figures.WIDE, drawn, *title).savefig(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     for line in lines(args):
       print(line)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
 
 

@@ -1,0 +1,213 @@
+"""The sequence KL of a checkpoint from another, in nats.
+
+  align kl REFERENCE POLICY PROMPTS [--samples=4] [--point=points.jsonl]
+
+samples the policy's completions of the prompts at temperature 1, and measures
+KL(policy || reference) of whole completions: exact per token over the whole
+vocabulary, summed, and by Monte Carlo. --point appends the KL of each prompt as
+a row for `align frontier`; docs/points.md has the rest.
+"""
+
+import argparse
+import functools
+import sys
+
+import jax
+import numpy as np
+
+from align_jax import data, paths
+from align_jax.compare.points import ARRAYS
+from align_jax.files import line, listed, read_jsonl, write_atomically
+from align_jax.models import hf
+from align_jax.policy import sampling, scoring
+
+KL = ARRAYS[0]
+
+
+def make_parser():
+  parser = argparse.ArgumentParser(
+    prog='align kl', description=__doc__.split('\n')[0]
+  )
+  add = parser.add_argument
+  add('reference', help='a folder of the Hub format, or the id of a model')
+  add('policy', help='another, of the same tokenizer')
+  add('prompts', help='a file whose rows have prompts; data.md has the formats')
+  add('--samples', type=_positive, default=4, help='completions of each prompt')
+  add('--prompt-len', type=_positive, default=512, help='most tokens')
+  add('--completion-len', type=_positive, default=512, help='most tokens')
+  add('--batch-size', type=_positive, default=16, help='prompts at a time')
+  add('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  add(
+    '--eos-token', default='', help="what ends a turn, if not the tokenizer's"
+  )
+  add('--seed', type=int, default=0, help='of the samples, and of the point')
+  add('--texts', help='a .jsonl for the completions, for your judge')
+  add('--point', help='a .jsonl to append a point to')
+  add('--arm', default='', help='what the point is compared as')
+  add('--step', type=int, default=-1, help='of the point; 0 is the reference')
+  return parser
+
+
+def _positive(text):
+  if (number := int(text)) < 1:
+    raise ValueError
+  return number
+
+
+def check(args):
+  """Raises ValueError for a point that could not be compared."""
+  if args.point and (not args.arm or args.step < 0):
+    raise ValueError('--point: expected --arm and --step, 0 or more, with it')
+  for path in (args.point, args.texts):
+    if path and not paths.path(path).name.endswith('.jsonl'):
+      raise ValueError(f'{path}: expected a .jsonl')
+
+
+def load(args):
+  """-> policy, reference and the vocabulary, which both share."""
+  models = [
+    hf.load(name, dtype=args.dtype, activations=args.dtype)
+    for name in (args.policy, args.reference)
+  ]
+  words = [
+    data.load_tokenizer(name, eos_token=args.eos_token or None, needs_bos=False)
+    for name in (args.policy, args.reference)
+  ]
+  ids = [x.tokenizer.get_vocab(with_added_tokens=True) for x in words]
+  if ids[0] != ids[1]:
+    raise ValueError(
+      f'{args.policy} and {args.reference}: expected one tokenizer, '
+      f'{_difference(*ids)}'
+    )
+  sizes = [model.config.vocab_size for model in models]
+  if sizes[0] != sizes[1]:
+    raise ValueError(
+      f'{args.policy} has {sizes[0]} rows for tokens and {args.reference} '
+      f'{sizes[1]}: expected as many'
+    )
+  return *models, words[0]
+
+
+def _difference(first, second):
+  odd = sorted(set(first.items()) ^ set(second.items()), key=str)
+  return f'and {len(odd)} tokens or ids differ, such as {odd[0]}'
+
+
+def read_prompts(args, words):
+  """The prompts of a file, tokenised with the policy's template: Prompts."""
+  encoder = data.make_encoder(words, data.load_template(args.policy))
+  limits = data.Limits(args.prompt_len, None, long_prompt='drop')
+  counts = data.Counts()
+  rows = data.read(args.prompts, encoder, limits, counts=counts)
+  found = {tuple(row.prompt): row for row in rows}
+  dropped = sum(counts.dropped.values()) if counts.dropped else 0
+  if not found:
+    raise ValueError(
+      f'{args.prompts}: no prompt of at most {args.prompt_len} tokens'
+    )
+  if dropped:
+    print(f'note: {dropped} rows are too long and left out', file=sys.stderr)
+  return data.make_prompts(list(found.values()), args.prompt_len)
+
+
+def measure(policy, reference, prompts, ends, args):
+  """Samples and compares, some prompts at a time.
+
+  Args:
+    policy, reference: hf.Model.
+    prompts: Prompts of E prompts.
+    ends: id of the EOS, or several.
+  Yields:
+    the Batch of some prompts, exact KL and log-ratios of its rows: f64 [B].
+  """
+  sample = jax.jit(
+    functools.partial(
+      sampling.sample,
+      config=policy.config,
+      group_size=args.samples,
+      max_new_tokens=args.completion_len,
+      eos_id=ends,
+    )
+  )
+  compare = jax.jit(
+    functools.partial(
+      scoring.compare, config=policy.config, ref_config=reference.config
+    )
+  )
+  key = jax.random.key(args.seed)
+  starts = range(0, len(prompts), args.batch_size)
+  for start in starts:
+    part = slice(start, start + args.batch_size)
+    ids = np.arange(len(prompts))[part]
+    batch = sample(policy.params, *prompts[part], key, prompt_ids=ids)
+    kls, logps, ref_logps = compare(policy.params, reference.params, batch)
+    rows = (np.asarray(x, np.float64) for x in (kls, logps - ref_logps))
+    yield batch, *(x.sum(1) for x in rows)
+
+
+def told(name, rows, samples):
+  """A line: mean over prompts and its standard error."""
+  by_prompt = rows.reshape(-1, samples).mean(1)
+  error = (
+    by_prompt.std(ddof=1) / len(by_prompt) ** 0.5
+    if len(by_prompt) > 1
+    else np.nan
+  )
+  return f'{name}: {by_prompt.mean():.4f} ± {error:.4f} nats'
+
+
+def append(path, row):
+  """Adds a row to a .jsonl, which is written whole or not at all."""
+  path = paths.path(path)
+  rows = [*read_jsonl(path), row]
+  write_atomically(path, ''.join(map(line, rows)))
+
+
+def lines(args):
+  """Yields what is printed."""
+  check(args)
+  policy, reference, words = load(args)
+  prompts = read_prompts(args, words)
+  decode, texts, kls, ratios = data.decoder(words.tokenizer), [], [], []
+  for batch, kl, ratio in measure(policy, reference, prompts, words.ends, args):
+    kls.append(kl)
+    ratios.append(ratio)
+    if args.texts:
+      texts += [
+        dict(zip(('prompt', 'completion'), x)) for x in zip(*decode(batch))
+      ]
+  kls, ratios = np.concatenate(kls), np.concatenate(ratios)
+  if not np.isfinite(kls).all():
+    raise ValueError(
+      f'{args.policy} may draw tokens that {args.reference} never does: the KL '
+      'is infinite'
+    )
+  yield f'{len(prompts)} prompts, {args.samples} completions each'
+  yield told('KL, exact per token', kls, args.samples)
+  yield told('KL, Monte Carlo', ratios, args.samples)
+  if args.texts:
+    write_atomically(paths.path(args.texts), ''.join(map(line, texts)))
+    yield f'completions: {args.texts}'
+  if args.point:
+    by_prompt = kls.reshape(-1, args.samples).mean(1)
+    append(
+      args.point,
+      dict(
+        arm=args.arm, seed=args.seed, step=args.step, **{KL: listed(by_prompt)}
+      ),
+    )
+    yield f'point: {args.point}'
+
+
+def main(argv=None):
+  """Runs the command line; a mistake is one line, and exit status 1."""
+  args = make_parser().parse_args(argv)
+  try:
+    for text in lines(args):
+      print(text)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,150 @@
+"""Points of any program, from a table with one row per checkpoint."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from align_jax.compare.points import ARRAYS, Point
+from align_jax.data import files
+from align_jax.values import is_number, nearest
+
+KL, SCORE = ARRAYS
+HELD = 'kl_budget', 'kl_mode'  # of runs that were held at a KL
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What the columns of a table are called.
+
+  Attributes:
+    arm: what is compared, such as a method.
+    seed: which repetition; a whole number.
+    step: which checkpoint of a run; 0 is the reference.
+    kl, score: of a checkpoint: a number, its mean over prompts, or a list with
+      a number for each prompt. The KL is of whole completions, in nats.
+    configuration: what tells an arm's configurations apart; where there is no
+      such column, there is one of each arm.
+  """
+
+  arm: str = 'arm'
+  seed: str = 'seed'
+  step: str = 'step'
+  kl: str = KL
+  score: str = SCORE
+  configuration: str = 'configuration'
+
+
+def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
+  """The points of a table, in an order that is not that of its rows.
+
+  Args:
+    path: .jsonl, .csv, .parquet and others, see `data.files.rows`.
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: names the row and the column that is wrong, or the run without
+      its reference.
+  """
+  points = {}
+  for number, row in enumerate(files.rows(os.fspath(path)), 1):
+    where = f'{path} row {number}'
+    point = _point(row, columns, where)
+    key = *_run(point), point['step']
+    if key in points:
+      raise ValueError(
+        f'{where}: a second row of {_told(point)}, step {key[-1]}'
+      )
+    points[key] = point
+  _check_sizes(points.values(), path)
+  started = {_run(p) for p in points.values() if p['step'] == 0}
+  for point in points.values():
+    if started and _run(point) not in started:
+      raise ValueError(
+        f'{path}: {_told(point)} has no point at step 0, expected the '
+        'reference there, as in other runs'
+      )
+  return [points[key] for key in sorted(points)]
+
+
+def _run(point):
+  return point['arm'], point['configuration'], point['seed']
+
+
+def _told(point):
+  return f'{point["arm"]}/{point["configuration"]} of seed {point["seed"]}'
+
+
+def _point(row, columns, where):
+  """A row as a point, with all fields checked."""
+  names = dataclasses.asdict(columns)
+  found = {
+    'arm': _text(row, names['arm'], where),
+    'configuration': str(row.get(names['configuration'], 'default')),
+    'seed': _whole(row, names['seed'], where),
+    'step': _whole(row, names['step'], where),
+    KL: _numbers(row, names['kl'], where),
+    SCORE: _numbers(row, names['score'], where),
+    **{name: row[name] for name in HELD if name in row},
+  }
+  sizes = len(found[KL]), len(found[SCORE])
+  if sizes[0] != sizes[1]:
+    raise ValueError(
+      f'{where}: {sizes[0]} values of {names["kl"]} and {sizes[1]} of '
+      f'{names["score"]}, expected one of each per prompt'
+    )
+  return found
+
+
+def _value(row: Mapping, name: str, where: str) -> Any:
+  if row.get(name) is None:
+    raise ValueError(
+      f'{where}: no column {name!r}, {nearest(name, list(row))}. Flags such as '
+      '--by and --kl name columns'
+    )
+  return row[name]
+
+
+def _text(row, name, where):
+  value = str(_value(row, name, where))
+  if not value.strip():
+    raise ValueError(f'{where}: {name} is empty')
+  return value
+
+
+def _whole(row, name, where):
+  value = _parsed(_value(row, name, where))
+  if not is_number(value) or value != int(value):
+    raise ValueError(f'{where}: {name}={value!r}, expected a whole number')
+  return int(value)
+
+
+def _numbers(row, name, where):
+  """A number, or one for each prompt, as a list."""
+  value = _parsed(_value(row, name, where))
+  values = list(value) if hasattr(value, '__len__') else [value]
+  wrong = [x for x in values if not is_number(x) or not math.isfinite(x)]
+  if wrong or not values or isinstance(value, str):
+    raise ValueError(
+      f'{where}: {name}={str(value):.40}, expected a finite number or a '
+      'list of them'
+    )
+  return [float(x) for x in values]
+
+
+def _parsed(value):
+  """A text of a .csv as the number or list that it holds."""
+  if not isinstance(value, str):
+    return value
+  try:
+    return json.loads(value)
+  except ValueError:
+    return value
+
+
+def _check_sizes(points, path):
+  sizes = {len(p[KL]): _told(p) for p in points}
+  if len(sizes) > 1:
+    told = ', '.join(f'{n} of {who}' for n, who in sorted(sizes.items()))
+    raise ValueError(f'{path}: different numbers of prompts: {told}')

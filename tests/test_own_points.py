@@ -1,0 +1,223 @@
+"""Points of any program, and the KL of two checkpoints, as users have them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+
+from align_jax.tools import measure_kl, point_table, show_frontier
+
+FLAGS = '--by=method', '--kl=kl', '--score=reward', '--control=dpo'
+
+
+def rows(seeds=6, prompts=0, gain=0.2):
+  """Two methods; grpo gains more at equal KL, and moves half as far."""
+  rng = np.random.default_rng(0)
+  for seed in range(seeds):
+    for method, slope, speed in (('dpo', 1.0, 2), ('grpo', 1.0 + gain, 1)):
+      slope += rng.normal() / 50
+      for step in range(0, 101, 20):
+        kl = speed * step / 50
+        row = dict(method=method, seed=seed, step=step, kl=kl)
+        row['reward'] = slope * kl**0.5 + rng.normal() / 100
+        if prompts:
+          noise = rng.normal(size=(2, prompts)) / 20
+          row['kl'] = (kl * np.exp(noise[0])).tolist()
+          row['reward'] = (row['reward'] + noise[1]).tolist()
+        yield row
+
+
+def write(path, table):
+  if path.suffix == '.csv':
+    with path.open('w', newline='') as file:
+      out = csv.DictWriter(file, table[0])
+      out.writeheader()
+      out.writerows(table)
+  else:
+    path.write_text(''.join(json.dumps(row) + '\n' for row in table))
+  return path
+
+
+def shown(capsys, path, *flags):
+  show_frontier.main([str(path), '--budgets=0.5,1', *FLAGS, *flags])
+  return capsys.readouterr().out
+
+
+def test_a_table_of_means_says_what_its_intervals_lack(tmp_path, capsys):
+  out = shown(capsys, write(tmp_path / 'p.csv', list(rows())))
+  assert '| KL (nats) | dpo | grpo | grpo - dpo |' in out
+  assert 'grpo is above dpo' in out and 'over 6 seeds' in out
+  assert 'say nothing of other prompts' in out
+  assert 'with 80% power' in out and 'More prompts' not in out
+  few = shown(capsys, write(tmp_path / 'q.csv', list(rows(gain=0.0))))
+  assert 'grpo is not shown to differ from dpo' in few
+  below = shown(capsys, write(tmp_path / 'r.csv', list(rows(gain=-0.2))))
+  assert 'grpo is below dpo' in below
+
+
+def test_the_order_of_rows_means_nothing(tmp_path, capsys):
+  table = list(rows(prompts=8))
+  first = shown(capsys, write(tmp_path / 'p.jsonl', table))
+  assert 'say nothing of other prompts' not in first
+  np.random.default_rng(1).shuffle(table)
+  assert shown(capsys, write(tmp_path / 'p.jsonl', table)) == first
+
+
+def test_one_method_and_one_seed(tmp_path, capsys):
+  path = write(tmp_path / 'p.csv', [r for r in rows() if r['method'] == 'dpo'])
+  show_frontier.main([str(path), *FLAGS[:3]])
+  assert '| KL (nats) | dpo |' in capsys.readouterr().out
+  out = shown(capsys, write(tmp_path / 'p.csv', list(rows(seeds=1))))
+  assert 'no interval, no verdict' in out
+
+
+def test_without_a_step_0_scores_are_compared_as_they_are(tmp_path, capsys):
+  table = [row for row in rows() if row['step']]
+  out = shown(capsys, write(tmp_path / 'p.csv', table))
+  assert 'not gains over the reference' in out and 'grpo is above dpo' in out
+
+
+def test_a_plot_is_drawn(tmp_path, capsys):
+  path = write(tmp_path / 'p.csv', list(rows()))
+  shown(capsys, path, f'--plot={tmp_path / "p.svg"}')
+  assert '<svg' in (tmp_path / 'p.svg').read_text()
+
+
+@pytest.mark.parametrize(
+  'change, said',
+  [
+    (lambda t: t.pop(-1), ''),  # a checkpoint less is no error
+    (lambda t: t.append(t[3]), 'row 73: a second row of dpo/default of seed 0'),
+    (lambda t: t[1].update(kl='x'), 'row 2: kl=x, expected a finite number'),
+    (lambda t: t[1].update(kl='nan'), 'row 2: kl=nan, expected a finite'),
+    (lambda t: t[1].update(reward=''), 'row 2: reward=, expected a finite'),
+    (lambda t: t[1].update(step=2.5), 'row 2: step=2.5, expected a whole'),
+    (
+      lambda t: t[0].update(step=7),
+      'dpo/default of seed 0 has no point at step',
+    ),
+    (lambda t: t[1].update(method=' '), 'row 2: method is empty'),
+    (lambda t: [r.pop('kl') for r in t], "row 1: no column 'kl'"),
+    (
+      lambda t: t[:] and t.__delitem__(slice(-6, None)),
+      "arm 'grpo' has seeds [0, 1, 2, 3, 4], others [0, 1, 2, 3, 4, 5]",
+    ),
+    (
+      lambda t: [r.update(kl=r['kl'] + 50) for r in t if r['method'] == 'grpo'],
+      'were never at the same KL within (0.5, 1.0) nats',
+    ),
+  ],
+)
+def test_what_is_wrong_is_one_line(change, said, tmp_path, capsys):
+  table = list(rows())
+  change(table)
+  path = write(tmp_path / 'p.csv', table)
+  if not said:
+    assert 'grpo - dpo' in shown(capsys, path)
+    return
+  with pytest.raises(SystemExit) as stopped:
+    shown(capsys, path)
+  text = str(stopped.value)
+  assert said in text and '\n' not in text
+
+
+def test_lists_of_other_lengths_are_named(tmp_path):
+  table = list(rows(prompts=8))
+  table[1]['kl'] = table[1]['kl'][:-1]
+  path = write(tmp_path / 'p.jsonl', table)
+  columns = point_table.Columns(arm='method', kl='kl', score='reward')
+  with pytest.raises(ValueError, match='row 2: 7 values of kl and 8 of reward'):
+    point_table.load(path, columns)
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+  """Two of one tokenizer and other architectures, and prompts."""
+  folder = tmp_path_factory.mktemp('kl')
+  for name, changes in (('a', {}), ('b', {'hidden_act': 'gelu'})):
+    tiny_checkpoints.make(folder / name, 'qwen2', **changes)
+  say = lambda text: [{'role': 'user', 'content': text}]
+  prompts = [{'prompt': say(f'Say {i}.')} for i in range(6)]
+  write(folder / 'prompts.jsonl', prompts)
+  return folder
+
+
+def measured(capsys, folder, reference, policy, *flags):
+  paths = (str(folder / x) for x in (reference, policy, 'prompts.jsonl'))
+  measure_kl.main([*paths, '--prompt-len=40', '--completion-len=3', *flags])
+  return capsys.readouterr().out
+
+
+def test_a_checkpoint_is_0_nats_from_itself(checkpoints, capsys):
+  out = measured(capsys, checkpoints, 'a', 'a')
+  assert 'exact per token: 0.0000 ± 0.0000 nats' in out
+  assert 'Monte Carlo: 0.0000 ± 0.0000 nats' in out
+
+
+def test_points_of_kl_become_points_of_a_frontier(
+  checkpoints, tmp_path, capsys
+):
+  path, texts = tmp_path / 'points.jsonl', tmp_path / 'texts.jsonl'
+  flags = f'--point={path}', '--arm=x', f'--texts={texts}'
+  measured(capsys, checkpoints, 'a', 'a', *flags, '--step=0')
+  measured(capsys, checkpoints, 'a', 'b', *flags, '--step=9')
+  start, end = map(json.loads, path.read_text().splitlines())
+  assert start['kl_by_prompt'] == [0] * 6 and min(end['kl_by_prompt']) > 0
+  told = [json.loads(x) for x in texts.read_text().splitlines()]
+  assert len(told) == 24 and 'Say 0.' in told[0]['prompt']
+  for row in (start, end):
+    row['gold_by_prompt'] = [row['step'] / 10 + i for i in range(6)]
+  budget = np.mean(end['kl_by_prompt']) * 0.9
+  write(path, [start, end])
+  show_frontier.main([str(path), f'--budgets={budget}'])
+  assert '0.85' in capsys.readouterr().out  # of 0.9, at sqrt(0.9) of the way
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (('--point=p.jsonl',), 'expected --arm and --step'),
+    (('--texts=p.csv',), 'expected a .jsonl'),
+    (('--prompt-len=2',), 'no prompt of at most 2 tokens'),
+  ],
+)
+def test_a_wrong_request_is_one_line(flags, said, checkpoints, capsys):
+  with pytest.raises(SystemExit, match=said):
+    measured(capsys, checkpoints, 'a', 'b', *flags)
+
+
+def test_other_tokenizers_are_refused(checkpoints, capsys):
+  tiny_checkpoints.make(checkpoints / 'c', 'llama')
+  with pytest.raises(SystemExit, match='expected one tokenizer'):
+    measured(capsys, checkpoints, 'a', 'c')
+
+
+def test_one_token_is_the_enumeration_by_transformers(
+  checkpoints, tmp_path, capsys
+):
+  """Of completions of one token the exact KL has no noise of samples."""
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  path = tmp_path / 'points.jsonl'
+  flags = '--completion-len=1', f'--point={path}', '--arm=x', '--step=1'
+  measured(capsys, checkpoints, 'a', 'b', *flags)
+  found = json.loads(path.read_text())['kl_by_prompt']
+  load = transformers.AutoModelForCausalLM.from_pretrained
+  tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints / 'a')
+  models = [load(checkpoints / x, dtype='float32').eval() for x in 'ba']
+  for row, kl in zip(range(6), found):
+    messages = [{'role': 'user', 'content': f'Say {row}.'}]
+    ids = tokenizer.apply_chat_template(
+      messages,
+      add_generation_prompt=True,
+      return_tensors='pt',
+      return_dict=True,
+    )['input_ids']
+    with torch.no_grad():
+      p, q = (
+        m(input_ids=ids).logits[0, -1].double().log_softmax(-1) for m in models
+      )
+    assert abs((p.exp() * (p - q)).sum().item() - kl) < 2e-5

@@ -129,8 +129,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     try:
       serve(url.path, asked, body)
     except Refused as error:
-      told = {'error': {'code': error.args[0]}}
-      self._answer(error.args[0], b'' if error.args[0] == 304 else told)
+      code = error.args[0]
+      told = {'error': {'code': code, 'message': f'refused: {code}'}}
+      self._answer(code, b'' if code == 304 else told)
 
   def do_GET(self):
     self._handle(self._get)

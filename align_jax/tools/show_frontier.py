@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     prog='align frontier', description=__doc__.split('\n')[0]
   )
   add = parser.add_argument
-  add('points', type=paths.path, help='points.jsonl of an experiment')
+  add('points', help='points.jsonl of an experiment')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')
   add('--control', metavar='ARM', help='adds what others have more than it')
   add(
@@ -65,7 +65,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     ValueError: a bad row; no such arm; nothing was reached; arms that cannot
       be compared.
   """
-  rows = points.load(args.points)
+  rows = points.load(paths.path(args.points))
   curves = readings.curves(rows, points.gain(rows))
   comparison = frontier.Comparison(curves, args.budgets, not args.own_prompts)
   if args.control and args.control not in comparison.arms:

@@ -50,6 +50,17 @@ def last_slots(x: jax.Array, number: int | None) -> jax.Array:
   return x if number is None else x[:, max(x.shape[1] - number, 0) :]
 
 
+def there(x: jax.Array | None, name: str) -> jax.Array:
+  """An optional array of a Batch or of Outputs that a loss cannot do without.
+
+  Raises:
+    ValueError: it is None; names it.
+  """
+  if x is None:
+    raise ValueError(f'expected {name}, got None')
+  return x
+
+
 def require_own_samples(batch: Batch) -> None:
   """Refuses completions that no KL can be estimated from.
 

@@ -1,76 +1,169 @@
 """The device mesh and the only names of its axes.
 
 Arrays name their dimensions logically ('embed', 'heads', ...); `RULES` says on
-which mesh axes each lives. The mesh is Auto: XLA propagates the shardings, and
-`shard` states them at a few points of the model.
+which mesh axes each lives, and `SAMPLING_RULES` does while tokens are sampled.
+The mesh is Auto: XLA propagates the shardings, and `shard` states them at a few
+points of the model.
 """
 
 import contextlib
+import contextvars
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from align_jax import hosts
 from align_jax.types import Batch
 
+try:
+  from jax.sharding import get_mesh
+except ImportError:  # jax 0.7
+  from jax._src.mesh import get_concrete_mesh as get_mesh
+
 T = TypeVar('T')
+Rules = dict[str, Any]  # {logical name: mesh axes}
 Axes = Iterable[str | None]  # logical names, one per dimension
 
-RULES = {
-  'batch': ('data', 'fsdp'),
-  'embed': ('fsdp',),
+RULES: Rules = {
+  'batch': ('data', 'fsdp', 'rollout'),
+  'replica': ('data',),  # rows of states whose width is split as 'embed'
+  'embed': ('fsdp', 'rollout'),
   'vocab': ('tensor',),
+  # Of logits and the head: rows move to them, since a gradient of a whole head
+  # would be summed over all devices for each chunk of logits.
+  'logits': ('tensor', 'fsdp', 'rollout'),
   'heads': ('tensor',),
   'mlp': ('tensor',),
+  'context': ('context',),
 }
+# Every token reads every weight. So weights are not split over `fsdp`, from
+# where each token would gather them anew, and more devices split the heads.
+SPLIT = 'rollout', 'context', 'tensor'
+SAMPLING_RULES: Rules = {
+  'batch': ('data', 'fsdp'),
+  'replica': ('data',),
+  'embed': (),
+  'vocab': SPLIT,
+  'logits': SPLIT,
+  'heads': SPLIT,
+  'mlp': SPLIT,
+  'context': (),
+}
+ANY = 'any'  # a dimension that may lie as XLA likes
+AXES = 'data', 'fsdp', 'rollout', 'context', 'tensor'  # slowest first
+
+_rules = contextvars.ContextVar('rules', default=RULES)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-  """A mesh over all devices.
+@contextlib.contextmanager
+def sampling() -> Iterator[None]:
+  """What is traced within lies on the mesh as `SAMPLING_RULES` say."""
+  token = _rules.set(SAMPLING_RULES)
+  try:
+    yield
+  finally:
+    _rules.reset(token)
 
+
+def make_mesh(
+  devices: Sequence[jax.Device] | None = None, **sizes: int
+) -> Mesh:
+  """A mesh over all devices, or over those given.
+
+  Args:
+    sizes: of `AXES`; 1 where none is given.
   Raises:
     ValueError: the axis sizes do not multiply to the number of devices.
   """
-  if data * fsdp * tensor != jax.device_count():
+  devices = jax.devices() if devices is None else devices
+  shape = [sizes.get(axis, 1) for axis in AXES]
+  if math.prod(shape) != len(devices):
     raise ValueError(
-      f'mesh data={data} fsdp={fsdp} tensor={tensor} needs '
-      f'{data * fsdp * tensor} devices, found {jax.device_count()}'
+      f'mesh {" ".join(f"{k}={v}" for k, v in sizes.items())} needs '
+      f'{math.prod(shape)} devices, found {len(devices)}'
     )
   return jax.make_mesh(
-    (data, fsdp, tensor),
-    ('data', 'fsdp', 'tensor'),
-    axis_types=(AxisType.Auto,) * 3,
+    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
   )
 
 
 def use_mesh(**sizes: int) -> None:
   """Puts a mesh of these sizes in force, unless it has a single device.
 
-  A CPU is made as many devices as the mesh has, if JAX has not started yet.
+  A CPU is made as many devices as the mesh has on a host, if JAX has not
+  started yet.
 
   Raises:
     ValueError: see `make_mesh`.
   """
   count = math.prod(sizes.values())
-  if count == 1 or current_mesh() is not None:
+  if count == hosts.count() == 1 or current_mesh() is not None:
     return
-  if not jax.distributed.is_initialized():
+  if hosts.count() > 1 or not jax.distributed.is_initialized():
     with contextlib.suppress(RuntimeError):  # it has
-      jax.config.update('jax_num_cpu_devices', count)
-  jax.set_mesh(make_mesh(**sizes))
+      own = max(count // hosts.count(), 1)
+      jax.config.update('jax_num_cpu_devices', own)
+  jax.set_mesh(make_mesh(None, **sizes))
+
+
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': of the mesh in force, or of JAX's devices."""
+  device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+  return getattr(device, 'platform', None) or jax.default_backend()
 
 
 def current_mesh() -> Mesh | None:
   """The mesh that `jax.set_mesh` has put in force, or None."""
-  mesh = jax.sharding.get_mesh()
+  mesh = get_mesh()
   return None if mesh.empty else mesh
 
 
-def spec(axes: Axes) -> PartitionSpec:
-  """Logical axis names (or None) -> PartitionSpec."""
-  return PartitionSpec(*(RULES.get(a) if a else None for a in axes))
+def alone() -> contextlib.AbstractContextManager:
+  """A context in which this host computes on its own devices only."""
+  mesh = current_mesh()
+  if hosts.count() == 1 or mesh is None:
+    return contextlib.nullcontext()
+  return jax.set_mesh(mesh.local_mesh)
+
+
+def spec(axes: Axes, rules: Rules | None = None) -> PartitionSpec:
+  """Logical axis names (or None, or ANY) -> PartitionSpec.
+
+  Args:
+    rules: None: those in force.
+  """
+  rules = (rules or _rules.get()) | {ANY: PartitionSpec.UNCONSTRAINED}
+  return PartitionSpec(*(rules.get(a) if a else None for a in axes))
+
+
+def ways(name: str) -> int:
+  """Devices that split a logical axis: 1 without a mesh."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes.get(axis, 1) for axis in _rules.get()[name])
+
+
+def parts(x: jax.Array, num: int, axis: str = 'batch') -> jax.Array:
+  """Cuts x [N, ...] into [num, N / num, ...], each device's share into `num`.
+
+  Without a mesh a part is a run of neighbours. On a mesh it has as many from
+  every device, so that none is moved.
+  """
+  own = ways(axis)
+  own = own if len(x) % (own * num) == 0 else 1
+  rest = x.shape[1:]
+  x = x.reshape(own, num, -1, *rest).swapaxes(0, 1).reshape(num, -1, *rest)
+  return shard(x, None, axis, *[ANY] * len(rest))
+
+
+def joined(x: jax.Array, axis: str = 'batch') -> jax.Array:
+  """Undoes `parts`: [num, M, ...] -> [num * M, ...]."""
+  num, own, rest = len(x), ways(axis), x.shape[2:]
+  own = own if x.shape[1] % own == 0 else 1
+  x = x.reshape(num, own, -1, *rest).swapaxes(0, 1).reshape(-1, *rest)
+  return shard(x, axis, *[ANY] * len(rest))
 
 
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -78,6 +171,15 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def move(x: jax.Array, axes: Axes, to: Axes) -> jax.Array:
+  """An array that lies by `axes` as `RULES` say, laid out `to` others."""
+  if _rules.get() is SAMPLING_RULES:
+    # In one step XLA would gather all of it before it splits the heads.
+    between = spec(axes, SAMPLING_RULES | {'embed': ('fsdp',)})
+    x = jax.lax.with_sharding_constraint(x, between)
+  return shard(x, *to)
 
 
 def check(
@@ -89,12 +191,12 @@ def check(
     sizes: {mesh axis: devices}.
   """
   for size, name in zip(shape, axes):
-    over = RULES.get(name or '', ())
-    ways = math.prod(sizes[axis] for axis in over)
-    if size % ways:
+    over = _rules.get().get(name or '', ())
+    parts = math.prod(sizes.get(axis, 1) for axis in over)
+    if size % parts:
       raise ValueError(
         f'{label}: dimension {name!r} of size {size} does not divide over '
-        f'{ways} devices ({over})'
+        f'{parts} devices ({over})'
       )
 
 
@@ -113,7 +215,7 @@ def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
 
   def put(path, x, names):
     check(x.shape, names, mesh.shape, jax.tree_util.keystr(path))
-    return jax.device_put(x, NamedSharding(mesh, spec(names)))
+    return hosts.spread(x, NamedSharding(mesh, spec(names)))
 
   return jax.tree_util.tree_map_with_path(put, tree, axes)
 
@@ -123,12 +225,13 @@ def place_batch(batch: Batch, mesh: Mesh) -> Batch:
 
   A prompt's group never straddles two devices.
   """
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  if batch.num_prompts % ways:
+  parts = math.prod(mesh.shape[axis] for axis in RULES['batch'])
+  if batch.num_prompts % parts:
     raise ValueError(
-      f'{batch.num_prompts} prompts a batch do not divide over {ways} devices'
+      f'{batch.num_prompts} prompts a batch do not divide over {parts} devices'
     )
-  return jax.device_put(batch, NamedSharding(mesh, spec(('batch',))))
+  place = NamedSharding(mesh, spec(('batch',)))
+  return jax.tree.map(lambda x: hosts.spread(x, place), batch)
 
 
 def on_mesh(tree: T, mesh: Mesh | None) -> T:
@@ -139,6 +242,6 @@ def on_mesh(tree: T, mesh: Mesh | None) -> T:
   def put(x):
     if isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:
       return x
-    return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+    return hosts.spread(x, NamedSharding(mesh, PartitionSpec()))
 
   return jax.tree.map(put, tree)

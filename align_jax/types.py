@@ -68,6 +68,10 @@ class Outputs(flax.struct.PyTreeNode):
   values: jax.Array | None = None  # f32 [B, T]  the critic's, before the token
 
 
+# What a loss returns: a scalar, and metrics with its 'weight'.
+Scored = tuple[jax.Array, dict[str, jax.Array]]
+
+
 class TrainState(flax.struct.PyTreeNode):
   """What a checkpoint stores and a train step donates: arrays only."""
 

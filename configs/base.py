@@ -28,6 +28,8 @@ def get_config():
       # 'plain' | a name in align_jax.models.fused.KERNELS | 'auto': a kernel
       # that the machine can run, else plain.
       attention='auto',
+      # Whether a backward pass computes each layer anew, instead of storing it.
+      remat=False,
     )
   )
 
@@ -247,8 +249,16 @@ def get_config():
     )
   )
 
-  # Devices: data * fsdp * tensor. A CPU is split into as many.
-  c.mesh = ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1))
+  # Devices: the product of these. A CPU is split into as many.
+  c.mesh = ml_collections.ConfigDict(
+    dict(
+      data=1,  # share the rows of a batch
+      fsdp=1,  # share the rows and, but for sampling, the parameters
+      rollout=1,  # as fsdp in training; in sampling they share each layer
+      context=1,  # share the tokens of each row
+      tensor=1,  # share each layer
+    )
+  )
   c.workers = 0  # processes. 0: one per core on a CPU, else 1
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.

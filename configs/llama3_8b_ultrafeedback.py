@@ -1,7 +1,10 @@
-"""Llama 3 8B on UltraFeedback: eight devices of 80 GB, or as many TPU chips.
+"""Llama 3 8B on UltraFeedback: 64 TPU chips, v5e-64 or v5p-128.
 
   python -m experiments.online_vs_offline \
     --config=configs/llama3_8b_ultrafeedback.py --workdir=runs/llama_uf
+
+It fits either slice by `align fit --config=configs/llama3_8b_ultrafeedback.py
+--topology=v5e-64`.
 
 The instructed checkpoint itself is the reference: no SFT. Batch 128, learning
 rate 5e-7, beta 0.1 and the questions of UltraFeedback are those of the online
@@ -27,18 +30,23 @@ def get_config():
     completion_len=512,
     long_completion='right',
   )
-  c.task.judge.checkpoint = 'Skywork/Skywork-Reward-Llama-3.1-8B-v0.2'
+  c.task.judge.update(
+    checkpoint='Skywork/Skywork-Reward-Llama-3.1-8B-v0.2', batch_size=64
+  )
   c.model.checkpoint = 'meta-llama/Meta-Llama-3-8B-Instruct'
-  c.mesh.fsdp = 8
+  c.model.remat = True
+  c.mesh.update(fsdp=8, rollout=8)
   c.seeds = 1
   c.sft.steps = 0
   c.golden.pairs = 20000
-  c.proxy.update(steps=625, learning_rate=2e-6, num_microbatches=4)
-  c.arm.update(
-    steps=470, batch_size=128, learning_rate=5e-7, num_microbatches=16
-  )
+  c.sft.batch_size = 64
+  c.proxy.update(steps=313, batch_size=64, learning_rate=2e-6)
+  c.proxy.num_microbatches = 1
+  c.arm.update(steps=470, batch_size=128, learning_rate=5e-7)
+  c.arm.num_microbatches = 1
   c.eval.update(samples=2, points=6)
   strengths = sweep((5e-7, 0.01), (5e-7, 0.1))
+  c.arms.rloo = dict(loss='rloo', group_size=4)
   for arm in c.arms.values():
     arm.sweep = strengths
   return c

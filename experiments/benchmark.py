@@ -11,12 +11,14 @@ well, in place of what an earlier run of the same kind wrote there.
 
 import functools
 import importlib.util
+import multiprocessing
 import os
 import sys
+from concurrent import futures
 
 from absl import flags
 
-from align_jax import paths
+from align_jax import hardware, paths
 from experiments import command
 from experiments.pages import markdown
 from experiments.peers import contest, growth, limits, page, workload
@@ -187,7 +189,15 @@ def compare(cfg, workdir):
     machine.close()
 
 
+def check_device(device):
+  """`hardware.check`, in a process that then leaves the device to others."""
+  spawn = multiprocessing.get_context('spawn')
+  with futures.ProcessPoolExecutor(1, spawn) as pool:
+    pool.submit(hardware.check, device).result()
+
+
 def run(cfg, given):
+  check_device(command.DEVICE.value)
   workdir = paths.here(command.WORKDIR.value or 'runs/benchmark').resolve()
   (growth.scaling if SCALING.value else compare)(cfg, workdir)
 

@@ -1,17 +1,17 @@
 """The command line of experiments: flags, a config file, and its overrides."""
 
 import dataclasses
-import importlib.util
 import os
-import pathlib
 import shlex
 import sys
 import textwrap
+import traceback
 
-import numpy as np
 from absl import app, flags, logging
 
+from align_jax import hardware, hosts
 from align_jax.lab import groups, malloc, overrides
+from align_jax.lab.config_file import PREFIX, load, split
 from align_jax.learn import stopping
 
 CONFIG = flags.DEFINE_string('config', None, 'A file of configs/.')
@@ -20,9 +20,28 @@ ONLY = flags.DEFINE_list('only', [], 'Train these arms only.')
 REPORT = flags.DEFINE_bool(
   'report', False, 'Train nothing; write the page from the points there are.'
 )
+DEVICE = flags.DEFINE_enum(
+  'device',
+  'auto',
+  hardware.DEVICES,
+  'What to compute on; auto is the accelerator, if the machine has one.',
+)
+COORDINATOR = flags.DEFINE_string(
+  'coordinator', '', 'HOST:PORT of host 0, of several. A TPU slice knows its.'
+)
+NUM_HOSTS = flags.DEFINE_integer(
+  'num_hosts', 0, 'Number of hosts; 1: this one alone. A TPU slice knows it.'
+)
+HOST = flags.DEFINE_integer(
+  'host', -1, 'Which host this is, from 0. A TPU slice knows it.'
+)
+PORT = flags.DEFINE_integer(
+  'coordinator_port', hosts.PORT, 'Port of host 0 of a TPU slice.'
+)
+WAIT = flags.DEFINE_integer(
+  'wait_for_hosts', hosts.WAIT, 'Seconds in which all hosts must be there.'
+)
 
-PREFIX = '--config.'
-PROFILE = '--profile='
 HELP = """
   --config.FIELD=VALUE           sets a field, e.g. --config.sft.steps=200
   --config.arms.ARM.FIELD=VALUE  sets it for one arm; --config.arms.*.FIELD for
@@ -31,87 +50,6 @@ HELP = """
   --config.arms.ARM=None         drops the arm
   --profile=FIRST:LAST           traces these updates of each run
 """
-
-
-def as_dict(cfg):
-  """A ConfigDict as plain dicts, with numpy's numbers as Python's."""
-  return {k: _plain(v) for k, v in cfg.items()}
-
-
-def _plain(value):
-  if hasattr(value, 'items'):
-    return as_dict(value)
-  if isinstance(value, tuple | list):
-    return type(value)(map(_plain, value))
-  if isinstance(value, np.generic):
-    return value.item()
-  return tuple(value.tolist()) if isinstance(value, np.ndarray) else value
-
-
-def load(path):
-  """The config of a file with `get_config`, as plain dicts.
-
-  Raises:
-    ValueError: there is no such file, or it fails; names the file and line.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    here = sorted(str(p) for p in pathlib.Path('configs').glob('[a-z]*.py'))
-    there = f', expected one such as {", ".join(here)}' if here else ''
-    raise ValueError(f'--config={path}: no such file{there}')
-  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
-  if spec is None:
-    raise ValueError(f'--config={path}: expected a Python file')
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    cfg = as_dict(module.get_config())
-  except Exception as error:
-    what = type(error).__name__
-    raise ValueError(
-      f'--config={path}{_line(error, path)}: {what}: {error}'
-    ) from error
-  return cfg
-
-
-def _line(error, path):
-  """':LINE' where the file failed."""
-  if isinstance(error, SyntaxError):
-    return f':{error.lineno}'
-  lines, trace = [], error.__traceback__
-  while trace:
-    if trace.tb_frame.f_code.co_filename == str(path):
-      lines.append(trace.tb_lineno)
-    trace = trace.tb_next
-  return f':{lines[-1]}' if lines else ''
-
-
-def split(argv):
-  """Splits a command line into flags and overrides [(dotted field, text)].
-
-  Raises:
-    ValueError: an override without a value.
-  """
-  plain, found = [], []
-  for arg in argv:
-    if arg.startswith(PROFILE):
-      first, colon, last = arg.removeprefix(PROFILE).partition(':')
-      if not (first.isdigit() and colon and last.isdigit()):
-        raise ValueError(f'{arg}: expected {PROFILE}FIRST:LAST, two updates')
-      arg = f'{PREFIX}profile=({first}, {last})'
-    if not arg.startswith(PREFIX):
-      plain.append(arg)
-      continue
-    path, equals, text = arg.removeprefix(PREFIX).partition('=')
-    if not equals:
-      raise ValueError(f'{arg}: expected {arg}=VALUE')
-    if path in dict(found):
-      raise ValueError(
-        f'{PREFIX}{path} is given twice, {dict(found)[path]!r} and {text!r}: '
-        'expected one of them'
-      )
-    found.append((path, text))
-  return plain, found
 
 
 def fields_help(cfg, prefix=''):
@@ -130,7 +68,8 @@ def show_help(argv):
   """Prints the module's docstring, its flags, and a config's fields."""
   doc = sys.modules['__main__'].__doc__ or ''
   print(textwrap.dedent(doc).strip(), '\n\nflags:')
-  for flag in (CONFIG, WORKDIR, ONLY, REPORT):
+  of_hosts = COORDINATOR, NUM_HOSTS, HOST, PORT, WAIT
+  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE, *of_hosts):
     print(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
   print(HELP)
   given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
@@ -205,6 +144,7 @@ def start(run, check=groups.check):
         raise ValueError(f'unexpected argument {rest[1]!r}')
       if CONFIG.value is None:
         raise ValueError('--config is required')
+      hardware.choose(DEVICE.value)
       cfg = load(CONFIG.value)
       check(cfg)
       groups.check_families(cfg)
@@ -214,14 +154,35 @@ def start(run, check=groups.check):
       run(cfg, told)
     except stopping.Stopped as error:
       print(f'stopped: {error}. The same command goes on', file=sys.stderr)
+      if hosts.count() > 1:  # a launcher must not take it for a failure
+        hosts.finish()
+        sys.exit(0)
       sys.exit(128 + stopping.answered())
     except (ValueError, OSError) as error:
       if os.environ.get('ALIGN_JAX_TRACEBACK'):
         raise
+      if hosts.count() > 1:
+        hosts.leave(one_line(error).removeprefix('error: '))
       sys.exit(one_line(error))
 
+  def on_hosts(rest):
+    try:
+      guarded(rest)
+    except (Exception, KeyboardInterrupt) as error:
+      if hosts.count() > 1:  # the others would wait for this one
+        traceback.print_exc()
+        hosts.leave(f'{type(error).__name__}: {error}')
+      raise
+
   malloc.keep()
-  app.run(guarded, flags_parser=parse)
+  app.run(on_hosts, flags_parser=parse)
+
+
+def join_hosts():
+  """Joins the hosts that the flags or the TPU slice say."""
+  hosts.start(
+    COORDINATOR.value, NUM_HOSTS.value, HOST.value, PORT.value, WAIT.value
+  )
 
 
 def one_line(error):

@@ -8,7 +8,7 @@ import time
 import jax
 from jax.tree_util import keystr
 
-from align_jax import paths, sharding
+from align_jax import hardware, hosts, judges, paths, sharding
 from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
@@ -23,10 +23,10 @@ from align_jax.lab import (
   stage_checks,
   sweep,
 )
+from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface
 from experiments import command, effects, registration, resume
-from experiments.command import as_dict
 from experiments.resume import finished
 
 __all__ = 'as_dict', 'check', 'experiment', 'main', 'points_of', 'read_points'
@@ -70,20 +70,33 @@ def check(cfg, runs):
 
 def check_mesh(mesh, runs):
   """Batches have to divide over the devices that share them."""
-  ways = mesh['data'] * mesh['fsdp']
+  ways = math.prod(mesh.get(axis, 1) for axis in sharding.RULES['batch'])
   for run in runs:
     sizes = {
       run.where('batch_size'): run.updates.batch_size,
       'arm.batch_size': run.shared.batch_size,
       'sft.batch_size': run.shared.sft.batch_size,
       'proxy.batch_size': run.shared.proxy.batch_size,
+      **_judged(run),
     }
     for name, size in sizes.items():
       if size % ways:
         raise ValueError(
           f'{name}={size}, expected a multiple of the {ways} devices of '
-          f'mesh.data={mesh["data"]} and mesh.fsdp={mesh["fsdp"]}'
+          f'mesh.{", mesh.".join(sharding.RULES["batch"])} together'
         )
+
+
+def _judged(run):
+  """{field: rows at a time} of the published judges that a run asks."""
+  found = {'task.judge': run.shared.task.get('judge')}
+  if run.labels.name == 'judge':
+    found[run.where('judge')] = run.labels.judge
+  return {
+    f'{name}.batch_size': judges.rows_at_once(judge)
+    for name, judge in found.items()
+    if judge and judge.get('checkpoint')
+  }
 
 
 def check_model_on_mesh(model, mesh):
@@ -108,16 +121,18 @@ def check_together(cfg):
 def train_runs(setup, runs, report):
   """Trains one run or several together, and marks them as done."""
   start = time.time()
-  for run in runs:
+  written = runs if hosts.first() else ()
+  for run in written:
     resume.unmark(setup.workdir, run)
   protocol.run_arms(setup, runs, report)
-  for run in runs:
+  for run in written:
     resume.mark(setup.workdir, run, round(time.time() - start, 1))
 
 
 def jobs_of(cfg, runs, workdir):
   """The jobs of all unfinished runs."""
-  todo = [run for run in runs if not finished(workdir, run)]
+  ended = hosts.agree([finished(workdir, run) for run in runs])
+  todo = [run for run, over in zip(runs, ended) if not over]
   if not todo:
     return []
   telemetry = setups.Telemetry(cfg['trackers'], cfg['profile'])
@@ -127,18 +142,20 @@ def jobs_of(cfg, runs, workdir):
 
 def execute(cfg, runs, workdir):
   """Trains all unfinished runs, with a progress bar."""
-  resume.open_workdir(cfg, runs, workdir)
+  if hosts.first():
+    resume.open_workdir(cfg, runs, workdir)
   todo = jobs_of(cfg, runs, workdir)
   if not todo:
     return
-  note_start(workdir)
+  if hosts.first():
+    note_start(workdir)
   meshed = math.prod(cfg['mesh'].values()) > 1
   workers = 1 if meshed else cfg['workers'] or jobs.default_workers()
   schedule.run_all(todo, train_runs, workers)
 
 
 def read_points(workdir, runs):
-  """The points of all finished runs, with their arm, config, seed and budget.
+  """The points of finished runs, with what tells runs apart and their budget.
 
   An arm's name includes its variant's, so no report pools variants. Reweighted
   samples have no budget.
@@ -146,7 +163,7 @@ def read_points(workdir, runs):
   points = []
   for run in runs:
     if finished(workdir, run):
-      keys = dict(arm=run.label, config=run.config, seed=run.seed)
+      keys = dict(arm=run.label, configuration=run.configuration, seed=run.seed)
       keys |= {'variant': run.variant} if run.variant else {}
       keys['kl_mode'] = run.kl.mode
       keys['kl_budget'] = 0.0 if run.pool.how else run.kl.nats
@@ -179,24 +196,47 @@ def versions():
   )
 
 
-def experiment(runs, report, cfg, workdir, only=(), report_only=False):
+def experiment(
+  runs,
+  report,
+  cfg,
+  workdir,
+  only=(),
+  report_only=False,
+  device='auto',
+  start=lambda: None,
+):
   """Checks the config, trains unfinished runs, and reports.
+
+  Of several hosts all train, and host 0 reports.
 
   Args:
     runs: cfg -> a list of runs, see `lab.sweep`.
     report: (points, cfg, workdir) -> text to print. It writes the page.
     only: names of arms to train. (): all.
     report_only: train nothing.
+    device: what to compute on, see `hardware.check`.
+    start: joins the other hosts, see `hosts.start`.
   """
   everything = runs(cfg)
   check(cfg, everything)
   chosen = select(everything, only)
   if not report_only:
+    start()
     with lock.held(workdir, command.command()), stopping.listening():
       sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
-      lock.drop_unfinished(workdir)
-      registration.register(cfg, workdir)
+      hardware.check(device)
+      if hosts.first():
+        lock.drop_unfinished(workdir)
+        registration.register(cfg, workdir)
       execute(cfg, chosen, workdir)
+  if hosts.first():
+    write_report(report, cfg, workdir, everything)
+  hosts.finish()
+
+
+def write_report(report, cfg, workdir, everything):
+  """Reports on all finished runs."""
   resume.say(resume.left_out(workdir, everything))
   points = read_points(workdir, everything)
   if not points:
@@ -219,7 +259,7 @@ def main(runs, report, settle=lambda cfg, given: cfg):
     cfg = settle(cfg, given)
     effects.check(runs, cfg, given)
     workdir = paths.absolute(command.WORKDIR.value)
-    only, report_only = command.ONLY.value, command.REPORT.value
-    experiment(runs, report, cfg, workdir, only, report_only)
+    flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
+    experiment(runs, report, cfg, workdir, *flags, command.join_hosts)
 
   command.start(run)

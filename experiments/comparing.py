@@ -59,7 +59,7 @@ def checked(runs, cfg, about):
   pair = {name: settings[name] for name in ('treatment', 'control')}
   configs = {}
   for run in runs:
-    configs.setdefault(run.label, set()).add(run.config)
+    configs.setdefault(run.label, set()).add(run.configuration)
   for field, name in pair.items():
     if name not in configs:
       raise ValueError(

@@ -104,7 +104,7 @@ def selection(runs, reading, worth, arm):
     ]
   )
   beyond = [
-    run.score[1].mean() - budget - worth[arm, run.config, run.seed]
+    run.score[1].mean() - budget - worth[arm, run.configuration, run.seed]
     for run in runs
     if run.arm == arm
   ]

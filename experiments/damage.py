@@ -31,7 +31,7 @@ from align_jax.files import read_record
 from align_jax.lab import lock, setups, stages, sweep
 from align_jax.learn import batches, checkpoint
 from configs import base, toy
-from experiments import command, common, online_vs_offline
+from experiments import common, online_vs_offline
 
 LOSSLESS = 'points.jsonl', 'metrics.jsonl'  # compared as text
 # Written for people, and read by nothing; or the lock.
@@ -50,7 +50,7 @@ RUN += 'damage.run(damage.small(), paths.path(sys.argv[1]))'
 
 def small():
   """Offline, online, replayed, PPO, held and stopped runs of one seed."""
-  cfg = command.as_dict(base.smoke(toy.get_config()))
+  cfg = common.as_dict(base.smoke(toy.get_config()))
   held = dict(kl_budget=0.01, kl_every=2, kl_samples=1)
   plain = dict(loss_kwargs={'beta': 0.1}, learning_rate=1e-3)
   cfg['arms'] = {

@@ -131,9 +131,9 @@ def stay(gap, names):
     'passage': 'read in passing, on its way to larger KL',
     '': 'not there',
   }
-  if len(set(gap.kinds)) == 1:
-    return f'Both arms are {told[gap.kinds[0]].replace("its", "their")}.'
-  a, b = (told[kind] for kind in gap.kinds)
+  if len(set(gap.reached)) == 1:
+    return f'Both arms are {told[gap.reached[0]].replace("its", "their")}.'
+  a, b = (told[how] for how in gap.reached)
   return f'{first} is {a}; {second} is {b}.'
 
 
@@ -154,7 +154,7 @@ def updates(comparison, names):
 
 
 def turns(comparison, names):
-  """Sentences on sign changes of the difference, for each kind of reading.
+  """Sentences on sign changes of the difference, by how budgets were reached.
 
   A held reading and one in passing differ in more than the KL, so they are not
   mixed.
@@ -162,17 +162,17 @@ def turns(comparison, names):
   first, second = (comparison.readings[name] for name in names)
   difference = comparison.difference(*names)
   told = []
-  for kind in ('held', 'stopped', 'plateau', 'passage'):
+  for how in ('held', 'stopped', 'plateau', 'passage'):
     at = [
       k
       for k in range(len(comparison.budgets))
-      if first.kind(k) == second.kind(k) == kind
+      if first.reached(k) == second.reached(k) == how
     ]
     crossed = frontier.crossings(
       [difference[k] for k in at], comparison.budgets[at]
     )
     told += [
-      f'The sign turns between {low:g} and {high:g} nats ({kind}), by '
+      f'The sign turns between {low:g} and {high:g} nats ({how}), by '
       'intervals that hold together over the budgets.'
       for low, high in crossed
     ]

@@ -7,7 +7,7 @@ import numpy as np
 from align_jax.compare import readings
 from align_jax.compare.report import MISSING, show
 
-# {kind of a value, see `readings.Reading.kind`: (mark, explanation)}.
+# {how a budget was reached, see `Reading.reached`: (mark, explanation)}.
 MARKS = {
   'held': ('●', 'held at this KL by its control'),
   'stopped': ('◑', 'stopped at this KL, on its way'),
@@ -21,19 +21,19 @@ MARKS = {
 
 def marked(comparison, name, k):
   """An arm at a budget: '● 1.23 [1.10, 1.35]'."""
-  kind = comparison.readings[name].kind(k)
+  how = comparison.readings[name].reached(k)
   value = show(comparison.table[name][k])
-  return f'{MARKS[kind][0]} {value}' if kind else value
+  return f'{MARKS[how][0]} {value}' if how else value
 
 
 def key(comparison, names=None):
   """One sentence that explains the marks that these arms have."""
-  kinds = {
-    comparison.readings[name].kind(k)
+  found = {
+    comparison.readings[name].reached(k)
     for name in names or comparison.arms
     for k in range(len(comparison.budgets))
   }
-  told = [f'{mark} {text}' for k, (mark, text) in MARKS.items() if k in kinds]
+  told = [f'{mark} {text}' for k, (mark, text) in MARKS.items() if k in found]
   return f'{"; ".join(told)}.' if told else ''
 
 
@@ -57,7 +57,7 @@ def column_budgets(comparison, shown):
   """
   every = range(len(comparison.budgets))
   read = comparison.readings.values()
-  held = lambda k: any(r.kind(k) in ('held', 'stopped') for r in read)
+  held = lambda k: any(r.reached(k) in ('held', 'stopped') for r in read)
   near = lambda k: np.isclose(comparison.budgets[k], shown).any()
   return [k for k in every if near(k) or held(k)] or list(every)
 
@@ -146,7 +146,7 @@ def csv_table(comparison, differences, references=()):
     row += [show(d[k], sign=True) for d in differences.values()]
     for name in trained:
       reading = comparison.readings[name]
-      kind, left = reading.kind(k), reading.to_come[:, k].mean()
-      row += [kind, f'{left:.2f}' if kind and math.isfinite(left) else '']
+      how, left = reading.reached(k), reading.to_come[:, k].mean()
+      row += [how, f'{left:.2f}' if how and math.isfinite(left) else '']
     rows.append(row)
   return header, rows

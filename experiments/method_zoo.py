@@ -187,7 +187,7 @@ def rise_table(points):
   runs = {}
   for p in points:
     if 'gold_samples' in p:
-      runs.setdefault((p['arm'], p['config'], p['seed']), []).append(p)
+      runs.setdefault((p['arm'], p['configuration'], p['seed']), []).append(p)
   by_arm = {}
   for (arm, config, _), run in runs.items():
     run.sort(key=lambda p: p['step'])

@@ -96,7 +96,7 @@ def write_tables(workdir, points, header, rows):
 
 def what_an_arm_is(comparison, noun='arm'):
   """One sentence: an arm is a configuration, or the best of several."""
-  if all(len(arm.configs) == 1 for arm in comparison.arms.values()):
+  if all(len(arm.configurations) == 1 for arm in comparison.arms.values()):
     return f'Each {noun} is one configuration.'
   return (
     f'Each {noun} is the best of its configurations at each KL, chosen on one '

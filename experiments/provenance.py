@@ -54,7 +54,7 @@ def used(cfg, runs, points, shown=()):
   def those(cfg):
     try:
       every = runs(cfg)
-      return [r for r in every if (r.label, r.config, r.seed) in there]
+      return [r for r in every if (r.label, r.configuration, r.seed) in there]
     except (KeyError, ValueError):
       return None
 

@@ -49,7 +49,8 @@ def main_budget(comparison, names, columns):
   It is the budget where most methods were held. If none was held, it is the one
   that most methods reached. The largest wins a tie.
   """
-  held = lambda k: sum(comparison.readings[n].kind(k) == 'held' for n in names)
+  readings = [comparison.readings[name] for name in names]
+  held = lambda k: sum(r.reached(k) == 'held' for r in readings)
   there = lambda k: sum(bool(comparison.table[n][k]) for n in names)
   return max(columns, key=lambda k: (held(k), there(k), k))
 

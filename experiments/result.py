@@ -76,7 +76,7 @@ class Result:
 def comparable(comparison, names):
   """Whether all arms have points, for equal numbers of configurations."""
   arms = [comparison.arms.get(name) for name in names]
-  return all(arms) and len({len(arm.configs) for arm in arms}) == 1
+  return all(arms) and len({len(arm.configurations) for arm in arms}) == 1
 
 
 def work_out(points, cfg, workdir, about, every):

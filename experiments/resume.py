@@ -37,11 +37,13 @@ FREE = {
   'microbatch_tokens',
   'proxy.num_microbatches',
   'eval.first_step',
+  'model.remat',
   'eval.points',
 }
 
 
-RENAMED = {'slots': 'rows_at_once'}  # {name in earlier versions: name now}
+# {name in earlier versions: name now}
+RENAMED = {'slots': 'rows_at_once', 'config': 'configuration'}
 
 
 def shared_settings(cfg):
@@ -266,7 +268,8 @@ def say(lines):
 
 def settings_of(run):
   """The settings to keep beside a run's points."""
-  own = dict(arm=run.arm, config=run.config, seed=run.seed, name=run.name)
+  names = 'arm', 'configuration', 'seed', 'name'
+  own = {name: getattr(run, name) for name in names}
   return {**run.flat, **own, 'keep_log': run.keep_log}
 
 

@@ -139,7 +139,7 @@ def training_lines(points, strong=()):
   by_arm = {}
   for p in trained(points):
     runs = by_arm.setdefault(p['arm'], {})
-    runs.setdefault((p['config'], p['seed']), []).append(p)
+    runs.setdefault((p['configuration'], p['seed']), []).append(p)
   colours = colours_of(list(by_arm), strong)
   return {
     label: [

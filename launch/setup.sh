@@ -1,42 +1,29 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: goes to the repository's root and makes .venv.
-# PYTHON=/path/to/python3 chooses the interpreter.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-      2>/dev/null; then
-      echo "$candidate"
-      return
-    fi
-  done
-  echo "error: Python 3.11 or newer is needed; found" \
-    "$(${PYTHON:-python3} --version 2>&1 || echo none)." \
-    "Install it, or set PYTHON=/path/to/python3." >&2
-  return 1
-}
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+source launch/python.sh
 
 # All that .venv is made of: a change of any of these installs again.
 wanted() {
   cat requirements.txt requirements/*.txt
+  jax_of_machine
+}
+
+# 'jax[tpu]', 'jax[cuda12]' or 'jax', by what the machine has.
+jax_of_machine() {
+  .venv/bin/python -m align_jax.hardware
 }
 
 install() {
-  local python stamp=.venv/installed
-  if wanted | cmp -s - "$stamp"; then
+  local jax stamp=.venv/installed
+  if [[ -x .venv/bin/python ]] && wanted | cmp -s - "$stamp"; then
     return
   fi
-  python=$(find_python) || return 1
-  "$python" -m venv .venv || {
-    echo "error: '$python -m venv' failed; on Debian and Ubuntu install" \
-      "the package python3-venv." >&2
-    return 1
-  }
-  echo "installing requirements.txt into .venv (once) ..." >&2
+  make_venv .venv && jax=$(jax_of_machine) || return 1
+  echo "installing requirements.txt and $jax into .venv (once) ..." >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --requirement requirements.txt || {
+    --requirement requirements.txt "$jax" || {
     echo "error: pip could not install requirements.txt (its message is" \
       "above); is the network up?" >&2
     return 1

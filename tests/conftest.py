@@ -62,24 +62,31 @@ def emptied():
   gc.collect()
 
 
-@pytest.fixture
-def lowered():
-  """Names of the programs that jax lowers, as it does; empty it to begin anew.
-
-  What a jitted function says of the size of its cache is no count of them: in a
-  long process others push its entries out.
-  """
+@pytest.fixture(scope='session')
+def all_lowered():
+  """Names of the programs that jax lowers, from the first use on."""
   names = []
 
   def listen(event, seconds, fun_name='', **_):
     if event.endswith('jaxpr_to_mlir_module_duration'):
       names.append(fun_name)
 
+  # For good: jax 0.7 has no public way to end it.
   jax.monitoring.register_event_duration_secs_listener(listen)
-  jax.jit(lambda x: x + len(names))(0)
-  assert names.pop()  # it does listen
-  yield names
-  jax.monitoring.unregister_event_duration_listener(listen)
+  return names
+
+
+@pytest.fixture
+def lowered(all_lowered):
+  """Names of the programs that jax lowers, as it does; empty it to begin anew.
+
+  What a jitted function says of the size of its cache is no count of them: in a
+  long process others push its entries out.
+  """
+  all_lowered.clear()
+  jax.jit(lambda x: x + 1)(0)
+  assert all_lowered.pop()  # it does listen
+  return all_lowered
 
 
 @pytest.fixture(scope='session')

@@ -36,7 +36,7 @@ def point(arm, config, seed, held, step, kl, gold):
   ]
   return dict(
     arm=arm,
-    config=config,
+    configuration=config,
     seed=seed,
     kl_budget=held,
     step=step,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax.models import cache
+from align_jax.models import cache, transformer
 from align_jax.policy import sampling
 from align_jax.tools import cache_cost
 
@@ -43,6 +43,27 @@ def test_a_coarse_cache_costs_little_and_says_its_own_logps(
     assert max(away.max(), off.max()) < 1e-5
   else:  # where the last bit rounds one of 127 steps the other way, a little
     assert off.mean() > 1e-4 and away.mean() < 0.1 * off.mean()
+
+
+@pytest.mark.parametrize('name', ['float32', 'int8'])
+def test_a_scan_over_layers_decodes_the_same(
+  name, config, params, prompts, monkeypatch
+):
+  """As accelerators decode large models, all rows at once or a few."""
+
+  def draw(**kwargs):
+    f = sampling.sample_many if kwargs else sampling.sample
+    more = dict(config=config, group_size=2, max_new_tokens=6, eos_id=1)
+    f = functools.partial(f, cache_dtype=name, **more, **kwargs)
+    return jax.jit(f)(params, *prompts, jax.random.key(0))
+
+  want = draw()
+  monkeypatch.setattr(transformer, '_scans_decoding', lambda c: True)
+  for batch in (draw(), draw(slots=3)):
+    np.testing.assert_array_equal(batch.completions, want.completions)
+    np.testing.assert_allclose(
+      batch.sampler_logps, want.sampler_logps, atol=1e-5
+    )
 
 
 def test_an_unknown_cache_is_refused(config, params, prompts):

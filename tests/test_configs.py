@@ -8,7 +8,9 @@ from align_jax.lab import sweep
 from configs import (
   base,
   hh,
+  llama3_2_1b_ultrafeedback,
   llama3_8b_ultrafeedback,
+  llama3_70b_ultrafeedback,
   pythia_1b_tldr,
   qwen2_5_0_5b_hh,
   sentiment,
@@ -60,7 +62,8 @@ def test_sentiment_runs_under_smoke(tmp_path):
 
 
 MODULES = [toy, sentiment, hh, ultrafeedback]
-MODULES += [pythia_1b_tldr, qwen2_5_0_5b_hh, llama3_8b_ultrafeedback]
+MODULES += [pythia_1b_tldr, qwen2_5_0_5b_hh, llama3_2_1b_ultrafeedback]
+MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 
 
 @pytest.mark.parametrize('module', MODULES)

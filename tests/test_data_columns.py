@@ -158,7 +158,7 @@ def test_what_is_read_already_may_stand_in_another_column_too(tmp_path):
 )
 def test_a_label_of_one_answer_is_read(tmp_path, row):
   (found,), counts = read(tmp_path, row)
-  assert (found.kind, found.rewards) == ('unpaired', [0.0])
+  assert (found.format, found.rewards) == ('unpaired', [0.0])
   assert not counts.ignored and found.completions == [A]
 
 

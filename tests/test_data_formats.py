@@ -94,7 +94,7 @@ HH = '\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:'
 
 
 @pytest.mark.parametrize(
-  'row, name, kind, prompt, completions',
+  'row, name, format, prompt, completions',
   [
     (
       dict(chosen=f'{HH} a', rejected=f'{HH} b'),
@@ -205,14 +205,14 @@ HH = '\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:'
     ),
   ],
 )
-def test_readers(row, name, kind, prompt, completions):
+def test_readers(row, name, format, prompt, completions):
   assert readers.detect_reader(row) == name
   found = example(**row)
 
   def said(text):
     return text if isinstance(text, str) else [m['content'] for m in text]
 
-  assert found.kind == kind and said(found.prompt) == prompt
+  assert found.format == format and said(found.prompt) == prompt
   got = [said(x) for x in found.completions]
   assert got == [x if x in got else [x] for x in completions]
 

@@ -8,6 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted([*ROOT.glob('*.md'), *DOCS.glob('*.md')])
+PAGES.append(ROOT / 'launch' / 'README.md')
 INDEX = (DOCS / 'README.md').read_text()
 LISTED = {
   (DOCS / link).resolve() for link in re.findall(r'\]\(([^)#]+)\)', INDEX)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 
@@ -48,6 +49,19 @@ def test_a_train_step_for_each_loss_and_no_more(workdir):
   assert sorted(key[1] for key in programs) == ['bradley_terry', 'ipo', 'sft']
 
 
+def test_arms_of_several_machines_meet_in_one_workdir(workdir, cfg, tmp_path):
+  """As launch/README.md has it: a workdir for each, then all in one."""
+  arms = 'online', 'offline'
+  for arm in arms:
+    experiment = online_vs_offline.runs, online_vs_offline.report, cfg
+    common.experiment(*experiment, tmp_path / arm, only=[arm])
+    shutil.copytree(tmp_path / arm, tmp_path / 'all', dirs_exist_ok=True)
+  common.experiment(*experiment, tmp_path / 'all', report_only=True)
+  together = [p for p in points(workdir) if p['arm'] in arms]
+  assert {p['arm'] for p in together} == set(arms)
+  assert points(tmp_path / 'all') == together
+
+
 def test_the_page_is_one_file_that_needs_no_network(workdir):
   page = (workdir / 'report.html').read_text()
   drawn = list((workdir / 'figures').glob('*.png'))
@@ -66,7 +80,7 @@ def test_figures_table_and_points_stand_beside_the_page(workdir, cfg):
 
 
 def test_every_run_has_its_points(workdir, cfg):
-  runs = {(p['arm'], p['config'], p['seed']) for p in points(workdir)}
+  runs = {(p['arm'], p['configuration'], p['seed']) for p in points(workdir)}
   assert len(runs) == len(sweep.sweep(cfg))
   assert {p['step'] for p in of_policies(workdir)} == {0, 2, 3, 6}
 

@@ -77,7 +77,8 @@ def tiny(name, folder):
   c.arm.update(steps=2, batch_size=2, num_microbatches=1, warmup_steps=0)
   c.eval.update(samples=1, points=2, pairs=4)
   c.golden.pairs = 4
-  c.mesh.fsdp = 1
+  c.mesh.update(fsdp=1, rollout=1)
+  c.model.remat = False
   c.seeds = 1
   return common.as_dict(c)
 

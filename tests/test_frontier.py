@@ -17,7 +17,7 @@ def make(arm, f, *, config='a', seed=0, kls=(0, 1, 2, 4), noise=0.0):
     points.append(
       dict(
         arm=arm,
-        config=config,
+        configuration=config,
         seed=seed,
         step=step,
         kl_by_prompt=np.full(PROMPTS, k).tolist(),
@@ -63,7 +63,7 @@ def held_at(budget, end, **fields):
 def test_a_held_run_is_read_at_its_last_checkpoint():
   comparison = compare(held_at(2.0, 2.04))
   assert values(comparison.table['arm'])[1] == pytest.approx(2.04)
-  kinds = [comparison.readings['arm'].kind(k) for k in range(3)]
+  kinds = [comparison.readings['arm'].reached(k) for k in range(3)]
   assert kinds == ['passage', 'held', 'plateau']
 
 
@@ -71,9 +71,9 @@ def test_a_run_that_was_stopped_is_not_called_held():
   points = [{**p, 'kl_mode': 'stop'} for p in held_at(2.0, 2.0)]
   comparison = compare(points)
   assert values(comparison.table['arm'])[1] == pytest.approx(2)
-  assert comparison.readings['arm'].kind(1) == 'stopped'
+  assert comparison.readings['arm'].reached(1) == 'stopped'
   held = [{**p, 'kl_mode': 'hold'} for p in held_at(2.0, 2.0)]
-  assert compare(held).readings['arm'].kind(1) == 'held'
+  assert compare(held).readings['arm'].reached(1) == 'held'
 
 
 def test_a_run_that_missed_its_budget_is_missing_there():
@@ -101,7 +101,7 @@ def test_a_value_says_how_much_of_the_run_was_to_come():
   to_come = comparison.readings['arm'].to_come
   np.testing.assert_allclose(to_come, [[0.75, 0.5, 0.25]])
   beyond = compare(make('arm', lambda k: k, kls=(0, 1)))
-  assert beyond.readings['arm'].kind(2) == ''
+  assert beyond.readings['arm'].reached(2) == ''
 
 
 def test_a_known_difference_is_found_within_its_interval():

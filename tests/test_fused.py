@@ -379,10 +379,8 @@ fused.machine = lambda: 'tpu'
 devices = topologies.get_topology_desc('v5e:2x4', 'tpu').devices
 
 def compiled(devices, shape):
-  mesh = jax.sharding.Mesh(
-    __import__('numpy').array(devices).reshape(shape),
-    ('data', 'fsdp', 'tensor'),
-  )
+  sizes = dict(zip(('data', 'fsdp', 'tensor'), shape))
+  mesh = sharding.make_mesh(devices, **sizes)
   on = lambda x, spec: jax.ShapeDtypeStruct(
     x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
   )

@@ -9,17 +9,19 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*ROOT.glob('align_jax/**/*.py'), *ROOT.glob('configs/*.py')]
 # Rooms of align_jax, each below those after it: an import goes down.
-ROOMS = 'values types paths files ops sharding models losses data compare'
-ROOMS = f'{ROOMS} policy learn judges tasks lab tools'.split()
+ROOMS = 'values hardware types paths files ops roll_call hosts sharding models'
+ROOMS = f'{ROOMS} losses data compare policy learn judges tasks lab tools'
+ROOMS = ROOMS.split()
 # Within a room; what is not named here may import all of it.
-NOTHING = 'policy.draw_tokens learn.checkpoint learn.logs compare.intervals'
+NOTHING = 'policy.draw_tokens learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
 NOTHING = f'{NOTHING} learn.metrics learn.finite learn.stopping'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
   'policy.scoring': [],
-  'learn.rewards': [],
+  'learn.rewards': ['batches'],
+  'learn.checkpoint': ['stopping'],
   'learn.step': ['finite'],
   'learn.budget': ['finite'],
   'learn.sources': ['batches', 'speed'],
@@ -76,7 +78,8 @@ def to_local_paths(path):
 
 # What is local wherever a workdir is: this code, a scratch folder, the hub's.
 LOCAL = 'paths lab.protocol models.hf tasks.pair_folder tools.cli '
-LOCAL = f'{LOCAL} tools.measure_import'.split()
+LOCAL = f'{LOCAL} tools.measure_import hardware tasks.folders'
+LOCAL = f'{LOCAL} tools.fit_programs'.split()
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -141,7 +141,7 @@ def test_a_set_has_what_the_held_out_prompts_have(trained):
   for p in points:
     other = p['sets']['train']
     pairs = 'implicit_accuracy chosen_log_ratio rejected_log_ratio'.split()
-    own = {'arm', 'config', 'seed', 'step', 'sets', 'shown', *pairs}
+    own = {'arm', 'configuration', 'seed', 'step', 'sets', 'shown', *pairs}
     assert set(p) - set(other) - own == {'kl_mode', 'kl_budget'}
     assert other['gold_by_prompt'] != p['gold_by_prompt']
   assert 'Gold reward on other prompts' in page

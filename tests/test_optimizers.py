@@ -94,7 +94,7 @@ def run_of(**changes):
 def optimizer_of(run):
   """A run's optimizer, of parameters without a table."""
   stage = types.SimpleNamespace(task=types.SimpleNamespace(model=None))
-  return protocol._optimizer(stage, run)
+  return protocol.optimizer_for(stage, run)
 
 
 def test_an_added_optimizer_is_used_from_a_config(plain, tmp_path):

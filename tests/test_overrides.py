@@ -9,14 +9,20 @@ import pytest
 from align_jax.lab import overrides
 from align_jax.lab.sweep import sweep
 from configs import base, toy
-from experiments import command, effects, method_zoo, online_vs_offline
+from experiments import (
+  command,
+  common,
+  effects,
+  method_zoo,
+  online_vs_offline,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
 def cfg():
-  return command.as_dict(toy.get_config())
+  return common.as_dict(toy.get_config())
 
 
 def after(cfg, *given):
@@ -234,5 +240,5 @@ def test_a_shadowed_override_ends_in_one_line_and_writes_nothing(tmp_path):
 
 
 def test_smoke_configs_still_say_what_they_override():
-  small = command.as_dict(base.smoke(toy.get_config()))
+  small = common.as_dict(base.smoke(toy.get_config()))
   assert checked(small, 'sft.steps=2')['sft']['steps'] == 2

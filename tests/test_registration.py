@@ -178,7 +178,7 @@ def rows(gap, seeds=6, prompts=20):
       for step, kl in enumerate((0.0, 0.5, 4.0)):
         yield dict(
           arm=arm,
-          config='a',
+          configuration='a',
           seed=seed,
           step=step,
           kl_by_prompt=[kl] * prompts,

@@ -110,7 +110,7 @@ def test_a_held_run_is_compared_at_its_budget():
   """By its last checkpoint, if that is near enough, and says so."""
   point = lambda step, kl, gold, arm: dict(
     arm=arm,
-    config='c',
+    configuration='c',
     seed=0,
     step=step,
     kl_by_prompt=[kl] * 4,
@@ -189,7 +189,7 @@ def test_the_zoo_is_the_whole_family():
   assert trained == set(LOSSES) - set(proxies.PROXIES) - {'sft'}
   for name in cfg['methods']:
     mine = [r for r in runs if r.arm == name and not r.pool.how]
-    assert not mine or len({r.config for r in mine}) >= 4
+    assert not mine or len({r.configuration for r in mine}) >= 4
   assert cfg['seeds'] >= 3
   families = method_zoo.families_of(cfg, list(cfg['methods']))
   assert 'methods' not in families  # each is in a family with a name

@@ -55,14 +55,14 @@ class Gap:
     window: (low, high) nats, as compared.
     asked: the window that was fixed in advance.
     matrix: [S, E], what the estimate is of.
-    kinds: what the values of each of the two arms are, see `Reading.kind`.
+    reached: how each of the two arms reached the budget, see `Reading.reached`.
   """
 
   estimate: Estimate
   window: tuple
   asked: tuple
   matrix: np.ndarray
-  kinds: tuple
+  reached: tuple
 
 
 class Comparison:
@@ -125,7 +125,7 @@ class Comparison:
     return self._row(values)
 
   def _require_equal(self, *names: str) -> None:
-    sizes = {name: len(self.arms[name].configs) for name in names}
+    sizes = {name: len(self.arms[name].configurations) for name in names}
     check_equal(sizes, [names])
 
   def rank_sets(
@@ -191,7 +191,7 @@ class Comparison:
       (float(compared[0]), float(compared[-1])),
       tuple(window),
       matrix,
-      (a.kind(middle), b.kind(middle)),
+      (a.reached(middle), b.reached(middle)),
     )
 
   def at_equal_steps(self, first: str, second: str) -> list[tuple]:

@@ -39,7 +39,7 @@ INK, SOFT, LINE, WINDOW, PAPER = (
 )
 SERIES = [light for name, (light, _) in THEME.items() if name[0] == 's'][1:]
 
-# kind of a value: what fills its marker
+# how the budget of a value was reached: what fills its marker
 FILLED = {
   'held': 'full',
   'stopped': 'right',
@@ -77,7 +77,7 @@ class Line:
   """One named line; nan where it is not known.
 
   Attributes:
-    kinds: per point a kind of `FILLED`, or ''; (): no markers.
+    reached: per point a name in `FILLED`, or ''; (): no markers.
     low, high: its interval, drawn where given.
     strong: whether it is what the figure is about.
     dashed: whether it is there for reference.
@@ -87,7 +87,7 @@ class Line:
   x: np.ndarray
   y: np.ndarray
   colour: str
-  kinds: tuple = ()
+  reached: tuple = ()
   low: np.ndarray | None = None
   high: np.ndarray | None = None
   strong: bool = False
@@ -127,18 +127,19 @@ def lines_of(
   lines = []
   for name, row in comparison.table.items():
     x = comparison.budgets if across is None else values(across[name])
-    kinds = tuple(comparison.readings[name].kind(k) for k in range(len(row)))
+    reading = comparison.readings[name]
+    reached = tuple(map(reading.reached, range(len(row))))
     y, low, high = (values(row, part) for part in ('value', 'low', 'high'))
     if origin and across is None and np.isfinite(y).any():
       x, y, low, high = (np.r_[0.0, a] for a in (x, y, low, high))
-      kinds = '', *kinds
+      reached = '', *reached
     lines.append(
       Line(
         name,
         x,
         y,
         colours.get(name, SOFT),
-        () if name in dashed else kinds,
+        () if name in dashed else reached,
         low if name in strong else None,
         high if name in strong else None,
         name in strong,
@@ -228,8 +229,8 @@ def draw(axes: Axes, lines: Iterable[Line]) -> None:
       zorder=over,
     )
     draw_interval(axes, line)
-    for kind, fill in FILLED.items():
-      at = [i for i, k in enumerate(line.kinds) if k == kind]
+    for how, fill in FILLED.items():
+      at = [i for i, k in enumerate(line.reached) if k == how]
       if at:
         axes.plot(
           line.x[at],

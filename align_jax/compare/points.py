@@ -1,7 +1,7 @@
 """Points: what a checkpoint measured, as a dict, and as a row of points.jsonl.
 
-A point has `arm`, `config`, `seed` and `step`, and for every held-out prompt
-its KL from the reference, `kl_by_prompt`, and its gold reward,
+A point has `arm`, `configuration`, `seed` and `step`, and for every held-out
+prompt its KL from the reference, `kl_by_prompt`, and its gold reward,
 `gold_by_prompt`. Step 0 is the reference itself. Points of reweighed samples
 are those without `gold_samples`.
 """
@@ -25,7 +25,7 @@ from align_jax.values import is_number
 
 Point = dict[str, Any]
 
-KEYS = {'arm': str, 'config': str, 'seed': int, 'step': int}
+KEYS = {'arm': str, 'configuration': str, 'seed': int, 'step': int}
 ARRAYS = 'kl_by_prompt', 'gold_by_prompt'
 
 
@@ -48,8 +48,8 @@ def load(path: pathlib.Path) -> list[Point]:
   for point in points:
     if run_of(point) not in started:
       raise ValueError(
-        f'{path}: {point["arm"]}/{point["config"]} of seed {point["seed"]} has '
-        'no point at step 0, expected the reference there'
+        f'{path}: {point["arm"]}/{point["configuration"]} of seed '
+        f'{point["seed"]} has no point at step 0, expected the reference there'
       )
   return points
 
@@ -100,7 +100,7 @@ def _check(point: Any, where: str) -> None:
 
 
 def run_of(point: Point) -> tuple[str, str, int]:
-  return point['arm'], point['config'], point['seed']
+  return point['arm'], point['configuration'], point['seed']
 
 
 def trained(points: Iterable[Point]) -> list[Point]:
@@ -120,7 +120,7 @@ def references(points: Iterable[Point]) -> list[Point]:
 
 
 def last_points(points: Iterable[Point]) -> dict[tuple[str, str, int], Point]:
-  """The last point of each run: {(arm, config, seed): point}."""
+  """The last point of each run: {(arm, configuration, seed): point}."""
   last: dict[tuple[str, str, int], Point] = {}
   for p in points:
     if p['step'] >= last.get(run_of(p), p)['step']:

@@ -28,7 +28,7 @@ class Curve:
   """One run: C checkpoints, in order of step, on E prompts."""
 
   arm: str
-  config: str
+  configuration: str
   seed: int
   steps: np.ndarray  # int [C]
   kl: np.ndarray  # [C, E]  nats; the first checkpoint is the reference, 0
@@ -47,8 +47,8 @@ def curves(points, score, merit=None):
   """Groups points into curves.
 
   Args:
-    points: dicts with arm, config, seed, step, kl_by_prompt, and kl_budget
-      with kl_mode where the run was held or stopped at one.
+    points: dicts with arm, configuration, seed, step, kl_by_prompt, and
+      kl_budget with kl_mode where the run was held or stopped at one.
     score: point -> one number per prompt.
     merit: the same, of what configurations are chosen by; None: the score.
   Raises:
@@ -56,7 +56,7 @@ def curves(points, score, merit=None):
   """
   runs = {}
   for point in points:
-    key = point['arm'], point['config'], point['seed']
+    key = point['arm'], point['configuration'], point['seed']
     runs.setdefault(key, []).append(point)
   sizes = {len(point['kl_by_prompt']) for point in points}
   if len(sizes) > 1:
@@ -171,7 +171,7 @@ class Reading:
   stopped: np.ndarray
   chosen: list
 
-  def kind(self, index: int) -> str:
+  def reached(self, index: int) -> str:
     """What the values at a budget are.
 
     Returns:
@@ -224,16 +224,16 @@ def put_together(
 
 
 class Arm:
-  """All runs of one arm: `configs` x `seeds`, every cell filled."""
+  """All runs of one arm: `configurations` x `seeds`, every cell filled."""
 
   def __init__(self, name: str, runs: Sequence[Curve]) -> None:
     self.name = name
-    self.configs = list(dict.fromkeys(run.config for run in runs))
+    self.configurations = list(dict.fromkeys(run.configuration for run in runs))
     self.seeds = sorted({run.seed for run in runs})
-    self._runs = {(run.config, run.seed): run for run in runs}
+    self._runs = {(run.configuration, run.seed): run for run in runs}
     missing = [
       (c, s)
-      for c in self.configs
+      for c in self.configurations
       for s in self.seeds
       if (c, s) not in self._runs
     ]
@@ -249,15 +249,15 @@ class Arm:
   def missed(self) -> list[str]:
     """Runs that ended away from where they were to be held: texts."""
     return [
-      f'{self.name}/{config} of seed {seed} was to be held at {run.held:g} '
-      f'nats and ended at {run.kl[-1].mean():.2f}'
-      for (config, seed), run in self._runs.items()
+      f'{self.name}/{configuration} of seed {seed} was to be held at '
+      f'{run.held:g} nats and ended at {run.kl[-1].mean():.2f}'
+      for (configuration, seed), run in self._runs.items()
       if abs(run.kl[-1].mean() - run.held) > HELD_WITHIN * run.held > 0
     ]
 
   def runs_of(self, seed: int) -> list[Curve]:
-    """The curves of a seed, in the order of `configs`."""
-    return [self._runs[config, seed] for config in self.configs]
+    """The curves of a seed, in the order of `configurations`."""
+    return [self._runs[c, seed] for c in self.configurations]
 
   def at(self, budgets: ArrayLike) -> Reading:
     """The arm at each budget: a Reading."""
@@ -279,7 +279,7 @@ class Arm:
       every = np.stack([f(run, budgets) for run in runs])
       return np.stack([every[g, columns] for g in given])
 
-    chosen = [tuple(self.configs[g[k]] for g in given) for k in columns]
+    chosen = [tuple(self.configurations[g[k]] for g in given) for k in columns]
     left, held = of_given(to_come).mean(0), of_given(is_held).all(0)
     stopped = lambda run, budgets: is_held(run, budgets) & run.stopped
     return values, left, held, of_given(stopped).any(0), chosen

@@ -31,7 +31,7 @@ class Encoder(NamedTuple):
 class Encoded(NamedTuple):
   """An example as ids."""
 
-  kind: str
+  format: str
   prompt: list[int]  # BOS in front
   completions: list[list[int]]  # G, each with the EOS at its end
   masks: list[list[bool]]  # per completion: the tokens that a loss may touch
@@ -318,7 +318,7 @@ def encode_example(encoder, example):
   found = (ALTERED, not same), (BOUNDARY, apart), (EARLIER, left > 0)
   notes = [note for note, on in found if on]
   return Encoded(
-    example.kind,
+    example.format,
     _with_bos(encoder, prompt, example.where),
     [ids for ids, _, _ in sides],
     [mask for _, mask, _ in sides],

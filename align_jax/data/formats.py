@@ -33,7 +33,7 @@ ASKS = ('user', 'tool')
 class Example(NamedTuple):
   """A prompt with G completions, each with a reward. A prompt alone: G = 0."""
 
-  kind: str  # a name in FORMATS
+  format: str  # a name in FORMATS
   prompt: Any  # str, or list of messages; '' for a whole text
   completions: list  # G of the prompt's type
   rewards: list[float]  # G
@@ -60,7 +60,7 @@ def _prompt(row):
   return text_field(row, 'prompt')
 
 
-def _example(kind, row, prompt, completions, rewards):
+def _example(format, row, prompt, completions, rewards):
   if isinstance(prompt, list) and completions:
     check_marks(row, prompt, False)
     for side in completions:
@@ -69,7 +69,7 @@ def _example(kind, row, prompt, completions, rewards):
   if tools and isinstance(prompt, list):
     prompt = nested.without_filled(prompt, tools)
     completions = [nested.without_filled(x, tools) for x in completions]
-  return Example(kind, prompt, completions, rewards, place(row), tools)
+  return Example(format, prompt, completions, rewards, place(row), tools)
 
 
 def text(row):

@@ -53,6 +53,12 @@ def knobs(kind):
   return list(inspect.signature(JUDGES[kind]).parameters)[1:]
 
 
+def rows_at_once(settings):
+  """Rows that a config's `judge` reads at a time."""
+  known = inspect.signature(JUDGES[settings['kind']]).parameters
+  return settings.get('batch_size', known['batch_size'].default)
+
+
 def as_reward(judge, decode):
   """Batch -> f32 [B]: scores, or mean chances to beat the rest of the group.
 

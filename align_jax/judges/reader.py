@@ -28,13 +28,14 @@ def open_reader(folder, head, template, dtype, max_length, date=None):
   """
   folder = hf.fetch(folder)
   # A judge's chances are of all ids that it has, as transformers has them.
-  model = hf.load(
-    folder,
-    dtype=dtype,
-    activations=dtype,
-    max_length=max_length,
-    no_tokens=(),
-  )
+  with sharding.alone():  # each host scores rows of its own
+    model = hf.load(
+      folder,
+      dtype=dtype,
+      activations=dtype,
+      max_length=max_length,
+      no_tokens=(),
+    )
   if model.config.head != head:
     raise ValueError(
       f'{folder}: config.json has architectures='

@@ -3,6 +3,7 @@
 import dataclasses
 
 from align_jax.lab.fields import (
+  added,
   build,
   count,
   field,
@@ -71,6 +72,8 @@ class Report:
 class Mesh:
   data: int = count()
   fsdp: int = count()
+  rollout: int = added(count(), 1)
+  context: int = added(count(), 1)
   tensor: int = count()
 
 

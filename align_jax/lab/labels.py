@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_jax import judges
+from align_jax import hosts, judges
 from align_jax.files import read_record
 from align_jax.learn import rewards
 from align_jax.learn.rewards import REWARDS
@@ -62,7 +62,7 @@ LABELS = {
 
 def of_reference(stage, reward):
   """The reward standardised by the reference's mean and standard deviation."""
-  values = np.asarray(reward(stage.pairs), np.float64)
+  values = np.float64(hosts.fetch(reward(stage.pairs)))
   if not values.std():
     raise ValueError(
       "reward_scale='reference': all samples of the reference score "

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import tasks
+from align_jax import hosts, tasks
 from align_jax.lab.streams import NOISE, OPPONENTS, stream
-from align_jax.learn import batches, finite
+from align_jax.learn import batches, finite, stopping
 from align_jax.policy.programs import policy_programs, sampler
 
 
@@ -22,6 +22,7 @@ def sample_parts(task, params, prompts, key, size, group_size, finish):
   """
   draw, parts = sampler(task, group_size), []
   for start in range(0, len(prompts), size):
+    stopping.check(f'while the reference answers {len(prompts)} prompts')
     # The last batch wraps around, so all batches have one shape.
     rows = np.arange(start, start + size) % len(prompts)
     batch = draw(params, *prompts[rows], jax.random.fold_in(key, start))
@@ -40,7 +41,7 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
 
   def labelled(batch):
     gold = finite.check_scores('gold, of golden pairs', task.gold(batch))
-    gold = np.asarray(gold).reshape(-1, 2)
+    gold = hosts.fetch(gold).reshape(-1, 2)
     labels = 0.5 + 0.5 * np.sign(gold - gold[:, ::-1])
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
     return annotate(params, batch)

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops
 from align_jax.compare import reweigh
 from align_jax.lab.labels import reward_of
 from align_jax.lab.streams import POOL, stream
-from align_jax.learn import finite
+from align_jax.learn import finite, stopping
 from align_jax.learn.logs import Writer
 from align_jax.policy.programs import sampler
 
@@ -34,6 +34,7 @@ def draw_pool(stage, reward, size, group_size):
   draw = sampler(task, group_size)
   parts = []
   for start in range(0, size, group_size):
+    stopping.check(f'while a pool of {size} samples is drawn')
     key = jax.random.fold_in(stream(stage.seed, POOL), start)
     batch = draw(stage.reference, *task.eval_prompts[:], key)
     ops.require_own_samples(batch)
@@ -43,5 +44,6 @@ def draw_pool(stage, reward, size, group_size):
       stage.proxy(batch),
       batch.sampler_logps.sum(1),
     )
-    parts.append([np.asarray(x).reshape(-1, group_size) for x in columns])
+    columns = hosts.fetch(columns)
+    parts.append([x.reshape(-1, group_size) for x in columns])
   return reweigh.Pool(*(np.concatenate(x, 1) for x in zip(*parts)))

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import tempfile
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.lab import grouping
 from align_jax.lab.arms import make_source, sources_of
 from align_jax.lab.forwards import forward_of
@@ -43,10 +43,10 @@ def run_arm(setup, run, report=silent):
   stage = prepare(setup, run.seed)
   if run.pool.how:
     return reweigh_arm(stage, run)
-  forward, reads_anchors = _forward(stage, run)
+  forward, reads_anchors = forward_for(stage, run)
   state = _start(stage, run)
   source = make_source(stage, run)
-  train_step = _train_step(stage, run, forward, reads_anchors, state)
+  train_step = train_step_for(stage, run, forward, reads_anchors, state)
   probe = make_probe(setup, stage)
   train(
     stage.folder / run.name,
@@ -93,12 +93,12 @@ def watch_of(stage, run):
   return Watch(logps, own, ends, run.schedule.stop_on)
 
 
-def _forward(stage, run):
+def forward_for(stage, run):
   model, needs = stage.task.model, needs_of(run.loss)
   return forward_of(model, needs, run.teacher, run.lora)
 
 
-def _optimizer(stage, run):
+def optimizer_for(stage, run):
   updates = run.updates.num_epochs * run.updates.num_minibatches
   model, steps = stage.task.model, run.schedule.steps
   critic = run.critic.warmup if 'values' in needs_of(run.loss) else 0
@@ -106,11 +106,11 @@ def _optimizer(stage, run):
 
 
 def _start(stage, run):
-  return start_of(stage, run, _optimizer(stage, run))
+  return start_of(stage, run, optimizer_for(stage, run))
 
 
-def _train_step(stage, run, forward, reads_anchors, state):
-  tx = _optimizer(stage, run)
+def train_step_for(stage, run, forward, reads_anchors, state):
+  tx = optimizer_for(stage, run)
   return train_step_of(forward, run.loss, tx, state, run.updates, reads_anchors)
 
 
@@ -145,7 +145,8 @@ def budget_of(stage, run):
   def measure(params):
     params = view_of(stage)(params)
     batch = draw(params, *task.eval_prompts[:], key)
-    return float(kls(params, stage.reference, batch)[0].sum(1).mean())
+    kl = kls(params, stage.reference, batch)[0].sum(1).mean()
+    return hosts.agree(float(kl))
 
   stop = run.kl.mode == 'stop'
   return budgets.Budget(run.kl.nats, stop, run.kl.every, measure)
@@ -196,9 +197,9 @@ def run_together(setup, runs, report=silent):
   """
   first = runs[0]
   stage = prepare(setup, first.seed)
-  forward, reads_anchors = _forward(stage, first)
+  forward, reads_anchors = forward_for(stage, first)
   states = [_start(stage, run) for run in runs]
-  step = _train_step(stage, first, forward, reads_anchors, states[0])
+  step = train_step_for(stage, first, forward, reads_anchors, states[0])
   probe, number = make_probe(setup, stage), range(len(runs))
   state = train(
     stage.folder / grouping.directory(runs),

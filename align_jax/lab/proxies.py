@@ -4,9 +4,8 @@ import dataclasses
 import functools
 
 import jax
-import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops
 from align_jax.lab.pairs import sample_opponents
 from align_jax.lab.placing import on_mesh, replicated, start_state
 from align_jax.lab.steps import numbers, optimizer, train_step_of
@@ -35,8 +34,9 @@ def bag_of_words(task, key, reference):
 def from_reference(task, key, reference):
   """The SFT policy with a scalar head, the usual start of reward models."""
   config = dataclasses.replace(task.model, head='scalar')
-  params = {**of(config).init(key, config)}
-  params |= {k: v for k, v in reference.items() if k != 'head'}
+  # Jitted, so that what the reference has is not drawn at all.
+  head = jax.jit(lambda key: of(config).init(key, config)['head'])(key)
+  params = {**reference, 'head': head}
   return scorer(config), params, of(config).axes(config)
 
 
@@ -153,5 +153,5 @@ def make_proxy(setup, task, seed, reference, pairs, report):
 
 def pair_accuracy(reward, pairs):
   """Share of the pairs that the reward orders like their labels."""
-  by_pair = lambda x: ops.by_group(np.asarray(x), 2)
+  by_pair = lambda x: ops.by_group(hosts.fetch(x), 2)
   return ranking_accuracy(by_pair(reward(pairs)), by_pair(pairs.rewards))

@@ -5,15 +5,15 @@ import hashlib
 import jax
 import numpy as np
 
-from align_jax import paths
-from align_jax.learn import batches
+from align_jax import hosts, paths
+from align_jax.learn import batches, stopping
 
 
 def content_hash(name, *trees):
   """Hash of a name and of all arrays, with their shapes and tree paths."""
   digest = hashlib.sha256(name.encode())
   for path, leaf in jax.tree.leaves_with_path(trees):
-    leaf = np.asarray(leaf)
+    leaf = hosts.fetch(leaf)
     head = jax.tree_util.keystr(path), leaf.dtype.name, leaf.shape
     digest.update(repr(head).encode())
     digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
@@ -34,7 +34,10 @@ def annotated(data, ref_params, annotate, *, config, folder, batch_size):
   content = content_hash(name, ref_params, data)
 
   def make():
-    parts = [annotate(ref_params, x) for x in batches.chunks(data, batch_size)]
+    parts = []
+    for part in batches.chunks(data, batch_size):
+      stopping.check('while the reference scores fixed data')
+      parts.append(annotate(ref_params, part))
     return batches.take(batches.concatenate(parts), np.arange(data.num_prompts))
 
   return batches.cached(paths.path(folder) / f'{content}.npz', make)

@@ -4,7 +4,7 @@ import sys
 
 import tqdm
 
-from align_jax import tasks
+from align_jax import hosts, tasks
 from align_jax.lab import grouping, jobs, protocol, setups, stages
 from align_jax.lab.jobs import Job
 
@@ -142,7 +142,11 @@ class Progress:
     # A terminal gets a live bar, a log file a line every 15 seconds.
     slow = {} if sys.stderr.isatty() else {'mininterval': 15, 'ascii': True}
     self._bar = tqdm.tqdm(
-      total=sum(self._steps.values()), unit='step', smoothing=0.02, **slow
+      total=sum(self._steps.values()),
+      unit='step',
+      smoothing=0.02,
+      disable=not hosts.first(),
+      **slow,
     )
 
   def __enter__(self):

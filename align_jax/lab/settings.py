@@ -267,7 +267,7 @@ class Run:
   Attributes:
     variant: name of its variant. '': the experiment has none.
     arm: name of its arm.
-    config: label that distinguishes it from the arm's other configurations.
+    configuration: label that distinguishes it from the arm's others.
     seed: an int.
     shared: settings shared by all runs of its variant and seed.
     keep_log: whether another run replays its batches.
@@ -276,7 +276,7 @@ class Run:
 
   variant: str = given()
   arm: str = given()
-  config: str = given()
+  configuration: str = given()
   seed: int = given()
   shared: Shared = given()
   keep_log: bool = given()
@@ -297,7 +297,7 @@ class Run:
   @property
   def name(self):
     """Name of the run, unique within its variant and seed."""
-    return f'{self.arm}/{self.config}'
+    return f'{self.arm}/{self.configuration}'
 
   @property
   def label(self):
@@ -321,10 +321,10 @@ class Run:
   def but(self, **values):
     """A copy with other values of its config's fields or of its attributes.
 
-    `name` sets arm and config: 'ARM/CONFIG'.
+    `name` sets arm and configuration: 'ARM/CONFIGURATION'.
     """
     if 'name' in values:
-      values['arm'], values['config'] = values.pop('name').split('/', 1)
+      values['arm'], values['configuration'] = values.pop('name').split('/', 1)
     own = {k: values.pop(k, getattr(self, k)) for k in GIVEN}
     return build(Run, {**self.flat, **values}, self.where, **own)
 

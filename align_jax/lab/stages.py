@@ -7,7 +7,7 @@ continues from the last checkpoint of what it has not.
 import dataclasses
 from collections.abc import Callable
 
-from align_jax import paths, tasks
+from align_jax import hosts, paths, tasks
 from align_jax.files import write_record
 from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
@@ -93,10 +93,11 @@ def _prepare(setup, seed, report):
   later = lambda done, info: report(shared.sft.steps + done, info)
   proxy = make_proxy(setup, task, seed, reference, pairs, later)
   path = setup.folder('proxy', seed) / 'proxy.json'
-  if not path.exists():
+  if not hosts.agree(path.exists()):
     both = {'golden': pairs, 'held_out': held_out}
     accuracy = {k: pair_accuracy(proxy[0], x) for k, x in both.items()}
-    write_record(path, accuracy)
+    if hosts.first():
+      write_record(path, accuracy)
   folder = setup.workdir / setup.variant / f'seed{seed}'
   return Stage(folder, seed, task, reference, pairs, held_out, *proxy)
 

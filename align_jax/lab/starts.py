@@ -3,8 +3,8 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
+from align_jax import hosts
 from align_jax.lab.arms import sources_of
 from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
@@ -24,6 +24,13 @@ def start_of(stage, run, tx):
   Args:
     tx: the run's optimizer.
   """
+  params, axes = trained_of(stage, run)
+  anchors = anchors_of(stage, run, params)
+  return start_state(params, tx, axes, anchors, stats_of(run))
+
+
+def trained_of(stage, run):
+  """The parameters that a run trains, before its first step, and their axes."""
   params, axes = stage.reference, of(stage.task.model).axes(stage.task.model)
   if run.lora.rank:
     params, own_axes = adapters_of(stage, run.lora)
@@ -31,8 +38,7 @@ def start_of(stage, run, tx):
   if 'values' in needs_of(run.loss):
     critic, critic_axes = critic_of(stage, run)
     params, axes = {**params, **critic}, {**axes, **critic_axes}
-  anchors = anchors_of(stage, run, params)
-  return start_state(params, tx, axes, anchors, stats_of(run))
+  return params, axes
 
 
 def needs_of(loss):
@@ -89,8 +95,8 @@ def scale_of(stage, labels, config):
   """
   if LABELS[labels.name].reads_state:  # unknown before training
     return 1.0
-  scores = np.asarray(scorer(config)(stage.proxy_params, stage.pairs))
-  rewards = np.asarray(reward_of(stage, labels)(stage.pairs))
+  scores = hosts.fetch(scorer(config)(stage.proxy_params, stage.pairs))
+  rewards = hosts.fetch(reward_of(stage, labels)(stage.pairs))
   if not (scores.std() and rewards.std()):
     return 1.0
   return float(rewards.std() / scores.std())

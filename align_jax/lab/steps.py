@@ -14,6 +14,11 @@ from align_jax.losses import LOSSES
 _train_steps = {}
 
 
+def forget():
+  """Drops the train steps, which keep the shardings of their first state."""
+  _train_steps.clear()
+
+
 def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
   """The train step of a loss. `numbers` gives the hyper-parameters it traces.
 
@@ -28,12 +33,14 @@ def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
   words = _words(loss)
   split = {k: v for k, v in vars(updates).items() if k != 'batch_size'}
   key = forward, loss.name, tuple(words.items()), tx, tuple(split.values())
+  meshed = not jax.sharding.get_abstract_mesh().empty
+  if meshed:  # the step keeps the shardings of one structure
+    key += (jax.tree.structure(state.replace(anchors={})),)
   if key not in _train_steps:
 
     def prepare(outputs, batch, hparams):
       return losses.prepared(loss.name, outputs, batch, {**hparams, **words})
 
-    meshed = not jax.sharding.get_abstract_mesh().empty
     _train_steps[key] = step.make_train_step(
       forward,
       functools.partial(LOSSES[loss.name], **words),

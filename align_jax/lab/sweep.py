@@ -71,8 +71,8 @@ def _check_names(runs):
     folder = run.variant, run.seed, run.name
     if folder in folders:
       raise ValueError(
-        f'arms.{run.arm}.sweep: two entries are both {run.config!r}, expected '
-        'entries that differ in their first six digits'
+        f'arms.{run.arm}.sweep: two entries are both {run.configuration!r}, '
+        'expected entries that differ in their first six digits'
       )
     folders.add(folder)
     whose = run.variant, run.arm
@@ -122,7 +122,7 @@ def _run(cfg, arm, entry, seed, **given):
       )
   given |= dict(
     arm=arm,
-    config=label(entry),
+    configuration=label(entry),
     seed=seed,
     keep_log=False,
     set=frozenset(own),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops, paths
+from align_jax import hosts, ops, paths
 from align_jax.types import Batch
 
 # Fields of a Batch by their shape.
@@ -53,6 +53,7 @@ def concatenate(batches):
 
   JAX would compile a program for each number of batches.
   """
+  batches = map(hosts.fetch, batches)
   return jax.tree.map(lambda *xs: np.concatenate(xs), *batches)
 
 
@@ -129,10 +130,22 @@ def load(path):
 def cached(path, make):
   """What is kept at `path`; if nothing is, what `make` returns.
 
-  Of several processes that ask at once one makes it, and the others wait.
+  Of several processes that ask at once one makes it, and the others wait. Of
+  several hosts all make it, and host 0 keeps it.
   """
-  if not path.exists():
+  if hosts.count() > 1:
+    _make_on_all(path, make)
+  elif not path.exists():
     with paths.alone(path):
       if not path.exists():
         save(path, make())
   return load(path)
+
+
+def _make_on_all(path, make):
+  if hosts.agree(path.exists()):
+    return
+  batch = hosts.fetch(make())
+  if hosts.first():
+    save(path, batch)
+  hosts.barrier()

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import damaged, digests, read_record, write_record
+from align_jax.learn.stopping import Stopped
 
 NEWEST, KEPT = 'checkpoints', 'kept'  # folders of a run
 RECORD = 'record.json'  # in a checkpoint: digests of its files and of the logs
@@ -18,7 +19,8 @@ class Checkpoints:
   """The checkpoints under `directory`; keeps the newest ones, or all.
 
   Saving is asynchronous; leaving the `with` block waits for the disk. A
-  checkpoint gets its record of digests once it is on the disk.
+  checkpoint gets its record of digests once it is on the disk. Of several hosts
+  all save and restore, each its own part, and host 0 writes the record.
   """
 
   def __init__(self, directory, max_to_keep=2):
@@ -33,14 +35,17 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, error, *_):
+    if hosts.count() > 1 and error and not issubclass(error, Stopped):
+      return  # another host may never come to save what is under way
     self._manager.wait_until_finished()
     self.record()
     self._manager.close()
+    hosts.barrier()  # the record is there
 
   def latest_step(self):
     """Number of updates of the newest complete checkpoint, or None."""
-    return self._manager.latest_step()
+    return hosts.agree(self._manager.latest_step())
 
   def save(self, step, state, logs=None):
     """Begins to write a checkpoint.
@@ -55,15 +60,19 @@ class Checkpoints:
     if not self._manager.save(step, args=ocp.args.StandardSave(state)):
       raise RuntimeError(
         f'{self._directory}: checkpoint {step} was not written; the newest is '
-        f'{self.latest_step()}'
+        f'{self._manager.latest_step()}'
       )
     self._unrecorded[step] = logs or {}
 
   def record(self):
-    """Writes the records of checkpoints that are on the disk by now."""
+    """Writes the records of checkpoints that are on the disk by now.
+
+    Raises the error of one that could not be written.
+    """
+    self._manager.check_for_errors()
     if not self._unrecorded or self._manager.is_saving_in_progress():
       return
-    for step, logs in self._unrecorded.items():
+    for step, logs in self._unrecorded.items() if hosts.first() else ():
       folder = self._directory / str(step)
       told = {'files': digests(folder), 'logs': logs}
       write_record(folder / RECORD, told)
@@ -83,14 +92,18 @@ class Checkpoints:
     return jax.tree.map(_as_free, self._manager.restore(step, args=args), state)
 
   def restore_raw(self, step=None):
-    """A checkpoint, or the newest, as nested dicts of arrays, as saved.
+    """A checkpoint, or the newest, as nested dicts of numpy's arrays.
+
+    Whatever devices had saved it.
 
     Raises:
       ValueError: the checkpoint is damaged; names the file.
     """
     step = self.latest_step() if step is None else step
     check(self._directory / str(step))
-    return self._manager.restore(step)
+    saved = self._manager.item_metadata(step).tree
+    host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(host))
 
   def _check(self, step, state):
     metadata = self._manager.item_metadata(step).tree
@@ -158,6 +171,12 @@ def check_logs(directory):
 
 def drop_damaged(directory):
   """Removes the checkpoints of a run after the newest sound one."""
+  if hosts.first():
+    _drop_damaged(directory)
+  hosts.barrier()
+
+
+def _drop_damaged(directory):
   folder = paths.path(directory) / NEWEST
   for step in reversed(steps_in(folder)):
     found = wrong(folder / str(step), directory)
@@ -206,7 +225,7 @@ def params_of(directory, step):
     )
   with Checkpoints(there[step], max_to_keep=None) as checkpoints:
     params = checkpoints.restore_raw(step)['params']
-  return jax.tree.map(lambda x: jax.numpy.asarray(np.asarray(x)), params)
+  return jax.tree.map(jax.numpy.asarray, params)
 
 
 def final_params(directory):

@@ -1,8 +1,9 @@
 """Numbers that are none: they stop a run before it keeps what they made."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from align_jax import hosts
 
 # Fields of a point: texts, and a strength that is infinite at the reference.
 UNCHECKED = 'shown', 'beta'
@@ -38,7 +39,7 @@ def check_step(names, step, metrics, rewards):
   right = np.atleast_1d(np.asarray(metrics[FINITE]))
   if right.all():
     return
-  index = int(np.argmin(right))
+  index, rewards = int(np.argmin(right)), hosts.fetch(rewards)
   own = lambda x: np.asarray(x).reshape(len(right), -1)[index]
   told = {k: own(v) for k, v in metrics.items() if k != FINITE}
   wrong = [f'{k}={v[0]:g}' for k, v in told.items() if not np.isfinite(v).all()]
@@ -87,7 +88,7 @@ def check_scores(what, scores):
   Raises:
     NotFinite: says how many are not.
   """
-  bad = int((~np.isfinite(jax.device_get(scores))).sum())
+  bad = int((~np.isfinite(hosts.fetch(scores))).sum())
   if bad:
     raise NotFinite(
       f'{what}: {bad} of {np.size(scores)} scores are infinite or NaN, '

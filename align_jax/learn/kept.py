@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import damaged, read_jsonl, read_record
 from align_jax.learn.checkpoint import KEPT, Checkpoints, steps_in, steps_of
 
@@ -79,7 +79,7 @@ class Kept:
   def __init__(self, directory, keep, step):
     self._folder, self._keep = paths.path(directory) / KEPT, keep
     self._kls = measured(directory) if keep.kls else {}
-    if self._folder.is_dir():
+    if self._folder.is_dir() and hosts.first():
       _drop_after(self._folder, step)
 
   def offer(self, step, params, point=None):
@@ -94,9 +94,8 @@ class Kept:
     if point:
       self._kls[step] = point['kl_seq_nats']
     chosen = {first_beyond(self._kls, kl) for kl in self._keep.kls}
-    if step not in chosen.union(self._keep.steps):
-      return
-    if step not in steps_in(self._folder):
+    due = step in chosen.union(self._keep.steps)
+    if hosts.agree(due and step not in steps_in(self._folder)):
       with Checkpoints(self._folder, max_to_keep=None) as checkpoints:
         checkpoints.save(step, {'params': params})
 

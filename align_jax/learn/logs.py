@@ -2,7 +2,7 @@
 
 import os
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import digest, line, read_jsonl, write_atomically
 
 
@@ -11,15 +11,16 @@ class Writer:
 
   Opening at a step drops the rows after it: a resumed run writes them anew.
   Metrics are converted one call late, so that the device is never waited for.
+  Of several hosts only host 0 writes; the others know its points.
 
   Args:
     trackers: what shows the numbers elsewhere, see `trackers.opened`.
   """
 
   def __init__(self, directory, step, trackers=()):
-    self._files, self.names = {}, [str(directory)]
+    self._files, self.names, self.points = {}, [str(directory)], set()
     self._trackers = trackers
-    for name in ('metrics', 'points'):
+    for name in ('metrics', 'points') if hosts.first() else ():
       path = paths.path(directory) / f'{name}.jsonl'
       # At step 0 nothing is needed, not even what is damaged.
       rows = read_jsonl(path) if step else []
@@ -28,6 +29,7 @@ class Writer:
       self._files[name] = paths.Growing(path)
       if name == 'points':
         self.points = {x['step'] for x in kept}
+    self.points = hosts.agree(self.points)
     self._pending = None
 
   def __enter__(self):
@@ -39,7 +41,8 @@ class Writer:
       file.close()
 
   def _append(self, name, values):
-    self._files[name].write(line(values))
+    if file := self._files.get(name):
+      file.write(line(values))
 
   def _show(self, step, values, group=''):
     named = {

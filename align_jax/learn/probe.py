@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops
 from align_jax.files import listed
 from align_jax.learn.batches import chunks, first_rows
 from align_jax.learn.metrics import Samples
+from align_jax.learn.stopping import check
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 
@@ -19,6 +20,7 @@ from align_jax.types import Batch
 # nothing, and what it has beyond them is rounding of float32. Chosen, not
 # measured.
 TIE_DECIMALS = 4
+EVALUATION = 'in an evaluation'  # when a request to stop came
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +56,12 @@ def pair_statistics(probe, params):
     chosen_log_ratio, rejected_log_ratio: mean log pi - log ref, nats.
   """
   pairs = probe.pairs
-  by_pair = lambda x: ops.by_group(np.asarray(x), 2)
+  by_pair = lambda x: ops.by_group(hosts.fetch(x), 2)
   rewards = by_pair(pairs.rewards)
-  logps = [probe.logps(params, x) for x in chunks(pairs, probe.batch_size)]
+  logps = []
+  for part in chunks(pairs, probe.batch_size):
+    check(EVALUATION)
+    logps.append(hosts.fetch(probe.logps(params, part)))
   logps = np.concatenate(logps)[: len(pairs.rewards)]
   ratios = by_pair(_log_ratios(logps, pairs))
   accuracy = ranking_accuracy(np.round(ratios, TIE_DECIMALS), rewards)
@@ -123,16 +128,19 @@ def measure_on(probe, params, ref_params, prompts, key):
   Returns:
     numbers and lists by name, and the samples: a Batch on the host.
   """
+  check(EVALUATION)
   batch = probe.sample(params, *prompts, key)
   ops.require_own_samples(batch)
-  kls = jax.device_get(probe.kls(params, ref_params, batch))
+  kls = hosts.fetch(probe.kls(params, ref_params, batch))
+  check(EVALUATION)
   of = samples_of(probe, params, batch)
   # On the host, where a sum compiles nothing.
   kl, mc = (of.by_prompt(x.sum(1)) for x in kls)
-  samples, proxy = (of.by_prompt(f(batch)) for f in (probe.gold, probe.proxy))
+  scored = (hosts.fetch(f(batch)) for f in (probe.gold, probe.proxy))
+  samples, proxy = map(of.by_prompt, scored)
   gold = samples
   if probe.expected_gold:
-    steps = jax.device_get(probe.expected_gold(params, batch))
+    steps = hosts.fetch(probe.expected_gold(params, batch))
     gold = of.by_prompt(steps.sum(1))
   measured = {name: metric(of) for name, metric in probe.metrics.items()}
   point = {
@@ -159,10 +167,10 @@ def with_error(name, x):
 def samples_of(probe, params, batch):
   """What metrics are given of a batch of the policy's own samples."""
   return Samples(
-    jax.device_get(batch),
+    hosts.fetch(batch),
     probe.vocab_size,
     probe.decode,
-    lambda: jax.device_get(probe.entropies(params, batch)),
+    lambda: hosts.fetch(probe.entropies(params, batch)),
   )
 
 

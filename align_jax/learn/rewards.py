@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import ops
+from align_jax import hosts, ops, sharding
+from align_jax.learn.batches import take
 
 
 # Fields of a Batch that differ by where it is from, and that no model reads.
@@ -60,7 +61,7 @@ def from_text(fn, decode):
       a number that is not finite.
   """
 
-  def reward(batch):
+  def score(batch):
     prompts, completions = decode(batch)
     values = np.asarray(fn(prompts, completions), np.float32)
     if values.shape != (len(completions),) or not np.isfinite(values).all():
@@ -68,7 +69,27 @@ def from_text(fn, decode):
         f'reward {fn.__name__!r} must return {len(completions)} finite '
         f'numbers, returned shape {values.shape}: {values}'
       )
-    return jnp.asarray(values)
+    return values
+
+  return on_hosts(score)
+
+
+def on_hosts(score):
+  """A reward that is computed on the host: of several, each has a part.
+
+  Args:
+    score: Batch -> f32 [B], numpy, a row's score independent of other groups.
+  """
+
+  def reward(batch):
+    if hosts.count() == 1:
+      return jnp.asarray(score(batch))
+    batch = hosts.fetch(batch)
+    size = -(-batch.num_prompts // hosts.count())
+    own = hosts.index() * size + np.arange(size)
+    with sharding.alone():  # parts of one size: the last wraps around
+      values = score(hosts.fetch(take(batch, own % batch.num_prompts)))
+    return jnp.asarray(hosts.gather(values)[: len(batch.rewards)])
 
   return reward
 
@@ -87,7 +108,7 @@ def from_pairwise(judge, decode):
     ValueError: groups of one; not a probability for every pair.
   """
 
-  def reward(batch):
+  def score(batch):
     size = batch.group_size
     if size < 2:
       raise ValueError('pairs need group_size >= 2, got group_size 1')
@@ -107,9 +128,9 @@ def from_pairwise(judge, decode):
     wins = np.zeros(len(completions), np.float32)
     np.add.at(wins, i, chances)
     np.add.at(wins, j, 1 - chances)
-    return jnp.asarray(wins / (size - 1))
+    return wins / (size - 1)
 
-  return reward
+  return on_hosts(score)
 
 
 def preferences(reward):

@@ -20,7 +20,7 @@ import time
 import jax
 import numpy as np
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import line, write_atomically
 
 # FLOP/s of dense bfloat16 matrix products by device_kind, of data sheets.
@@ -59,7 +59,7 @@ class Work:
 class Clock:
   """Measures the steps that are multiples of `log_every`.
 
-  Seconds are of this process, tokens those on its own devices. A stage lasts
+  Seconds are of host 0, tokens those on its own devices. A stage lasts
   from the end of the one before it, or from its call if the device was idle,
   until its result is there. `sampling` ends with the completions, `scoring`
   with rewards and log-probs, `training` with the loss. Data that are there
@@ -70,14 +70,15 @@ class Clock:
     self._path = paths.path(directory) / 'speed.jsonl'
     self._log_every, self._work = log_every, work
     self._due, self._last, self._batch = False, None, None
-    self._stage = 'batch'
+    self._stage, self._rows = 'batch', None
     self._left, self._done = queue.SimpleQueue(), queue.SimpleQueue()
     self._thread = threading.Thread(target=self._wait, daemon=True)
 
   def __enter__(self):
-    _listen()
-    self._drop_half_a_row()
-    self._rows = paths.Growing(self._path)
+    if hosts.first():
+      _listen()
+      self._drop_half_a_row()
+      self._rows = paths.Growing(self._path)
     _running.append(self)
     self._thread.start()
     return self
@@ -86,8 +87,9 @@ class Clock:
     _running.remove(self)
     self._left.put(None)
     self._thread.join()
-    self._write()
-    self._rows.close()
+    if self._rows:
+      self._write()
+      self._rows.close()
 
   def _drop_half_a_row(self):
     text = self._path.read_text() if self._path.exists() else ''
@@ -96,7 +98,7 @@ class Clock:
 
   def begins(self, step):
     """To be called before the batch of an update is made."""
-    self._due = step % self._log_every == 0
+    self._due = bool(self._rows) and step % self._log_every == 0
     self._mark('start', self._last)
 
   def sampled(self, batch):
@@ -212,6 +214,9 @@ def _listen():
 @contextlib.contextmanager
 def profiled(directory):
   """Traces what is computed within it into `directory`/profile, for xprof."""
+  if not hosts.first():
+    yield
+    return
   with paths.filling(paths.path(directory) / 'profile') as folder:
     with jax.profiler.trace(str(folder)):
       yield

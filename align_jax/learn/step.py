@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from align_jax import sharding
 from align_jax.learn import finite
 from align_jax.types import Batch, Metrics, Params, TrainState
 
@@ -21,11 +22,12 @@ def init_state(
 ) -> TrainState:
   """A state at step 0.
 
-  Copies, because the state is donated; `tx.init` runs eagerly, so that the
-  moments keep the parameters' sharding.
+  The params are a copy, because a step donates them; it does not donate the
+  anchors. `tx.init` runs eagerly, so that the moments keep the parameters'
+  sharding.
 
   Args:
-    anchors: names, each for a copy of `params`; or {name: other params}.
+    anchors: names, each for `params` as they are now; or {name: other params}.
     stats: {name: number} that the run carries along, see `TrainState`.
   """
   copy = lambda tree: jax.tree.map(jnp.copy, tree)
@@ -35,7 +37,7 @@ def init_state(
     step=jnp.int32(0),
     params=copy(params),
     opt_state=tx.init(params),
-    anchors={name: copy(tree) for name, tree in anchors.items()},
+    anchors=dict(anchors),
     stats={name: jnp.float32(x) for name, x in (stats or {}).items()},
   )
 
@@ -82,7 +84,12 @@ def _microbatches(batch, num):
     raise ValueError(
       f'{batch.num_prompts} prompts do not split into {num} parts'
     )
-  return jax.tree.map(lambda x: x.reshape(num, -1, *x.shape[1:]), batch)
+
+  def cut(x):
+    groups = x.reshape(batch.num_prompts, -1, *x.shape[1:])
+    return sharding.parts(groups, num).reshape(num, -1, *x.shape[1:])
+
+  return jax.tree.map(cut, batch)
 
 
 def computed_tokens(batch: Batch) -> int:

@@ -4,6 +4,8 @@ import contextlib
 import signal
 import threading
 
+from align_jax import hosts
+
 SIGNALS = signal.SIGTERM, signal.SIGINT
 _asked: list[int] = []  # signals so far
 _answered: list[int] = []  # those of the last `listening` that has ended
@@ -14,8 +16,12 @@ class Stopped(Exception):
 
 
 def asked():
-  """The first signal that asked this process to stop. 0: none did."""
-  return _asked[0] if _asked else 0
+  """The first signal that asked this process to stop. 0: none did.
+
+  Several hosts learn together of what asked any of them, so all of them have to
+  ask equally often.
+  """
+  return hosts.largest(_asked[0] if _asked else 0)
 
 
 def answered():
@@ -23,10 +29,14 @@ def answered():
   return _answered[0] if _answered else 0
 
 
-def check():
-  """Raises Stopped if this process was asked to stop."""
-  if _asked:
-    raise Stopped('stopped before the run began')
+def check(when):
+  """Raises Stopped if this process was asked to stop, see `asked`.
+
+  Args:
+    when: this is, for the message.
+  """
+  if asked():
+    raise Stopped(when)
 
 
 def _ask(number, frame):

@@ -5,9 +5,7 @@ import hashlib
 import importlib.util
 import os
 
-import jax
-
-from align_jax import paths
+from align_jax import hosts, paths
 
 
 class TensorBoard:
@@ -75,6 +73,6 @@ def check(names):
 
 def opened(names, directory, step):
   """The trackers of a run, in the first process only."""
-  if jax.process_index():
+  if not hosts.first():
     return []
   return [TRACKERS[name][1](paths.path(directory), step) for name in names]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from align_jax import hosts
 from align_jax.files import digest
 from align_jax.learn import batches as logs
 from align_jax.learn import budget as budgets
@@ -69,6 +70,7 @@ def train(
   folded from `key` and the step, sources are pure, and whatever was written
   after the last checkpoint is dropped and made again. A run that ended goes on
   where `schedule.num_steps` has grown; points and metrics of its old end stay.
+  Of several hosts all take the same steps, and host 0 writes.
 
   Args:
     directory: holds checkpoints/, kept/, metrics.jsonl, points.jsonl and log/.
@@ -96,7 +98,7 @@ def train(
     Alarm: a sign that `watch` is to stop on.
   """
   num_steps = schedule.num_steps
-  stopping.check()
+  stopping.check(f'before {directory}')
   drop_damaged(directory)
   with Checkpoints(directory / NEWEST) as checkpoints:
     start = checkpoints.latest_step() or 0
@@ -109,9 +111,7 @@ def train(
     # Several workers may read what one has finished, and then measure nothing.
     if start == num_steps and not schedule.eval_steps:
       return state
-    if start and budget and budget.stop and budgets.keep(budget, state)[1]:
-      return state
-    drop_log(directory, start)
+    ended = start and budget and budget.stop and budgets.keep(budget, state)[1]
     with (
       make_writer(directory, start) as writer,
       speed.Clock(directory, schedule.log_every, work) as clock,
@@ -120,8 +120,8 @@ def train(
       files = _Files(
         directory, start, schedule, writer, checkpoints, keep_log, watch
       )
-      files.measure(start, state, evaluate)
-      for step in range(start, num_steps):
+      files.measure(start, state, evaluate, last=ended)
+      for step in range(start, start if ended else num_steps):
         if profile and step + 1 == max(start + 1, profile[0]) <= profile[1]:
           traced.enter_context(speed.profiled(directory))
         clock.begins(step + 1)
@@ -145,8 +145,8 @@ def train(
         if done % schedule.log_every == 0 or last:
           files.log(done, state, metrics)
           report(done, files.newest)
-        files.measure(done, state, evaluate, last=stop)
-        asked = stopping.asked() and not last
+        measured = files.try_measure(done, state, evaluate, last=stop)
+        asked = stopping.asked() and not last or not measured
         if done % schedule.save_every == 0 or last or asked:
           files.save(done, state)
         if asked:
@@ -170,7 +170,10 @@ class _Files:
     self._checkpoints, self._eval_steps = checkpoints, schedule.eval_steps
     self._kept = Kept(directory, schedule.keep, start)
     self._keep_log, self._batches, self._saved = keep_log, [], start
-    self._logs = log_digests(directory)
+    self._logs = {}
+    if hosts.first():
+      drop_log(directory, start)
+      self._logs = log_digests(directory)
     self._measured_or_kept = {*schedule.eval_steps, *schedule.keep.steps}
     self._unchecked, self.newest = [], {}
     self._save_every, self._watch, self._known = (
@@ -198,7 +201,7 @@ class _Files:
     if self._watch is None:
       return
     if done in self._eval_steps or done % self._save_every == 0:
-      seen = jax.device_get(self._watch.look(view(params), batch))
+      seen = hosts.fetch(self._watch.look(view(params), batch))
       self._tell(done, watch_lib.signs(seen))
 
   def _tell(self, step, signs):
@@ -230,12 +233,22 @@ class _Files:
       self._tell(step, watch_lib.signs({}, point['kl_seq_nats']))
     self._kept.offer(step, state.params, point)
 
+  def try_measure(self, *args, **kwargs):
+    """Whether it could; not if the process is asked to stop meanwhile."""
+    try:
+      self.measure(*args, **kwargs)
+    except stopping.Stopped:
+      return False
+    return True
+
   def save(self, done, state):
     """Begins a checkpoint, after all that it must not be without."""
     self.check()
     if self._keep_log:
-      path = write_log(self._directory, self._saved, done, self._batches)
-      self._logs[f'log/{path.name}'] = digest(path)
+      batches = [hosts.fetch(batch) for batch in self._batches]
+      if hosts.first():
+        path = write_log(self._directory, self._saved, done, batches)
+        self._logs[f'log/{path.name}'] = digest(path)
     logs = self._writer.digests(self._directory) | self._logs
     self._checkpoints.save(done, state, logs)
     self._batches, self._saved = [], done

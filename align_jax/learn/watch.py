@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from align_jax import hosts
 from align_jax.learn.truncated import unfinished
 
 # Mean difference per token, nats, between the log-probs of sampler and trainer.
@@ -88,4 +89,5 @@ def tell(name, step, told, stop_on, known):
       raise Alarm(f'{name}: step {step}: {text} (stop_on={sign!r})')
     if sign not in known:
       known.add(sign)
-      print(f'note: {name}: step {step}: {text}', file=sys.stderr)
+      if hosts.first():
+        print(f'note: {name}: step {step}: {text}', file=sys.stderr)

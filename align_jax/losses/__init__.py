@@ -5,8 +5,11 @@ needs, see `row.Loss`. Its scalar is a mean with denominator
 `metrics['weight']`, so microbatches add up to the same gradient.
 """
 
+from collections.abc import Mapping
+
 from align_jax.losses import game, policy_gradient, preference, supervised
 from align_jax.losses.row import Loss, hparams_of
+from align_jax.types import Batch, Outputs
 
 __all__ = 'LOSSES', 'Loss', 'hparams_of', 'prepared'
 
@@ -18,7 +21,9 @@ LOSSES = {
 }
 
 
-def prepared(name, outputs, batch, hparams):
+def prepared(
+  name: str, outputs: Outputs, batch: Batch, hparams: Mapping
+) -> Batch:
   """The batch with `prepared`, which the loss computes on the whole batch."""
   prepare = LOSSES[name].prepare
   if not prepare:

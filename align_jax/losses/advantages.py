@@ -15,7 +15,7 @@ def _grouped(rewards, group_size, what):
   return relative - relative.mean(1, keepdims=True)
 
 
-def group_centred(rewards, group_size):
+def group_centred(rewards: jax.Array, group_size: int) -> jax.Array:
   """Reward minus the mean of its group: f32 [B] -> f32 [B].
 
   Raises:
@@ -24,7 +24,7 @@ def group_centred(rewards, group_size):
   return _grouped(rewards, group_size, 'a group baseline').reshape(-1)
 
 
-def leave_one_out(rewards, group_size):
+def leave_one_out(rewards: jax.Array, group_size: int) -> jax.Array:
   """Reward minus the mean of the rest of its group: f32 [B] -> f32 [B].
 
   Raises:
@@ -34,7 +34,9 @@ def leave_one_out(rewards, group_size):
   return (centred * (group_size / (group_size - 1))).reshape(-1)
 
 
-def group_normalised(rewards, group_size, ddof=1):
+def group_normalised(
+  rewards: jax.Array, group_size: int, ddof: int = 1
+) -> jax.Array:
   """Rewards standardised within each group: f32 [B] -> f32 [B].
 
   There is no epsilon. A group of equal rewards gives exactly zero, any other
@@ -51,7 +53,7 @@ def group_normalised(rewards, group_size, ddof=1):
   return (centred / jnp.sqrt(jnp.where(variance > 0, variance, 1))).reshape(-1)
 
 
-def whiten(x, mask):
+def whiten(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Standardises `x` over the mask.
 
   Args:
@@ -69,7 +71,7 @@ def whiten(x, mask):
   return centred * jax.lax.rsqrt(jnp.where(variance > 0, variance, 1))
 
 
-def at_last_token(rewards, mask):
+def at_last_token(rewards: jax.Array, mask: jax.Array) -> jax.Array:
   """Each row's reward at its last masked token: f32 [B] -> f32 [B, T].
 
   A row without masked tokens gets no reward.
@@ -79,13 +81,20 @@ def at_last_token(rewards, mask):
   return jnp.where(slots == last, rewards.astype(jnp.float32)[:, None], 0.0)
 
 
-def reward_to_go(rewards, mask):
+def reward_to_go(rewards: jax.Array, mask: jax.Array) -> jax.Array:
   """Sum of the rewards from each token onwards: f32 [B, T] -> f32 [B, T]."""
   rewards = jnp.where(mask, rewards, 0)
   return jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
 
 
-def gae(rewards, values, mask, *, gamma=1.0, lam=0.95):
+def gae(
+  rewards: jax.Array,
+  values: jax.Array,
+  mask: jax.Array,
+  *,
+  gamma: float = 1.0,
+  lam: float = 0.95,
+) -> tuple[jax.Array, jax.Array]:
   """Generalised advantage estimation (Schulman et al. 2015, eq. 16).
 
   The value after the last token is 0. Tokens outside the mask are not steps:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from align_jax import ops
 from align_jax.losses.preference import log_ratios
 from align_jax.losses.row import Loss
+from align_jax.types import Batch, Scored
 
 
 def _duels(batch, name):
@@ -17,7 +18,7 @@ def _duels(batch, name):
   return ops.by_group(batch.rewards, 2)
 
 
-def nash_md(logps, batch, *, beta=0.05):
+def nash_md(logps: jax.Array, batch: Batch, *, beta: float = 0.05) -> Scored:
   """Nash-MD's policy gradient (Munos et al. 2023, sec. 7).
 
   (P(y > y') - 1/2 - beta log-ratio(y)) grad log pi(y), where the opponent y' is
@@ -47,7 +48,13 @@ def nash_md(logps, batch, *, beta=0.05):
   }
 
 
-def xpo(logps, batch, *, beta=0.1, alpha=1e-3):
+def xpo(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  beta: float = 0.1,
+  alpha: float = 1e-3,
+) -> Scored:
   """Exploratory preference optimisation (Xie et al. 2024, eq. 5).
 
   Online DPO plus an optimism term, which lowers the likelihood of the

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops
-from align_jax.types import Outputs
+from align_jax.types import Batch, Outputs
 
 
 class Penalty(NamedTuple):
@@ -21,7 +21,7 @@ class Penalty(NamedTuple):
   loss: jax.Array  # f32 [B, T]  added to the token losses
 
 
-def as_outputs(outputs):
+def as_outputs(outputs: Outputs | jax.Array) -> Outputs:
   """Wraps log-probs f32 [B, T] in `Outputs`, unless they are that already."""
   return outputs if isinstance(outputs, Outputs) else Outputs(outputs)
 
@@ -44,7 +44,7 @@ def _masked_difference(logps, others, batch):
   return jnp.where(batch.mask, logps.astype(jnp.float32) - others, 0)
 
 
-def log_weights(logps, batch):
+def log_weights(logps: jax.Array, batch: Batch) -> jax.Array:
   """log pi(y_t) - log writer(y_t) inside the mask, else 0: f32 [B, T].
 
   The writer is the policy that generated the rows. Both probabilities are at
@@ -80,17 +80,17 @@ def _exact(outputs, batch):
   return jnp.where(batch.mask, outputs.kls, 0)
 
 
-def reward_exact(outputs, batch):
+def reward_exact(outputs: Outputs, batch: Batch) -> Penalty:
   """The exact KL of each step, in the reward only."""
   return _in_reward(_exact(outputs, batch))
 
 
-def loss_exact(outputs, batch):
+def loss_exact(outputs: Outputs, batch: Batch) -> Penalty:
   """The exact KL of each step, in the loss only."""
   return _in_loss(_exact(outputs, batch))
 
 
-def exact(outputs, batch):
+def exact(outputs: Outputs, batch: Batch) -> Penalty:
   """Rao-Blackwellised gradient (Amini et al. 2025, arXiv 2504.10637).
 
   The KL of a step enters its own loss, and the reward of all earlier steps.
@@ -99,14 +99,14 @@ def exact(outputs, batch):
   return Penalty(jax.lax.stop_gradient(kls), kls)
 
 
-def loss_k2_sequence(outputs, batch):
+def loss_k2_sequence(outputs: Outputs, batch: Batch) -> Penalty:
   """k2 of the whole completion: all log-ratios weigh on every token."""
   k1 = _log_ratios(outputs, batch)
   total = jax.lax.stop_gradient(k1.sum(1, keepdims=True))
   return _in_loss(total * k1)
 
 
-def loss_k3_weighted(outputs, batch):
+def loss_k3_weighted(outputs: Outputs, batch: Batch) -> Penalty:
   """k3 times the importance weight of the token (DeepSeek-V3.2, eq. 7)."""
   log_weight = log_weights(outputs.logps, batch)
   return _in_loss(_weighted_k3(log_weight, -_log_ratios(outputs, batch)))
@@ -124,7 +124,7 @@ def _weighted_k3(log_weight, x):
   )
 
 
-def none(outputs, batch):
+def none(outputs: Outputs, batch: Batch) -> Penalty:
   """No penalty."""
   return _in_loss(jnp.zeros(batch.mask.shape))
 
@@ -145,14 +145,15 @@ KL_TERMS = {
 }
 
 
-def penalty_of(kl, outputs, batch, beta):
+def penalty_of(kl: str, outputs: Outputs, batch: Batch, beta: float) -> Penalty:
   """The term of that name, times its price `beta`.
 
   A price of 0 keeps the log-ratios out of value and gradient, infinite as they
   may be: 0 * inf is no 0.
   """
+  ref_logps = ops.there(batch.ref_logps, 'ref_logps')
   priced = jnp.asarray(beta) != 0
-  logps = jnp.where(priced, outputs.logps, batch.ref_logps)
+  logps = jnp.where(priced, outputs.logps, ref_logps)
   kls = outputs.kls
   kls = kls if kls is None else jnp.where(priced, kls, 0)
   outputs = outputs.replace(logps=logps, kls=kls)

@@ -6,6 +6,7 @@ gradient of such a loss is meaningful, not its value.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,29 +22,37 @@ from align_jax.losses.kl import (
 )
 from align_jax.losses.preference import log_ratios
 from align_jax.losses.row import Loss
+from align_jax.types import Batch, Outputs, Scored
 
 # --- Reductions of token losses: (x [B, T], batch) -> scalar, weight ----------
 
 
-def per_sequence_sum(x, batch):
+def per_sequence_sum(x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Sum over a row's tokens, mean over rows: the sequence is the action."""
   rows = ops.masked_sum(x, batch.mask)
   return rows.mean(), jnp.float32(rows.size)
 
 
-def per_sequence_mean(x, batch):
+def per_sequence_mean(
+  x: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
   """Mean over a row's tokens, then over rows: short rows' tokens weigh more."""
   rows = ops.masked_mean(x, batch.mask)
   return rows.mean(), jnp.float32(rows.size)
 
 
-def per_token(x, batch):
+def per_token(x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Mean over all tokens of the batch: every token weighs the same."""
   weight = batch.mask.sum().astype(jnp.float32)
   return ops.token_mean(x, batch.mask), weight
 
 
-def clipped(log_weight, advantages, clip_low, clip_high):
+def clipped(
+  log_weight: jax.Array,
+  advantages: jax.Array,
+  clip_low: float,
+  clip_high: float,
+) -> tuple[jax.Array, jax.Array]:
   """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
   Returns:
@@ -87,7 +96,13 @@ def _reinforce(out, batch, advantages, penalty):
   return loss, _metrics(weight, out, batch)
 
 
-def reinforce(logps, batch, *, beta=0.05, kl='reward_k1'):
+def reinforce(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+) -> Scored:
   """REINFORCE without a baseline (Williams 1992).
 
   Maximises E[r] - beta KL(policy || reference). The gradient is unbiased and
@@ -105,7 +120,13 @@ def reinforce(logps, batch, *, beta=0.05, kl='reward_k1'):
   return _reinforce(out, batch, *_rewards(out, batch, beta, kl))
 
 
-def mean_baseline(logps, batch, *, beta=0.05, kl='reward_k1'):
+def mean_baseline(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+) -> dict[str, jax.Array]:
   """The batch's mean reward, repeated for every row: {'baseline': f32 [B]}."""
   rewards, _ = _rewards(as_outputs(logps), batch, beta, kl)
   # Subtracting the first reward makes equal rewards exactly their mean.
@@ -113,7 +134,13 @@ def mean_baseline(logps, batch, *, beta=0.05, kl='reward_k1'):
   return {'baseline': jnp.broadcast_to(mean, rewards.shape)}
 
 
-def reinforce_mean(logps, batch, *, beta=0.05, kl='reward_k1'):
+def reinforce_mean(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+) -> Scored:
   """REINFORCE with the batch's mean reward as the baseline.
 
   The baseline includes the row itself, so the expected gradient is that of
@@ -129,8 +156,14 @@ def reinforce_mean(logps, batch, *, beta=0.05, kl='reward_k1'):
 
 
 def reinforce_ema(
-  logps, batch, *, beta=0.05, kl='reward_k1', baseline=0.0, decay=0.95
-):
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+  baseline: float = 0.0,
+  decay: float = 0.95,
+) -> Scored:
   """REINFORCE with a moving average of earlier rewards as the baseline.
 
   Args:
@@ -147,7 +180,13 @@ def reinforce_ema(
   return loss, {**metrics, 'baseline': jax.lax.stop_gradient(average)}
 
 
-def rloo(logps, batch, *, beta=0.05, kl='reward_k1'):
+def rloo(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+) -> Scored:
   """REINFORCE leave-one-out (Ahmadian et al. 2024, eq. 6).
 
   Maximises E[r] - beta KL(policy || reference). The gradient is unbiased on
@@ -179,7 +218,13 @@ def _clipped_loss(out, batch, advantages, penalty, low, high, reduce):
   return loss, _metrics(weight, out, batch, clipped=share(active, batch)[0])
 
 
-def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
+def token_advantages(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+) -> dict[str, jax.Array]:
   """Advantages of REINFORCE++: {'advantages': f32 [B, T]}.
 
   r - beta * (sum of log-ratios from the token onwards), standardised over all
@@ -191,7 +236,14 @@ def token_advantages(logps, batch, *, beta=0.05, kl='reward_k1'):
   return {'advantages': adv.whiten(to_go, batch.mask)}
 
 
-def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
+def reinforce_pp(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+  clip: float = 0.2,
+) -> Scored:
   """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262, eq. 5 to 7).
 
   Statistics are of the batch, not of the group, so one completion per prompt is
@@ -215,7 +267,13 @@ def reinforce_pp(logps, batch, *, beta=0.05, kl='reward_k1', clip=0.2):
   return _clipped_loss(out, batch, advantages, penalty, clip, clip, per_token)
 
 
-def baseline_advantages(logps, batch, *, beta=0.05, kl='loss_k2'):
+def baseline_advantages(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'loss_k2',
+) -> dict[str, jax.Array]:
   """Group-centred rewards, standardised over the batch.
 
   Returns:
@@ -227,7 +285,14 @@ def baseline_advantages(logps, batch, *, beta=0.05, kl='loss_k2'):
   return {'advantages': adv.whiten(wide, batch.mask)}
 
 
-def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
+def reinforce_pp_baseline(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.05,
+  kl: str = 'loss_k2',
+  clip: float = 0.2,
+) -> Scored:
   """REINFORCE++ with a group baseline (Hu et al. 2025, eq. 8 and 9).
 
   Rewards lose their group's mean and are divided by the batch's standard
@@ -240,7 +305,14 @@ def reinforce_pp_baseline(logps, batch, *, beta=0.05, kl='loss_k2', clip=0.2):
   return reinforce_pp(logps, batch, beta=beta, kl=kl, clip=clip)
 
 
-def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
+def grpo(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.04,
+  kl: str = 'loss_k3',
+  clip: float = 0.2,
+) -> Scored:
   """Group relative policy optimisation (Shao et al. 2024, eq. 3 and 4).
 
   It does not optimise E[r] - beta KL, for three reasons. Dividing by the
@@ -267,7 +339,15 @@ def grpo(logps, batch, *, beta=0.04, kl='loss_k3', clip=0.2):
   )
 
 
-def dr_grpo(logps, batch, *, beta=0.0, kl='loss_k2', clip=0.2, length=1.0):
+def dr_grpo(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.0,
+  kl: str = 'loss_k2',
+  clip: float = 0.2,
+  length: float = 1.0,
+) -> Scored:
   """GRPO done right (Liu et al. 2025, arXiv 2503.20783): no std, no 1 / |y|.
 
   At the sampling policy its gradient is that of E[r] times (G - 1) / G, because
@@ -286,7 +366,15 @@ def dr_grpo(logps, batch, *, beta=0.0, kl='loss_k2', clip=0.2, length=1.0):
   return loss / length, metrics
 
 
-def dapo(logps, batch, *, beta=0.0, kl='loss_k3', clip_low=0.2, clip_high=0.28):
+def dapo(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.0,
+  kl: str = 'loss_k3',
+  clip_low: float = 0.2,
+  clip_high: float = 0.28,
+) -> Scored:
   """DAPO (Yu et al. 2025, arXiv 2503.14476, eq. 8): clip-higher, token mean.
 
   All tokens weigh the same, and rare tokens have more room to grow. The paper
@@ -309,8 +397,14 @@ def dapo(logps, batch, *, beta=0.0, kl='loss_k3', clip_low=0.2, clip_high=0.28):
 
 
 def gspo(
-  logps, batch, *, beta=0.0, kl='loss_k3', clip_low=3e-4, clip_high=4e-4
-):
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.0,
+  kl: str = 'loss_k3',
+  clip_low: float = 3e-4,
+  clip_high: float = 4e-4,
+) -> Scored:
   """GSPO (Zheng et al. 2025, arXiv 2507.18071, eq. 5 and 7).
 
   A completion has one importance weight, the geometric mean over its tokens.
@@ -334,22 +428,23 @@ def gspo(
 
 
 def gae_targets(
-  outputs,
-  batch,
+  outputs: Outputs,
+  batch: Batch,
   *,
-  beta=0.05,
-  kl='reward_k1',
-  gamma=1.0,
-  lam=0.95,
-  whiten=1.0,
-):
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+  gamma: float = 1.0,
+  lam: float = 0.95,
+  whiten: float = 1.0,
+) -> dict[str, jax.Array]:
   """Advantages, returns and old values of a rollout, each f32 [B, T].
 
   The last token gets the reward. Each token gets its own KL term.
   """
   penalty = penalty_of(kl, outputs, batch, beta)
   rewards = adv.at_last_token(batch.rewards, batch.mask) - penalty.reward
-  values = jax.lax.stop_gradient(jnp.where(batch.mask, outputs.values, 0))
+  old = ops.there(outputs.values, 'values')
+  values = jax.lax.stop_gradient(jnp.where(batch.mask, old, 0))
   advantages, returns = adv.gae(
     rewards, values, batch.mask, gamma=gamma, lam=lam
   )
@@ -362,18 +457,18 @@ def gae_targets(
 
 
 def ppo(
-  outputs,
-  batch,
+  outputs: Outputs,
+  batch: Batch,
   *,
-  beta=0.05,
-  kl='reward_k1',
-  gamma=1.0,
-  lam=0.95,
-  clip=0.2,
-  value_clip=0.2,
-  value_coef=0.1,
-  whiten=1.0,
-):
+  beta: float = 0.05,
+  kl: str = 'reward_k1',
+  gamma: float = 1.0,
+  lam: float = 0.95,
+  clip: float = 0.2,
+  value_clip: float = 0.2,
+  value_coef: float = 0.1,
+  whiten: float = 1.0,
+) -> Scored:
   """Proximal policy optimisation with a value head (Schulman et al. 2017).
 
   As used for RLHF (Ouyang et al. 2022, Huang et al. 2024, arXiv 2403.17031):
@@ -401,7 +496,8 @@ def ppo(
   loss, metrics = _clipped_loss(
     outputs, batch, prepared['advantages'], penalty, clip, clip, per_token
   )
-  values = jnp.where(batch.mask, outputs.values.astype(jnp.float32), 0)
+  values = ops.there(outputs.values, 'values').astype(jnp.float32)
+  values = jnp.where(batch.mask, values, 0)
   near = jnp.clip(
     values, prepared['values'] - value_clip, prepared['values'] + value_clip
   )
@@ -414,7 +510,7 @@ def ppo(
   return loss + value_coef * value_loss, metrics
 
 
-def with_kl(*needs):
+def with_kl(*needs: str) -> Callable:
   """Needs of a loss with a KL term: `kls` too, if the term is exact."""
   return lambda hparams: (*needs, *(['kls'] if hparams['kl'] in EXACT else []))
 

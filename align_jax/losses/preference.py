@@ -5,9 +5,12 @@ import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses.row import Loss
+from align_jax.types import Batch, Scored
 
 
-def best_and_worst(x, batch):
+def best_and_worst(
+  x: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`x` of each group's best and worst row by reward.
 
   Args:
@@ -30,18 +33,19 @@ def best_and_worst(x, batch):
   return pick(rewards.argmax(1)), pick(rewards.argmin(1)), weight
 
 
-def best_minus_worst(x, batch):
+def best_minus_worst(x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """`x` of the best minus the worst row, and weight: f32 [P], f32 [P]."""
   best, worst, weight = best_and_worst(x, batch)
   return best - worst, weight
 
 
-def log_ratios(logps, batch):
+def log_ratios(logps: jax.Array, batch: Batch) -> jax.Array:
   """log pi(y|x) - log ref(y|x) per row, summed over the completion: f32 [B]."""
-  return ops.masked_sum(logps - batch.ref_logps, batch.mask)
+  ref_logps = ops.there(batch.ref_logps, 'ref_logps')
+  return ops.masked_sum(logps - ref_logps, batch.mask)
 
 
-def pair_metrics(margin, weight):
+def pair_metrics(margin: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
   return {
     'weight': weight.sum(),
     'accuracy': ops.weighted_mean(margin > 0, weight),
@@ -59,7 +63,7 @@ def _on_log_ratios(logps, batch, of_margin):
 # --- On log-ratios to the reference -------------------------------------------
 
 
-def dpo(logps, batch, *, beta=0.1):
+def dpo(logps: jax.Array, batch: Batch, *, beta: float = 0.1) -> Scored:
   """Direct preference optimisation (Rafailov et al. 2023, eq. 7).
 
   -log sigmoid(beta * Delta), where Delta is the difference of summed
@@ -75,7 +79,13 @@ def dpo(logps, batch, *, beta=0.1):
   return _on_log_ratios(logps, batch, lambda m: jax.nn.softplus(-beta * m))
 
 
-def cdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
+def cdpo(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  beta: float = 0.1,
+  label_smoothing: float = 0.1,
+) -> Scored:
   """DPO with smoothed labels (Mitchell 2023), of which a share is wrong.
 
   Args:
@@ -91,7 +101,13 @@ def cdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
   )
 
 
-def rdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
+def rdpo(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  beta: float = 0.1,
+  label_smoothing: float = 0.1,
+) -> Scored:
   """Robust DPO (Chowdhury et al. 2024, eq. 12): unbiased under wrong labels.
 
   Its expectation over labels flipped with that probability is DPO's loss on the
@@ -113,7 +129,13 @@ def rdpo(logps, batch, *, beta=0.1, label_smoothing=0.1):
   )
 
 
-def ipo(logps, batch, *, beta=0.1, logp_reduction='sum'):
+def ipo(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  beta: float = 0.1,
+  logp_reduction: str = 'sum',
+) -> Scored:
   """Identity preference optimisation (Azar et al. 2023, eq. 17, tau = beta).
 
   (Delta - 1 / (2 beta))^2. Tang et al. 2024 sum the log-ratios, online and
@@ -129,13 +151,13 @@ def ipo(logps, batch, *, beta=0.1, logp_reduction='sum'):
     scalar, {weight: pairs, accuracy, margin in nats (per token for 'mean')}.
   """
   reduce = LOGP_REDUCTIONS[logp_reduction]
-  ratios = reduce(logps - batch.ref_logps, batch.mask)
+  ratios = reduce(logps - ops.there(batch.ref_logps, 'ref_logps'), batch.mask)
   margin, weight = best_minus_worst(ratios, batch)
   loss = ops.weighted_mean(jnp.square(margin - 0.5 / beta), weight)
   return loss, pair_metrics(margin, weight)
 
 
-def slic_norm(logps, batch, *, beta=0.1):
+def slic_norm(logps: jax.Array, batch: Batch, *, beta: float = 0.1) -> Scored:
   """SLiC's hinge on the log-ratio margin (Liu et al. 2023, RSO, eq. 9).
 
   max(0, 1 - beta * Delta). `slic` has the margin on log-probs.
@@ -145,7 +167,9 @@ def slic_norm(logps, batch, *, beta=0.1):
   return _on_log_ratios(logps, batch, lambda m: jax.nn.relu(1 - beta * m))
 
 
-def rpo(logps, batch, *, beta=0.1, alpha=1.0):
+def rpo(
+  logps: jax.Array, batch: Batch, *, beta: float = 0.1, alpha: float = 1.0
+) -> Scored:
   """DPO + alpha NLL of the best, per token (Pang et al. 2024, eq. 1).
 
   Args:
@@ -157,7 +181,9 @@ def rpo(logps, batch, *, beta=0.1, alpha=1.0):
   return loss + alpha * nll, metrics
 
 
-def hypo(logps, batch, *, beta=0.1, kl_coef=0.1):
+def hypo(
+  logps: jax.Array, batch: Batch, *, beta: float = 0.1, kl_coef: float = 0.1
+) -> Scored:
   """HyPO: offline DPO, and an on-policy KL term (Song et al. 2024, eq. 7).
 
   The gradient of the KL is the score function times the log-ratio, which is
@@ -204,7 +230,7 @@ def _best_nll(reduce, logps, batch):
   return -ops.weighted_mean(best, weight)
 
 
-def raft(logps, batch):
+def raft(logps: jax.Array, batch: Batch) -> Scored:
   """Negative log-likelihood of each group's best row (Dong et al. 2023).
 
   With two samples per prompt it is the best-of-2 of Tang et al. 2024 (4.4).
@@ -222,7 +248,9 @@ def raft(logps, batch):
   return loss, pair_metrics(margin, weight)
 
 
-def slic(logps, batch, *, margin=1.0, alpha=1.0):
+def slic(
+  logps: jax.Array, batch: Batch, *, margin: float = 1.0, alpha: float = 1.0
+) -> Scored:
   """SLiC-HF: hinge on log-probs and NLL (Zhao et al. 2023, eq. 1).
 
   max(0, margin - log pi(best) + log pi(worst)) + alpha NLL(best). The paper
@@ -242,7 +270,9 @@ def slic(logps, batch, *, margin=1.0, alpha=1.0):
   return loss + alpha * nll, pair_metrics(lead, weight)
 
 
-def cpo(logps, batch, *, beta=0.1, alpha=1.0):
+def cpo(
+  logps: jax.Array, batch: Batch, *, beta: float = 0.1, alpha: float = 1.0
+) -> Scored:
   """Contrastive preference optimisation (Xu et al. 2024, arXiv 2401.08417).
 
   DPO with a uniform reference, plus the NLL of the best row (eq. 6).
@@ -258,7 +288,9 @@ def cpo(logps, batch, *, beta=0.1, alpha=1.0):
   return loss + alpha * nll, pair_metrics(margin, weight)
 
 
-def simpo(logps, batch, *, beta=2.0, gamma=1.0):
+def simpo(
+  logps: jax.Array, batch: Batch, *, beta: float = 2.0, gamma: float = 1.0
+) -> Scored:
   """SimPO (Meng et al. 2024, eq. 6): mean log-probs and a target margin.
 
   -log sigmoid(beta * (mean log pi(best) - mean log pi(worst)) - gamma).
@@ -274,12 +306,12 @@ def simpo(logps, batch, *, beta=2.0, gamma=1.0):
   return loss, pair_metrics(margin, weight)
 
 
-def log_odds(mean_logps):
+def log_odds(mean_logps: jax.Array) -> jax.Array:
   """log p - log(1 - p), where p = exp(mean_logps) < 1."""
   return mean_logps - jnp.log(-jnp.expm1(mean_logps))
 
 
-def orpo(logps, batch, *, beta=0.1):
+def orpo(logps: jax.Array, batch: Batch, *, beta: float = 0.1) -> Scored:
   """Odds ratio preference optimisation (Hong et al. 2024, eq. 6 and 7).
 
   NLL(best) - beta log sigmoid(log odds(best) - log odds(worst)). The odds of a
@@ -299,7 +331,14 @@ def orpo(logps, batch, *, beta=0.1):
   return nll + loss, pair_metrics(margin, weight)
 
 
-def cpl(logps, batch, *, alpha=0.1, gamma=1.0, bias=0.5):
+def cpl(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  alpha: float = 0.1,
+  gamma: float = 1.0,
+  bias: float = 0.5,
+) -> Scored:
   """Contrastive preference learning (Hejna et al. 2023, eq. 5 and app. A).
 
   -log e^S(best) / (e^S(best) + e^(bias S(worst))), where S is the discounted
@@ -325,7 +364,9 @@ def cpl(logps, batch, *, alpha=0.1, gamma=1.0, bias=0.5):
 # --- Without pairs ------------------------------------------------------------
 
 
-def mismatch_kl(logps, batch, *, beta=0.1):
+def mismatch_kl(
+  logps: jax.Array, batch: Batch, *, beta: float = 0.1
+) -> dict[str, jax.Array]:
   """KTO's reference point, from the whole batch: {'z0': f32 [B]}.
 
   It is the mean log-ratio of the groups' last rows, at least 0, without
@@ -336,7 +377,14 @@ def mismatch_kl(logps, batch, *, beta=0.1):
   return {'z0': jnp.broadcast_to(z0, batch.rewards.shape)}
 
 
-def kto(logps, batch, *, beta=0.1, desirable=1.0, undesirable=1.0):
+def kto(
+  logps: jax.Array,
+  batch: Batch,
+  *,
+  beta: float = 0.1,
+  desirable: float = 1.0,
+  undesirable: float = 1.0,
+) -> Scored:
   """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8).
 
   Args:

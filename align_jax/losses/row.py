@@ -3,6 +3,9 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from align_jax.types import Batch, Scored
 
 NEEDS = {
   'logps': 'f32 [B, T], log-probs of the tokens under the policy',
@@ -71,7 +74,7 @@ class Loss:
   off: Mapping[str, float] = dataclasses.field(default_factory=dict)
   carries: Collection[str] = ()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     hparams = hparams_of(self)
     for field, names, known in (
       ('needs', self.needs_of(), NEEDS),
@@ -87,14 +90,14 @@ class Loss:
           f'in {sorted(known)}'
         )
 
-  def __call__(self, outputs, batch, **hparams):
+  def __call__(self, outputs: Any, batch: Batch, **hparams: Any) -> Scored:
     return self.function(outputs, batch, **hparams)
 
   @property
-  def __signature__(self):
+  def __signature__(self) -> inspect.Signature:
     return inspect.signature(self.function)
 
-  def needs_of(self, hparams=None):
+  def needs_of(self, hparams: Mapping | None = None) -> frozenset[str]:
     """Names in NEEDS, with these hyper-parameters and defaults for the rest."""
     needs = self.needs
     if callable(needs):
@@ -102,7 +105,7 @@ class Loss:
     return frozenset(needs)
 
 
-def hparams_of(loss):
+def hparams_of(loss: Callable) -> dict[str, Any]:
   """{name: default} of a loss's hyper-parameters."""
   parameters = inspect.signature(loss).parameters.values()
   keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from align_jax import ops
 from align_jax.losses import preference
 from align_jax.losses.row import Loss
+from align_jax.types import Batch, Scored
 
 
-def sft(logps, batch):
+def sft(logps: jax.Array, batch: Batch) -> Scored:
   """Negative log-likelihood, a mean over the tokens of `mask`.
 
   In a conversation the mask contains only the assistant's turns.
@@ -24,7 +25,7 @@ def sft(logps, batch):
   return -ops.token_mean(logps, batch.mask), {'weight': batch.mask.sum()}
 
 
-def forward_kl(kls, batch):
+def forward_kl(kls: jax.Array, batch: Batch) -> Scored:
   """Distillation by KL(teacher || policy) at each token (Hinton et al. 2015).
 
   On completions of the teacher or a data set it covers the teacher's whole
@@ -40,7 +41,7 @@ def forward_kl(kls, batch):
   return ops.token_mean(kls, batch.mask), {'weight': batch.mask.sum()}
 
 
-def reverse_kl(kls, batch):
+def reverse_kl(kls: jax.Array, batch: Batch) -> Scored:
   """Distillation by KL(policy || teacher) at each token (Gu et al. 2023).
 
   As in GKD, no gradient flows through the sampling of the policy's own
@@ -55,7 +56,7 @@ def reverse_kl(kls, batch):
   return forward_kl(kls, batch)
 
 
-def binary_cross_entropy(scores, batch):
+def binary_cross_entropy(scores: jax.Array, batch: Batch) -> Scored:
   """Logistic classification of single completions.
 
   Args:
@@ -72,7 +73,7 @@ def binary_cross_entropy(scores, batch):
   }
 
 
-def verifier(scores, batch):
+def verifier(scores: jax.Array, batch: Batch) -> Scored:
   """Correctness, predicted after every token (Cobbe et al. 2021, sec. 4.2).
 
   Args:
@@ -92,8 +93,13 @@ def verifier(scores, batch):
 
 
 def bradley_terry(
-  scores, batch, *, margin=0.0, label_smoothing=0.0, centring=0.0
-):
+  scores: jax.Array,
+  batch: Batch,
+  *,
+  margin: float = 0.0,
+  label_smoothing: float = 0.0,
+  centring: float = 0.0,
+) -> Scored:
   """Bradley-Terry: -log sigmoid(best - worst) (Ouyang et al. 2022, eq. 1).
 
   Args:
@@ -118,7 +124,7 @@ def bradley_terry(
   return loss, preference.pair_metrics(best - worst, weight)
 
 
-def preference_model(scores, batch):
+def preference_model(scores: jax.Array, batch: Batch) -> Scored:
   """Pairwise preference model seen in both orders (Tang et al. 2024, sec. 3).
 
   -1/2 log r(x, winner, loser) - 1/2 log(1 - r(x, loser, winner)).

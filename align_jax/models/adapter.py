@@ -83,6 +83,11 @@ def width(c):
   return jax.eval_shape(c.apply, _abstract(c), row, row, valid).shape[-1]
 
 
+def laid_out(params, c):
+  """The parameters as they are: `Adapter.axes` says how they lie."""
+  return params
+
+
 def matrix_dims(path, shape, c):
   """(stacked, input) dimensions of the matrix at `path`, for LoRA.
 

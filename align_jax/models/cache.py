@@ -10,12 +10,25 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from align_jax.sharding import shard
+
 
 class Stored(NamedTuple):
   """Keys or values of tokens: of completions [P, K * G, T, H]."""
 
   numbers: jax.Array
   scales: jax.Array | None = None  # f32, without the last axis. None: 1
+
+
+class Stacked(NamedTuple):
+  """Keys and values of all layers, [P, L, ...] each, for a scan over layers."""
+
+  layers: tuple[Stored, Stored]
+
+  def of(self, layer):
+    """Those of one layer."""
+    pick = lambda x: jax.lax.dynamic_index_in_dim(x, layer, 1, keepdims=False)
+    return jax.tree.map(pick, self.layers)
 
 
 def _cast(dtype):
@@ -48,27 +61,42 @@ def store_prompt(keys, values, dtype):
 
 
 def empty(shape, dtype):
-  """Zeros of a shape (P, K * G, T, H)."""
+  """Zeros of a shape (P, K * G, T, H), or (P, L, K * G, T, H)."""
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
   kept = jax.eval_shape(lambda x: store(x, dtype), like)
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
+  axes = 'batch', *[None] * (len(shape) - 4), 'heads'
+  zeros = lambda x: shard(jnp.zeros(x.shape, x.dtype), *axes)
+  return jax.tree.map(zeros, kept)
 
 
 def grow(caches, size):
-  """Any tree of Stored, padded to room for `size` tokens."""
+  """Any tree of Stored or Stacked, padded to room for `size` tokens."""
+  stacked = lambda x: isinstance(x, Stacked)
 
-  def pad(x):
+  def pad(x, axis):
     widths = [(0, 0)] * x.ndim
-    widths[2] = (0, size - x.shape[2])
+    widths[axis] = (0, size - x.shape[axis])
     return jnp.pad(x, widths)
 
-  return jax.tree.map(pad, caches)
+  def grown(x):
+    return jax.tree.map(lambda a: pad(a, 3 if stacked(x) else 2), x)
+
+  return jax.tree.map(grown, caches, is_leaf=stacked)
 
 
-def put(cache, new, index):
-  """Writes `new`, a token [P, K * G, H], at `index`: int [] or int [P]."""
+def put(cache, new, index, layer=None):
+  """Writes `new`, a token [P, K * G, H], at `index`: int [] or int [P].
+
+  Args:
+    layer: int [], where `cache` is of all layers, [P, L, ...].
+  """
 
   def write(x, y):
+    if layer is not None and jnp.ndim(index):
+      return x.at[jnp.arange(len(x)), layer, :, index].set(y)
+    if layer is not None:
+      start = (0, layer, 0, index, *[0] * (x.ndim - 4))
+      return jax.lax.dynamic_update_slice(x, y[:, None, :, None], start)
     if jnp.ndim(index):
       return x.at[jnp.arange(len(x)), :, index].set(y)
     y = jnp.expand_dims(y, 2)

@@ -34,6 +34,8 @@ class ModelConfig:
   tie_embeddings: bool = True
   head: str = 'lm'  # 'lm': logits [V] per token | 'scalar': one score
   dtype: str = 'float32'  # of activations; the parameters have their own
+  # Whether a backward pass computes each layer anew, and stores its input only.
+  remat: bool = dataclasses.field(default=False, repr=False)
   # Positions.
   rope_dim: int | None = None  # dimensions of a head to rotate. None: all
   rope_scaling: tuple = ()  # (name in rope.SCALINGS, ((option, value), ...))
@@ -156,6 +158,7 @@ ALLOWED = {  # what each field may be
   ),
   **dict.fromkeys(
     (
+      'remat',
       'tie_embeddings',
       'post_norms',
       'qk_norm',

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from align_jax import sharding
+
 # The most layers that are unrolled. An unrolled stack runs faster than a scan,
 # and one of few layers compiles as fast. The number is chosen, not measured.
 MAX_UNROLLED = 8
@@ -52,7 +54,8 @@ def project_transposed(x, weights, contracted=1):
 
 def decodes_transposed(params):
   """Whether these parameters are so many that decoding transposes them."""
-  return sum(x.size for x in jax.tree.leaves(params)) >= MIN_TRANSPOSED
+  size = sum(x.size for x in jax.tree.leaves(params))
+  return sharding.platform() == 'cpu' and size >= MIN_TRANSPOSED
 
 
 @jax.custom_vjp

@@ -112,7 +112,9 @@ class Kernel(NamedTuple):
 
 
 def machine():
-  """JAX's platform, 'cpu', 'tpu' or 'gpu', or NVIDIA."""
+  """The platform, 'cpu', 'tpu' or 'gpu', or NVIDIA."""
+  if sharding.platform() != 'gpu':
+    return sharding.platform()
   device = jax.devices()[0]
   if 'cuda' not in device.client.platform_version:
     return device.platform
@@ -144,6 +146,8 @@ def _missing_here(kernel, c, num_prompts, size):
   if short:
     return f'windows of at least the {size} slots of a row, got {min(short)}'
   mesh = jax.sharding.get_abstract_mesh()
+  if sharding.ways('context') > 1:
+    return 'rows that are whole on a device, got mesh.context above 1'
   try:
     if not mesh.empty:
       sharding.check(

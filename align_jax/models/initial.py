@@ -17,7 +17,7 @@ BESIDE = {
   'revision': values.text(),
   'param_dtype': OWN_DTYPE,
   'dtype': OWN_DTYPE,
-  'attention': config_lib.ALLOWED['attention'],
+  **{k: config_lib.ALLOWED[k] for k in ('attention', 'remat')},
 }
 ONLY_BESIDE = 'revision', 'param_dtype'
 
@@ -74,7 +74,7 @@ def model_fields(model, max_length=0):
   Args:
     model: fields of ModelConfig and an empty `checkpoint`. Or a `checkpoint`, a
       folder or hub id, with its `revision`, the `param_dtype` of parameters,
-      the `dtype` of activations and the kind of `attention`.
+      the `dtype` of activations, the kind of `attention` and `remat`.
     max_length: see `hf_config.from_hf`.
   Raises:
     ValueError: a field does not go with a checkpoint, or needs one. Names it.
@@ -91,6 +91,7 @@ def model_fields(model, max_length=0):
       head='lm',
       dtype=_dtype(model, 'dtype'),
       attention=model.get('attention', 'auto'),
+      remat=model.get('remat', False),
     )
   )
 

@@ -7,6 +7,7 @@ rest of the package runs it by `of(c)`, which has
   hidden_states(params, c, prompts, ...)         all tokens at once
   prefill, empty_cache, split_layers, decode_step   a token at a time
   head_weights(params, c), decode_head(params, c), logits(states, weights, c)
+  laid_out(params, c)                            as sampling reads them
   matrix_dims(path, shape, c)                    what LoRA may adapt
 
 `models.transformer` documents them. A record of another kind registers its own

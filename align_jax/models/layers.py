@@ -13,6 +13,9 @@ def project(x, weights, contracted=1):
   """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
   if isinstance(weights, cpu.Transposed):
     return cpu.project_transposed(x, weights, contracted)
+  if not jax.sharding.get_abstract_mesh().empty:
+    # Joined dimensions could not stay split: XLA would gather them.
+    return jnp.tensordot(x, weights.astype(x.dtype), contracted)
   rows = x.shape[: x.ndim - contracted]
   inputs, outputs = weights.shape[:contracted], weights.shape[contracted:]
   weights = weights.astype(x.dtype).reshape(math.prod(inputs), -1)

@@ -13,14 +13,15 @@ Completions read their prompt's keys and values in place. Nothing is repeated
 per completion, unless a fused kernel needs whole rows (models/fused.py).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from align_jax import ops
-from align_jax.models import cache, cpu, fused
+from align_jax import ops, sharding
+from align_jax.models import cache, cpu, fused, weights
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
 from align_jax.models.layers import mlp, norm, project, soft_cap, with_bias
@@ -29,13 +30,44 @@ from align_jax.models.rope import frequencies, rope, table
 # The rest of what `interface.of` finds in this module.
 from align_jax.models.weights import (  # noqa: F401
   INPUTS,
+  WHOLE,
   axes,
   init,
+  laid_out,
   matrix_dims,
   plain_inputs,
+  whole,
   width,
 )
-from align_jax.sharding import shard
+from align_jax.sharding import shard, ways
+
+
+def _rows(x):
+  """Activations [P, S, D] or [P, G, T, D] where their tokens live."""
+  return shard(x, 'batch', *[None] * (x.ndim - 3), 'context')
+
+
+def _whole(layer, c):
+  """One layer's weights as its products read them."""
+  names = {k: names[1:] for k, names in axes(c)['layers'].items()}
+  return whole(layer, names, c)
+
+
+def _over_layers(body, x, params, c, last=None):
+  """`cpu.over_layers`, with what a backward pass shall compute anew."""
+  if c.remat:
+    policy = jax.checkpoint_policies.nothing_saveable
+  elif ways('embed') > 1:  # else it would store every layer's whole weights
+    policy = jax.checkpoint_policies.save_anything_except_these_names(WHOLE)
+  else:
+    return cpu.over_layers(body, x, _layers(params, c), last)
+
+  def again(x, layer, last=None):
+    f = functools.partial(body, last=last)
+    unrolled = c.num_layers <= cpu.MAX_UNROLLED
+    return jax.checkpoint(f, policy=policy, prevent_cse=unrolled)(x, layer)
+
+  return cpu.over_layers(again, x, _layers(params, c), last)
 
 
 def _layers(params, c):
@@ -105,11 +137,11 @@ def _after_attention(x, attended, layer, c):
   out = with_bias(out, layer, 'o_bias')
   if c.post_norms:
     out = norm(out, layer, 'attention_post_norm', c)
-  y = shard(x + out, 'batch')
+  y = _rows(x + out)
   out = mlp(norm(x if c.parallel else y, layer, 'mlp_norm', c), layer, c)
   if c.post_norms:
     out = norm(out, layer, 'mlp_post_norm', c)
-  return shard(y + out, 'batch')
+  return _rows(y + out)
 
 
 def _in_sight(mask, layer, queries, keys):
@@ -127,7 +159,7 @@ def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
   Given `last`, the x returned is [P, last, D], of the last slots.
   """
   q, k, v = _qkv(x, layer, places, c)
-  kv = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+  kv = tuple(shard(jnp.moveaxis(x, 1, 2), 'batch', 'heads') for x in (k, v))
   x, q = ops.last_slots(x, last), ops.last_slots(q, last)
   if kernel and last is None:
     attended = kernel(q, k, v, valid, valid)
@@ -179,7 +211,8 @@ def _attend_rows(q, k, v, prompt_valid, prompt_kv, valid, kernel):
 def _attend_completions(q, k, v, layer, positions, prompt, prompt_kv, valid, c):
   """q [P, G, T, K, R, H], k and v [P, G, T, K, H] -> as q."""
   q = q.transpose(0, 3, 1, 4, 2, 5)  # [P, K, G, R, T, H]
-  k, v = (a.transpose(0, 3, 1, 2, 4) for a in (k, v))  # [P, K, G, T, H]
+  # [P, K, G, T, H], of all tokens.
+  k, v = (shard(a.transpose(0, 3, 1, 2, 4), 'batch', 'heads') for a in (k, v))
   size = valid.shape[2]
   causal = jnp.tril(jnp.ones((size, size), bool)) & valid[:, :, None]
   causal = _in_sight(causal, layer, positions, positions)
@@ -204,11 +237,15 @@ def _prompt_mask(layer, positions, prompt_valid, prompt_positions):
 @jax.named_scope('embed')
 def _embed(params, tokens, positions, c):
   x = params['embed'][tokens].astype(c.dtype)
+  if ways('embed') > 1:
+    # Else the table would be gathered, not the states.
+    between = [None] * (tokens.ndim - 2)
+    x = shard(x, 'replica', *between, 'context', 'embed')
   if c.embed_scale is not None:
     x = x * jnp.asarray(c.embed_scale, c.dtype)
   if c.num_positions:
     x = x + params['positions'][positions].astype(c.dtype)
-  return shard(x, 'batch')
+  return _rows(x)
 
 
 def _check_length(c, size):
@@ -245,14 +282,14 @@ def hidden_states(
   ]
 
   def body(carry, layer, last=None):
-    x, y = carry
+    (x, y), layer = carry, _whole(layer, c)
     x, kv = _prompt_layer(x, layer, places[0], prompt_valid, c, kernel, last)
     y = _completion_layer(y, layer, places[1], prompt, kv, valid, c, kernel)
     return (x, y), None
 
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
-  (x, y), _ = cpu.over_layers(body, (x, y), _layers(params, c), last)
+  (x, y), _ = _over_layers(body, (x, y), params, c, last)
   x = ops.last_slots(x, last)
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
@@ -270,28 +307,45 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
   positions = ops.positions(prompt_valid)
   places = _places(positions, c, prompts.shape[1])
   body = lambda x, layer, last=None: _prompt_layer(
-    x, layer, places, prompt_valid, c, kernel, last
+    x, _whole(layer, c), places, prompt_valid, c, kernel, last
   )
   x = _embed(params, prompts, positions, c)
-  x, kv = cpu.over_layers(body, x, _layers(params, c), last=1)
+  x, kv = _over_layers(body, x, params, c, last=1)
   kept = cache.store_prompt(*kv, cache_dtype or c.dtype)
+  if _scans_decoding(c):
+    by_prompt = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), kept)
+    return norm(x[:, -1], params, 'norm', c), cache.Stacked(by_prompt)
   layers = (jax.tree.map(lambda a: a[i], kept) for i in range(c.num_layers))
   return norm(x[:, -1], params, 'norm', c), tuple(layers)
+
+
+def _scans_decoding(c):
+  """Whether one body decodes all layers, else each is compiled by itself.
+
+  A CPU would copy what a scan reads.
+  """
+  return c.num_layers > cpu.MAX_UNROLLED and sharding.platform() != 'cpu'
 
 
 def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):
   """Per layer, room for `size` keys and values of every completion."""
   shape = (num_prompts, c.num_kv_heads * group_size, size, c.head_dim)
+  if _scans_decoding(c):
+    shape = (num_prompts, c.num_layers, *shape[1:])
   zeros = lambda: cache.empty(shape, cache_dtype or c.dtype)
+  if _scans_decoding(c):
+    return cache.Stacked((zeros(), zeros()))
   return tuple((zeros(), zeros()) for _ in range(c.num_layers))
 
 
 def split_layers(params, c):
-  """The parameters as `decode_step` needs them: a tuple of layers.
+  """The parameters as `decode_step` needs them: a tuple of layers, or a stack.
 
   Called outside of the loop over tokens, which would split them in every step.
   """
   layers = _layers(params, c)
+  if _scans_decoding(c):
+    return {**params, 'layers': layers}
   split = [jax.tree.map(lambda a: a[i], layers) for i in range(c.num_layers)]
   if cpu.decodes_transposed(params):
     split = [_transpose(layer, c) for layer in split]
@@ -309,8 +363,6 @@ def decode_step(
 ):
   """Feeds completion token number `index` of every row.
 
-  Layers are unrolled: a scan would copy the cache once per token.
-
   Args:
     params: as `split_layers` returns them.
     tokens: int32 [P, G].
@@ -320,7 +372,7 @@ def decode_step(
   Returns:
     hidden states [P, G, D] that predict the next token, and the caches.
   """
-  size = caches[0][0].numbers.shape[2]
+  size = caches[0][0].numbers.shape[-2]
   _check_length(c, prompt_valid.shape[1] + size)
   positions = jnp.broadcast_to(
     (prompt_valid.sum(-1) + index)[:, None], tokens.shape
@@ -328,22 +380,61 @@ def decode_step(
   places = _places(positions, c, prompt_valid.shape[1] + size)
   x = _embed(params, tokens, positions, c)
   prompt = prompt_valid, ops.positions(prompt_valid) if c.windows else None
-  dtype, new_caches = cache_dtype or c.dtype, []
-  for layer, kv, own in zip(params['layers'], prompt_kv, caches):
-    x, own = _decode_layer(x, layer, places, index, prompt, kv, own, c, dtype)
-    new_caches.append(own)
-  return norm(x, params, 'norm', c), tuple(new_caches)
+  decode = functools.partial(
+    _decode_layer,
+    places=places,
+    index=index,
+    prompt=prompt,
+    c=c,
+    dtype=cache_dtype or c.dtype,
+  )
+  over = _scanned if isinstance(caches, cache.Stacked) else _one_by_one
+  x, caches = over(decode, x, params['layers'], prompt_kv, caches)
+  return norm(x, params, 'norm', c), caches
+
+
+def _one_by_one(decode, x, layers, prompt_kv, caches):
+  """Decodes layer after layer, each with a cache of its own."""
+  kept = []
+  for layer, kv, own in zip(layers, prompt_kv, caches):
+    x, own = decode(x, layer, kv, own)
+    kept.append(own)
+  return x, tuple(kept)
+
+
+def _scanned(decode, x, layers, prompt_kv, caches):
+  """Decodes by a scan that carries the caches, else it would copy them."""
+
+  def body(carry, inputs):
+    number, layer = inputs
+    kv = prompt_kv.of(number)
+    x, caches = decode(carry[0], layer, kv, carry[1], number)
+    return (x, caches), None
+
+  count = jnp.arange(len(jax.tree.leaves(layers)[0]))
+  (x, caches), _ = jax.lax.scan(body, (x, caches), (count, layers))
+  return x, caches
 
 
 @jax.named_scope('layer')
-def _decode_layer(x, layer, places, index, prompt, prompt_kv, own, c, dtype):
-  """x [P, G, D] -> x, and the layer's cache with the keys and values of x."""
+def _decode_layer(
+  x, layer, prompt_kv, caches, number=None, *, places, index, prompt, c, dtype
+):
+  """x [P, G, D] -> x, and the caches with the keys and values of x.
+
+  Args:
+    caches: the layer's, or those of all layers, of which it is `number`.
+  """
   q, k, v = _qkv(x, layer, places, c)
   by_row = lambda x: x.swapaxes(1, 2).reshape(len(x), -1, c.head_dim)
-  own = tuple(
-    cache.put(old, cache.store(by_row(new), dtype), index)
-    for old, new in zip(own, (k, v))
+  caches = caches if number is None else caches.layers
+  caches = own = tuple(
+    cache.put(old, cache.store(by_row(new), dtype), index, number)
+    for old, new in zip(caches, (k, v))
   )
+  if number is not None:
+    caches = cache.Stacked(own)
+    own = caches.of(number)
   slots = jnp.arange(own[0].numbers.shape[2])
   last = jnp.reshape(index, (-1, 1, 1, 1, 1))
   seen = slots <= last
@@ -357,7 +448,7 @@ def _decode_layer(x, layer, places, index, prompt, prompt_kv, own, c, dtype):
     lambda scores: masked(scores, prompt_mask, c.attention_softcap),
     lambda scores: masked(scores, seen, c.attention_softcap),
   )
-  return _after_attention(x, attended.swapaxes(1, 2), layer, c), own
+  return _after_attention(x, attended.swapaxes(1, 2), layer, c), caches
 
 
 def decode_head(params, c):
@@ -371,9 +462,8 @@ def decode_head(params, c):
 
 def head_weights(params, c):
   """[D, V]: the output matrix, tied to the embedding or not."""
-  if c.tie_embeddings:
-    return cpu.transposed_embedding(params['embed'])
-  return params['head']
+  head = weights.head(params, c)
+  return cpu.transposed_embedding(head) if c.tie_embeddings else head
 
 
 @jax.named_scope('head')

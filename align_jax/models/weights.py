@@ -8,8 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
+from align_jax import sharding
 from align_jax.models.config import ModelConfig
+
+WHOLE = 'whole'  # what `whole` returns, for policies of `jax.checkpoint`
 
 
 class Spec(NamedTuple):
@@ -144,6 +148,73 @@ def init(key, c: ModelConfig):
 def axes(c: ModelConfig):
   """Logical axes of each parameter, for `sharding.place`."""
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _moved(x, axes, to, dtypes):
+  """x, which lies by `axes`, in the first of two dtypes and laid out `to`."""
+  return sharding.move(x.astype(dtypes[0]), axes, to)
+
+
+# By itself a cotangent would be whole on every device before it is split.
+_moved.defvjp(
+  lambda x, axes, to, dtypes: (_moved(x, axes, to, dtypes), None),
+  lambda axes, to, dtypes, _, ct: (
+    sharding.shard(ct, *axes).astype(dtypes[1]),
+  ),
+)
+
+
+def whole(tree, names, c):
+  """Weights as products read them: no longer split over 'embed'.
+
+  Matrices are cast first, so that half of the bytes move.
+
+  Args:
+    tree: parameters, some of them, or those of a layer. What has no name in
+      `names` is left as it is.
+    names: the logical axes of each.
+  """
+  if sharding.ways('embed') == 1:
+    return tree
+  own = {k: x for k, x in tree.items() if k in names}
+  return tree | _each_gathered(own, {k: names[k] for k in own}, c)
+
+
+def laid_out(params, c):
+  """The parameters as sampling reads them, within `sharding.sampling`.
+
+  Without a mesh nothing is done: products cast for themselves.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return params
+  names = axes(c)
+  return _each_gathered(params, {k: names[k] for k in params}, c)
+
+
+def _each_gathered(tree, names, c):
+  def gathered(path, x, axes):
+    cast = x.ndim > 1 and 'norm' not in path[-1].key
+    dtypes = (jnp.dtype(c.dtype) if cast else x.dtype), x.dtype
+    to = tuple(None if name == 'embed' else name for name in axes)
+    return checkpoint_name(_moved(x, axes, to, dtypes), WHOLE)
+
+  return jax.tree_util.tree_map_with_path(gathered, tree, names)
+
+
+def head(params, c):
+  """The output matrix [D, V], or the embedding [V, D] that it is tied to.
+
+  Where parameters are split over 'embed', its tokens are instead: no gradient
+  of the whole matrix exists.
+  """
+  name = 'embed' if c.tie_embeddings else 'head'
+  x, names = params[name], axes(c)[name]
+  if sharding.ways('embed') == 1:
+    return x
+  known = {'embed': None, 'vocab': 'logits'}
+  to = tuple(known[n] for n in names)
+  return _moved(x, names, to, (jnp.dtype(c.dtype), x.dtype))
 
 
 def width(c):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from align_jax import values
+from align_jax import hosts, values
 from align_jax.models import bow, cache, lora
 from align_jax.policy import sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
@@ -52,9 +52,10 @@ def _finite_kls(config):
 
   def checked(params, ref_params, batch):
     found = kls(params, ref_params, batch)
-    if np.max(found[0], initial=0) < -scoring.FORBIDDEN * 1e-3:
+    largest = np.max(hosts.fetch(found[0]), initial=0)
+    if largest < -scoring.FORBIDDEN * 1e-3:
       return found
-    tokens = np.asarray(forbidden(params, ref_params, batch))
+    tokens = hosts.fetch(forbidden(params, ref_params, batch))
     for row, place in np.argwhere(tokens >= 0):
       raise ValueError(
         f'the KL is infinite: after {place} tokens of completion {row} the '

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from align_jax import ops
+from align_jax import ops, sharding
 from align_jax.models import cache, cpu
 from align_jax.models.interface import of
 from align_jax.policy.draw_tokens import (
@@ -144,9 +144,11 @@ def _request(
   shares: tuple = (1.0,)
   if other_params is not None:
     policies, shares = (params, other_params), (1 - share, share)
+  model = of(config)
+  policies = tuple(model.laid_out(p, config) for p in policies)
   # Computed once, since a loop over tokens is traced after this.
-  layers = [of(config).split_layers(p, config) for p in policies]
-  heads = [of(config).decode_head(p, config) for p in policies]
+  layers = [model.split_layers(p, config) for p in policies]
+  heads = [model.decode_head(p, config) for p in policies]
   sampler = _Sampler(
     config,
     cache_dtype,
@@ -188,6 +190,7 @@ def _segments(length):
   return [*range(step, length, step), length]
 
 
+@sharding.sampling()
 def sample(
   params: Params,
   prompts: jax.Array,
@@ -294,6 +297,7 @@ def _in_chunks(f, arrays, size):
   return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], out)
 
 
+@sharding.sampling()
 def sample_many(
   params: Params,
   prompts: jax.Array,

@@ -4,12 +4,13 @@ Logits exist at completion positions only, a chunk of positions at a time. The
 backward pass recomputes them, so [B, T, V] is never in memory.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from align_jax import ops
+from align_jax import ops, sharding
 from align_jax.models.interface import of
 from align_jax.sharding import shard
 from align_jax.types import Batch, Model, Params
@@ -43,11 +44,15 @@ def predicting_states(params: Params, c: Model, batch: Batch) -> jax.Array:
 
 
 def _logits(states, weights, config):
-  return shard(of(config).logits(states, weights, config), 'batch', 'vocab')
+  rows = ('replica',) if states.ndim == 2 else ('context', 'replica')
+  logits = of(config).logits(shard(states, *rows), weights, config)
+  return shard(logits, *rows, 'logits')
 
 
 def _by_position(f, arrays, vocab_size):
   """f over the leading [B, T] of `arrays`, a chunk of positions at a time."""
+  if not jax.sharding.get_abstract_mesh().empty:
+    return _by_slot(f, arrays, vocab_size)
   batch_shape = arrays[0].shape[:2]
   flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
   num = flat[0].shape[0]
@@ -62,9 +67,34 @@ def _by_position(f, arrays, vocab_size):
   return jax.tree.map(lambda a: a.reshape(-1)[:num].reshape(batch_shape), out)
 
 
+def _by_slot(f, arrays, vocab_size):
+  """As `_by_position`, in chunks of slots, of which all devices have a part.
+
+  f gets [slots, B, ...].
+  """
+  rows, slots = arrays[0].shape[:2]
+  ways = sharding.ways
+  own = -(-rows // ways('replica')), -(-slots // ways('context'))
+  size = max(1, LOGITS_PER_CHUNK * ways('logits') // vocab_size)
+  num = min(-(-math.prod(own) // size), own[1])
+  more = -slots % (num * ways('context'))
+
+  def chunks(a):
+    a = jnp.pad(a.swapaxes(0, 1), [(0, more)] + [(0, 0)] * (a.ndim - 1))
+    return sharding.parts(a, num, 'context')
+
+  arrays = [chunks(a) for a in arrays]
+  if num == 1:
+    out = jax.tree.map(lambda a: a[None], f(*(a[0] for a in arrays)))
+  else:
+    out = jax.lax.map(lambda chunk: jax.checkpoint(f)(*chunk), arrays)
+  joined = lambda a: sharding.joined(a, 'context')[:slots].swapaxes(0, 1)
+  return jax.tree.map(lambda a: shard(joined(a), 'batch'), out)
+
+
 @jax.custom_vjp
 def log_prob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-  """log softmax(logits)[token]: f32 [N, V], int [N] -> f32 [N]."""
+  """log softmax(logits)[token]: f32 [..., V], int [...] -> f32 [...]."""
   return _log_prob_of(logits, tokens)[0]
 
 
@@ -77,9 +107,9 @@ def _log_prob_of(logits, tokens):
 
 def _log_prob_of_vjp(kept, cotangent):
   logits, total, tokens = kept
-  chosen = jnp.arange(logits.shape[1]) == tokens[:, None]
-  probs = jnp.exp(logits - total[:, None])
-  return (chosen - probs) * cotangent[:, None], None
+  chosen = jnp.arange(logits.shape[-1]) == tokens[..., None]
+  probs = jnp.exp(logits - total[..., None])
+  return (chosen - probs) * cotangent[..., None], None
 
 
 log_prob_of.defvjp(_log_prob_of, _log_prob_of_vjp)

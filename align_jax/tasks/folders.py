@@ -4,9 +4,11 @@ import contextlib
 import inspect
 import json
 import os
+import pathlib
 import shutil
+import tempfile
 
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.files import damaged, digests, read_record, write_record
 
 FILES = 'files.json'  # of the folder: digests of all others
@@ -21,6 +23,8 @@ def keywords(fn):
 def make_once(folder, build, settings, defaults=None):
   """Fills the folder by `build(partial_folder)`, unless it exists.
 
+  Several hosts all build it, since all are needed to compute. Host 0's is kept.
+
   Args:
     folder: path.
     settings: dict of everything the contents depend on, kept as settings.json.
@@ -32,18 +36,23 @@ def make_once(folder, build, settings, defaults=None):
   # JSON turns tuples into lists and paths into text.
   read = lambda tree: json.loads(json.dumps(tree, default=str))
   settings, defaults = read(settings), read(defaults or {})
-  if not (folder / 'settings.json').exists():
+  if not hosts.agree((folder / 'settings.json').exists()):
     with _publishing(folder) as partial:
       build(partial)
       write_record(partial / FILES, digests(partial))
       write_record(partial / 'settings.json', settings)
+    hosts.barrier()
   _check_settings(folder, settings, defaults)
   _check_files(folder)
 
 
 @contextlib.contextmanager
 def _publishing(folder):
-  """A local folder, which is `folder` afterwards."""
+  """A local folder, which is `folder` afterwards; of several hosts host 0's."""
+  if not hosts.first():
+    with tempfile.TemporaryDirectory() as scratch:
+      yield pathlib.Path(scratch)
+    return
   if not paths.is_local(folder):
     # A kill may leave a part of it there, but not the settings, the last file.
     with paths.filling(folder) as partial:

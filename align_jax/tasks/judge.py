@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from align_jax import sharding
-from align_jax.learn import optimizers, step
+from align_jax import hosts, sharding
+from align_jax.learn import optimizers, step, stopping
 from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
 from align_jax.models.transformer import ModelConfig
@@ -83,6 +83,7 @@ def fit(config, loss, odds, draw, *, steps, learning_rate):
   train_step = step.make_train_step(scorer(config), loss, tx)
   state = step.init_state(init_judge(jax.random.key(0), config, odds), tx)
   for i in range(steps):
+    stopping.check('while a judge of texts is trained')
     rate = learning_rate * min(1, 2 * (1 - i / steps))
     state, _ = train_step(state, draw(i), {'learning_rate': rate})
   return state.params
@@ -152,7 +153,7 @@ def judge_accuracy(
         prompt_len=prompt_len,
         size=size,
       )
-      scores.append(np.asarray(scorer(config)(params, batch)))
+      scores.append(hosts.fetch(scorer(config)(params, batch)))
     scores = np.concatenate(scores)[:held_out]
     out[f'{name}accuracy'] = float(((scores > 0) == (labels > 0)).mean())
   return {**out, 'score_std': float(scores.std())}
@@ -168,7 +169,7 @@ def _paths(tree):
 
 def save_params(path, params):
   names, arrays, _ = _paths(params)
-  np.savez(path, **dict(zip(names, map(np.asarray, arrays))))
+  np.savez(path, **dict(zip(names, hosts.fetch(arrays))))
 
 
 def load_params(path, config):

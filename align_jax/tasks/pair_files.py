@@ -39,10 +39,10 @@ def read(path, dataset, counts, **which):
     data_lib.read_examples(path, dataset or None, counts=counts, **which)
   )
   for example in examples:
-    if example.kind not in KINDS:
+    if example.format not in KINDS:
       raise ValueError(
-        f'{example.where}: is a row of {example.kind!r}, expected a preference '
-        'with chosen and rejected, or an answer with a label'
+        f'{example.where}: is a row of {example.format!r}, expected a '
+        'preference with chosen and rejected, or an answer with a label'
       )
   if not examples:
     raise ValueError(f'{path}: no row is good')
@@ -51,7 +51,7 @@ def read(path, dataset, counts, **which):
 
 def kind_of(examples):
   """'pairs' or 'labels'."""
-  return KINDS[examples[0].kind]
+  return KINDS[examples[0].format]
 
 
 def held_out_of(heldout_prompts, count):

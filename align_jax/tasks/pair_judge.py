@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax import judges, ops
+from align_jax import hosts, judges, ops
 from align_jax.learn import batches, rewards, sources
 from align_jax.losses import LOSSES
 from align_jax.tasks.judge import (
@@ -165,7 +165,7 @@ def odds(rows, config):
 
 def scores(gold, rows):
   """The judge's score of every row: f32 [P, G]."""
-  found = [np.asarray(gold(x)) for x in batches.chunks(rows, ROWS)]
+  found = [hosts.fetch(gold(x)) for x in batches.chunks(rows, ROWS)]
   grouped = ops.by_group(np.concatenate(found), rows.group_size)
   return grouped[: rows.num_prompts]
 

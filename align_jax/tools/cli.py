@@ -15,6 +15,7 @@ COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'check': ('check_model', 'compares a checkpoint with transformers'),
   'agreement': ('agreement', 'how far a judge agrees with people'),
   'cache cost': ('cache_cost', 'the KL that a coarser key-value cache costs'),
+  'fit': ('fit', 'whether a config fits a TPU slice, compiled without a TPU'),
   'import memory': ('measure_import', 'host memory that an import takes'),
 }
 

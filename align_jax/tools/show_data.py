@@ -71,7 +71,7 @@ def _marked(tokenizer, ids, mask):
 
 
 def _encoded_lines(tokenizer, encoded):
-  yield f'{encoded.where} ({encoded.kind})'
+  yield f'{encoded.where} ({encoded.format})'
   prompt = _marked(tokenizer, encoded.prompt, [False] * len(encoded.prompt))
   yield f'  prompt, {len(encoded.prompt)} tokens: {prompt}'
   sides = zip(encoded.completions, encoded.masks, encoded.rewards)
@@ -84,7 +84,7 @@ def _encoded_lines(tokenizer, encoded):
 
 
 def _example_lines(example):
-  yield f'{example.where} ({example.kind})'
+  yield f'{example.where} ({example.format})'
   yield f'  prompt: {example.prompt!r}'
   for text, reward in zip(example.completions, example.rewards):
     yield f'  completion, reward {reward:g}: {text!r}'

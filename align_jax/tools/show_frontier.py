@@ -49,8 +49,8 @@ def columns(
   """{title: [a cell per budget]}."""
   table = {}
   for name, row in comparison.table.items():
-    kinds = map(comparison.readings[name].kind, range(len(row)))
-    table[name] = [f'{show(e)} {kind}'.strip() for e, kind in zip(row, kinds)]
+    reached = map(comparison.readings[name].reached, range(len(row)))
+    table[name] = [f'{show(e)} {how}'.strip() for e, how in zip(row, reached)]
   for name in comparison.arms:
     if control and name != control:
       row = comparison.difference(name, control)

@@ -1,0 +1,157 @@
+"""Does a config fit a TPU slice? Its programs, compiled for chips not here.
+
+  align fit --config=configs/llama3_8b_ultrafeedback.py --topology=v5e-64
+
+compiles a run's update, sampler, scorer and evaluation for the slice, and says
+what each takes of a chip's memory, what moves between chips, and what that and
+the arithmetic leave of a chip's peak. Nothing runs, and nothing is downloaded
+for the checkpoints in `fit_models`. It needs libtpu, and no TPU.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from align_jax import sharding
+from align_jax.lab import config_file, overrides, sweep
+from align_jax.lab.settings import Run
+from align_jax.tools import fit_all, fit_search, fit_slices, fit_table
+from align_jax.tools.cli import with_config
+from align_jax.tools.fit_measure import measure
+from align_jax.tools.fit_programs import PROGRAMS, Programs
+
+
+def run_of(cfg: dict, arm: str) -> Run:
+  """The first run of an arm.
+
+  Raises:
+    ValueError: there is no such arm.
+  """
+  arms = list(cfg['arms'])
+  if (arm or arms[0]) not in arms:
+    raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
+  one = {**cfg, 'seeds': 1, 'arms': {k: cfg['arms'][k] for k in arms}}
+  return next(r for r in sweep.sweep(one) if r.arm == (arm or arms[0]))
+
+
+def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:
+  """The config's mesh over the chips of a slice.
+
+  Raises:
+    ValueError: it has another number of devices.
+  """
+  try:
+    return sharding.make_mesh(list(found.devices()), **cfg['mesh'])
+  except ValueError as error:
+    if 'libtpu' in str(error):
+      raise
+    raise ValueError(
+      f'--topology={found.name}: {error}: give --config.mesh.fsdp and the '
+      'others, or --search'
+    ) from None
+
+
+def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
+  """The lines that are printed, as programs get compiled."""
+  mesh = mesh_of(cfg, found)
+  split = ' '.join(f'{k}={v}' for k, v in cfg['mesh'].items() if v > 1)
+  devices = found.devices()
+  limit = fit_slices.limit(devices)
+  hosts = len({device.process_index for device in devices})
+  yield (
+    f'{found.name}: {found.chips} chips, {hosts} hosts, '
+    f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
+    f'arm {run.arm!r}'
+  )
+  with jax.set_mesh(mesh):
+    programs = Programs(run, mesh)
+    for name in names:
+      measured = measure(PROGRAMS[name](programs), found, limit)
+      heads = getattr(programs.task.model, 'num_kv_heads', 1)
+      knob = fit_table.knob(name, cfg, run.flat, heads)
+      yield from fit_table.lines(measured, found, knob)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='align fit', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument('--config', help='a file of configs/')
+  parser.add_argument(
+    '--topology', help=f'one of {", ".join(fit_slices.SLICES)}'
+  )
+  parser.add_argument('--only', default='', help='an arm; default: the first')
+  parser.add_argument(
+    '--programs',
+    default=','.join(PROGRAMS),
+    help='which of them; default: %(default)s',
+  )
+  parser.add_argument(
+    '--search',
+    action='store_true',
+    help='turn knobs until all programs fit, and print which',
+  )
+  parser.add_argument(
+    '--all', action='store_true', help='the table of docs/memory.md'
+  )
+  return parser
+
+
+def names_of(text: str) -> list[str]:
+  """Names of programs.
+
+  Raises:
+    ValueError: one of them is unknown.
+  """
+  names = text.split(',')
+  for name in names:
+    if name not in PROGRAMS:
+      raise ValueError(
+        f'--programs={text}: {name!r} is none of {", ".join(PROGRAMS)}'
+      )
+  return names
+
+
+def lines(argv: Sequence[str]) -> Iterator[str]:
+  """Yields what is printed for a command line.
+
+  Raises:
+    ValueError: a wrong flag, config or slice.
+  """
+  plain, given = config_file.split(with_config(argv))
+  args = make_parser().parse_args(plain)
+  names = names_of(args.programs)
+  if args.all:
+    yield from fit_all.lines()
+    return
+  for flag in ('config', 'topology'):
+    if not getattr(args, flag):
+      raise ValueError(f'--{flag} is required')
+  cfg = overrides.apply(config_file.load(args.config), given)
+  run, found = run_of(cfg, args.only), fit_slices.find(args.topology)
+  if args.search:
+    asked = [(run.arm, name) for name in names]
+    done, _ = fit_search.search(cfg, found, asked, print)
+    yield f'fits {found.name} with {fit_search.said(done)}'
+  else:
+    yield from report(cfg, run, found, names)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command line; a mistake is one line, and exit status 1."""
+  # What is compiled for a TPU cannot be read back from the cache on a CPU.
+  cached = jax.config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  try:
+    for line in lines(sys.argv[1:] if argv is None else argv):
+      print(line, flush=True)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {" ".join(str(error).split())}')
+  finally:
+    jax.config.update('jax_enable_compilation_cache', cached)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,54 @@
+"""Sizes of published checkpoints, so that `align fit` downloads none.
+
+The fields are those of their config.json; Llama's are behind a form.
+"""
+
+from align_jax.models import hf_config
+
+LLAMA_3 = dict(
+  model_type='llama',
+  architectures=['LlamaForCausalLM'],
+  vocab_size=128256,
+  num_key_value_heads=8,
+  hidden_act='silu',
+  rms_norm_eps=1e-5,
+  rope_theta=500000.0,
+  max_position_embeddings=8192,
+)
+KNOWN = {
+  'meta-llama/Llama-3.2-1B-Instruct': dict(
+    LLAMA_3,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_hidden_layers=16,
+    num_attention_heads=32,
+    head_dim=64,
+    tie_word_embeddings=True,
+  ),
+  'meta-llama/Meta-Llama-3-8B-Instruct': dict(
+    LLAMA_3,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    tie_word_embeddings=False,
+  ),
+  'meta-llama/Meta-Llama-3-70B-Instruct': dict(
+    LLAMA_3,
+    hidden_size=8192,
+    intermediate_size=28672,
+    num_hidden_layers=80,
+    num_attention_heads=64,
+    tie_word_embeddings=False,
+  ),
+}
+
+
+def fields(model):
+  """The fields of ModelConfig for a config's `model`; None: not known here."""
+  if model.get('checkpoint') not in KNOWN:
+    return None
+  given = {k: model[k] for k in ('attention', 'remat') if k in model}
+  dtype = model.get('dtype') or 'float32'
+  known = hf_config.from_hf(KNOWN[model['checkpoint']], dtype=dtype, **given)
+  return vars(known)

@@ -1,0 +1,134 @@
+"""Turns a config's knobs until its programs fit a slice.
+
+Knobs are tried from the one that costs least time: how sampling splits the
+layers, what a backward pass computes anew, the parts of a batch.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from align_jax import sharding
+from align_jax.lab import overrides, sweep
+from align_jax.tools import fit_slices, fit_table
+from align_jax.tools.fit_measure import Measured, measure
+from align_jax.tools.fit_programs import PROGRAMS, Programs, model_of
+
+
+def powers(limit: int) -> list[int]:
+  """1, 2, 4 ... up to a limit."""
+  return [2**i for i in range(limit.bit_length()) if 2**i <= limit]
+
+
+def meshes(chips: int, rows: int, kv_heads: int) -> Iterator[dict[str, int]]:
+  """Meshes of so many chips, the one that moves least first.
+
+  Args:
+    rows: prompts of a batch; more chips than that share layers.
+    kv_heads: of the model, over which layers are split.
+  """
+  tensor = max(1, chips // math.gcd(chips, rows))
+  for rollout in powers(kv_heads // tensor):
+    if chips % (rollout * tensor) == 0 and kv_heads % (rollout * tensor) == 0:
+      fsdp = chips // (rollout * tensor)
+      yield dict(data=1, fsdp=fsdp, rollout=rollout, context=1, tensor=tensor)
+
+
+def trainings(rows: int, ways: int, remat: bool) -> Iterator[dict]:
+  """Settings of an update, from the fastest to the smallest.
+
+  Args:
+    rows: prompts of a batch.
+    ways: chips that share them.
+    remat: whether the config says so already.
+  """
+  if not remat:
+    yield {'model.remat': False, 'arm.num_microbatches': 1}
+  for parts in powers(rows // ways):
+    if rows // ways % parts == 0:
+      yield {'model.remat': True, 'arm.num_microbatches': parts}
+
+
+def changed(cfg: dict, changes: dict) -> dict:
+  """The config with changes {dotted path: value}."""
+  for path, value in changes.items():
+    cfg = overrides.put(cfg, path.split('.'), value)
+  return cfg
+
+
+class NoneFits(ValueError):
+  """No setting of the knobs makes a program fit."""
+
+
+def compiled(cfg, arm, name, found, limit) -> Measured:
+  """One program of a config's arm."""
+  one = {**cfg, 'seeds': 1, 'arms': {arm: cfg['arms'][arm]}}
+  run = sweep.sweep(one)[0]
+  mesh = sharding.make_mesh(list(found.devices()), **cfg['mesh'])
+  with jax.set_mesh(mesh):
+    return measure(PROGRAMS[name](Programs(run, mesh)), found, limit)
+
+
+def search(
+  cfg: dict,
+  found: fit_slices.Slice,
+  asked: Sequence[tuple[str, str]],
+  say: Callable[[str], None] = lambda line: None,
+) -> tuple[dict, list[Measured]]:
+  """The first knobs with which all programs fit.
+
+  Sampling decides the mesh, and the others the rest.
+
+  Args:
+    asked: (arm, program) each.
+    say: is told of every program that was tried.
+  Returns:
+    {dotted path: value}, and the programs in the order of `asked`.
+  Raises:
+    NoneFits: names the program.
+  """
+  limit, done, known = fit_slices.limit(found.devices()), {}, {}
+  samples = [x for x in asked if 'sample' in x[1]]
+  for group in (samples, [x for x in asked if x not in samples]):
+    last = ''
+    for changes in _candidates(cfg, found, done):
+      for arm, name in group:
+        x = compiled(changed(cfg, changes), arm, name, found, limit)
+        known[arm, name] = x
+        verdict = next(fit_table.lines(x, found, 'the next'))
+        say(f'{said(changes)}: {arm}: {verdict}')
+        if not x.fits:
+          last = f'{name} takes {fit_table.gib(x.total)} GiB'
+          break
+      else:
+        done = changes
+        break
+    else:
+      raise NoneFits(f'{last} of {fit_table.gib(limit)}')
+  return done, [known[x] for x in asked]
+
+
+def _candidates(cfg, found, done) -> Iterator[dict]:
+  """{dotted path: value} to try, with what is settled already."""
+  rows = cfg['arm']['batch_size']
+  if done:
+    ways = done['mesh.fsdp'] * done['mesh.rollout']
+    for more in trainings(rows, ways, cfg['model'].get('remat', False)):
+      yield {**done, **more}
+    return
+  one = {**cfg, 'seeds': 1}
+  heads = getattr(model_of(sweep.sweep(one)[0].shared), 'num_kv_heads', 1)
+  for mesh in meshes(found.chips, rows, heads):
+    yield {f'mesh.{axis}': size for axis, size in mesh.items()}
+
+
+def said(changes: dict) -> str:
+  """Overrides as they are typed."""
+  return ' '.join(f'--config.{k}={v}' for k, v in changes.items())
+
+
+def short(changes: dict) -> str:
+  """The same for a table: without what is 1 or off."""
+  own = {k.split('.')[-1]: v for k, v in changes.items() if v not in (1, False)}
+  return ', '.join(k if v is True else f'{k} {v}' for k, v in own.items())

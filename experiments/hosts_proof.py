@@ -1,0 +1,240 @@
+"""Several hosts do what one does, and end together when one of them ends.
+
+  python -m experiments.hosts_proof --workdir=runs/hosts --rounds=10
+
+Processes of this machine stand in for hosts. A small experiment runs once in
+one process, and again in several with as many devices in all: the points,
+metrics, logs and parameters are compared. Then one of two hosts at a time gets
+SIGKILL or SIGTERM at a random moment, or is never started. The others must end
+in time, with the right status, and name it. The next start goes on, until the
+experiment ends in the same results as the undisturbed one.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from experiments import damage
+
+LIMIT = 60  # seconds in which the others must have ended
+# A start that goes on is mostly compiling, but for these.
+COMPILED_ONCE = {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  'XLA_FLAGS': '--xla_backend_optimization_level=0',
+}
+CONFIG = """
+from experiments import hosts_proof
+get_config = hosts_proof.small
+"""
+
+
+def small():
+  """An online run that is held at a KL and a PPO run, of one seed."""
+  cfg = damage.small()
+  cfg['arms'] = {k: cfg['arms'][k] for k in ('online', 'ppo')}
+  cfg['report'].update(control='ppo')
+  cfg['arms']['online'].update(kl_budget=0.01, kl_every=2, kl_samples=1)
+  return cfg
+
+
+class Job:
+  """The experiment in processes that stand in for hosts.
+
+  Attributes:
+    workdir: path.
+    processes: one a host; None where it was not started.
+  """
+
+  def __init__(
+    self, workdir, hosts, devices, absent=(), wait=LIMIT, config=CONFIG
+  ):
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    file = workdir.with_name('config.py')
+    file.write_text(config)
+    cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.with_name('cache'))}
+    self._env = {**cache, **os.environ, **COMPILED_ONCE}
+    self.workdir, port = workdir, _free_port()
+    command = [sys.executable, '-m', 'experiments.online_vs_offline']
+    command += [f'--config={file}', f'--workdir={workdir}']
+    command += [f'--config.mesh.data={devices}']
+    if hosts > 1:
+      command += [f'--coordinator=localhost:{port}', f'--num_hosts={hosts}']
+      command += [f'--wait_for_hosts={wait}']
+    self.processes = [
+      None if i in absent else self._begin(command, i, hosts)
+      for i in range(hosts)
+    ]
+
+  def _begin(self, command, host, hosts):
+    command = [*command, f'--host={host}'] if hosts > 1 else command
+    with self._log(host).open('w') as log:
+      return subprocess.Popen(
+        command,
+        env=self._env,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+      )
+
+  def _log(self, host):
+    return self.workdir.with_name(f'host{host}.log')
+
+  def said(self, host):
+    """What a host has printed so far."""
+    return self._log(host).read_text(errors='replace')
+
+  def wait(self, seconds=None):
+    """Exit statuses of the hosts; those that go on so long are killed."""
+    limit = time.time() + seconds if seconds else None
+    found = []
+    for process in filter(None, self.processes):
+      try:
+        found.append(process.wait(limit and max(limit - time.time(), 0.01)))
+      except subprocess.TimeoutExpired:
+        process.kill()
+        found.append('went on')
+    return found
+
+
+def _free_port():
+  with socket.create_server(('', 0)) as server:
+    return server.getsockname()[1]
+
+
+def distance(first, second):
+  """The largest difference between parameters or samples of two workdirs."""
+  first, second = damage.results(first), damage.results(second)
+  assert first.keys() == second.keys(), first.keys() ^ second.keys()
+  pairs = [
+    (np.float64(x), np.float64(y))
+    for name, xs in first.items()
+    if isinstance(xs, list)
+    for x, y in zip(xs, second[name], strict=True)
+  ]
+  return max(np.abs(x - y).max() for x, y in pairs if x.size)
+
+
+def finish(workdir, hosts, devices):
+  """Runs the experiment to its end: the seconds that it took."""
+  start, codes = time.time(), Job(workdir, hosts, devices).wait()
+  assert not any(codes), f'{workdir}: statuses {codes}'
+  return time.time() - start
+
+
+def equal(folder):
+  """Runs the experiment on hosts by devices; whether results are as stated."""
+  passed = True
+  for devices, hosts in ((2, 2), (4, 2), (4, 4)):
+    one = folder / f'one of {devices}'
+    many = folder / f'{hosts} of {devices // hosts}'
+    finish(one, 1, devices)
+    finish(many, hosts, devices)
+    gap = distance(one, many)
+    same = not damage.differing(damage.results(one), damage.results(many))
+    told = 'the same bits' if same else f'differ by at most {gap:.2g}'
+    print(f'{hosts} hosts of {devices // hosts} devices: {told}', flush=True)
+    passed &= same or gap < 1e-5
+  return passed
+
+
+def ended(job, host, number):
+  """Sends a signal to one of two hosts: seconds to the end, and what is wrong.
+
+  SIGTERM is a request once the hosts have joined; before, it ends a process.
+  """
+  start, other = time.time(), 1 - host
+  job.processes[host].send_signal(number)
+  codes = job.wait(LIMIT)
+  seconds, told = time.time() - start, job.said(other)
+  if codes == [0, 0]:
+    stopped = all('stopped: ' in job.said(i) for i in range(2))
+    asked = number == signal.SIGTERM and stopped
+    return seconds, '' if asked else f'statuses {codes}'
+  if codes[host] != -number or codes[other] not in (1, -signal.SIGABRT):
+    return seconds, f'statuses {codes}: {told[-300:]}'
+  return seconds, '' if f'host {host}' in told else f'unnamed: {told[-300:]}'
+
+
+def disturbed(workdir, wanted, number, rounds, whole, rng):
+  """Sends a signal at random moments, to one of two hosts, again and again.
+
+  Args:
+    wanted: the workdir of an undisturbed experiment.
+    number: the signal.
+    rounds: how often.
+    whole: seconds of an undisturbed one.
+  Returns:
+    whether all was as it must be.
+  """
+  seconds, wrong, sent = [], [], 0
+  while sent < rounds:
+    shutil.rmtree(workdir, ignore_errors=True)
+    over = False
+    while not over:
+      job = Job(workdir, 2, 2)
+      moment = None if sent >= rounds else rng.uniform(0.1, 0.9) * whole
+      try:
+        job.processes[0].wait(moment)
+        over = True
+      except subprocess.TimeoutExpired:
+        took, what = ended(job, rng.randrange(2), number)
+        seconds.append(took)
+        sent += 1
+        if what:
+          wrong.append(what)
+    codes = job.wait(LIMIT)
+    where = damage.differing(damage.results(wanted), damage.results(workdir))
+    if any(codes) or where:
+      wrong.append(f'the end: statuses {codes}, {where or "nothing"} differs')
+  told = f'{sent} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
+  print(f'{signal.Signals(number).name}: {told}', flush=True)
+  return not wrong
+
+
+def missing(folder, rounds, rng):
+  """One of two hosts never comes: whether the other names it, and ends."""
+  seconds, wrong = [], []
+  for _ in range(rounds):
+    absent = rng.randrange(2)
+    shutil.rmtree(folder / 'missing', ignore_errors=True)
+    start = time.time()
+    job = Job(folder / 'missing', 2, 2, absent=[absent], wait=5)
+    [code] = job.wait(LIMIT)
+    seconds.append(time.time() - start)
+    if code != 1 or f'host {absent}' not in job.said(1 - absent):
+      wrong.append(f'status {code}: {job.said(1 - absent)[-300:]}')
+  told = f'{rounds} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
+  print(f'missing: {told}', flush=True)
+  return not wrong
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  parser.add_argument('--rounds', type=int, default=10)
+  parser.add_argument('--seed', type=int, default=0)
+  args = parser.parse_args()
+  folder, rng = args.workdir.resolve(), random.Random(args.seed)
+  passed = equal(folder)
+  if args.rounds:
+    passed &= missing(folder, args.rounds, rng)
+    wanted, workdir = folder / 'one of 2', folder / 'disturbed'
+    shutil.rmtree(workdir, ignore_errors=True)
+    whole = finish(workdir, 2, 2)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+      passed &= disturbed(workdir, wanted, number, args.rounds, whole, rng)
+  sys.exit(not passed)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,173 @@
+"""Every method on a mesh of eight devices: is it what one device computes?
+
+  python tests/meshes.py            # all meshes, some minutes
+  python tests/meshes.py MESH ...   # such as fsdp=2,rollout=2,tensor=2
+
+prints by how much losses, gradients, log-probs of samples and KLs differ, and
+fails if a sampled token does, or anything by more than TOLERANCE.
+"""
+
+import functools
+import json
+import sys
+
+import jax
+
+jax.config.update('jax_num_cpu_devices', 8)
+
+import numpy as np  # noqa: E402
+
+from align_jax import losses, sharding  # noqa: E402
+from align_jax.lab import forwards  # noqa: E402
+from align_jax.learn import step  # noqa: E402
+from align_jax.models import lora, transformer  # noqa: E402
+from align_jax.policy import sampling, scoring  # noqa: E402
+from align_jax.types import Batch  # noqa: E402
+
+TOLERANCE = 2e-5  # of the largest number of an array: sums have other orders
+MESHES = (
+  dict(data=8),
+  dict(data=2, fsdp=2, tensor=2),
+  dict(fsdp=8),
+  dict(fsdp=2, tensor=4),
+  dict(fsdp=2, rollout=2, tensor=2),
+  dict(fsdp=2, context=2, tensor=2),
+  dict(data=2, context=4),
+)
+C = transformer.ModelConfig(
+  vocab_size=16,
+  dim=16,
+  num_layers=2,
+  num_heads=8,
+  num_kv_heads=4,
+  head_dim=4,
+  mlp_dim=32,
+  remat=True,
+)
+CRITIC = transformer.ModelConfig(**{**vars(C), 'head': 'scalar'})
+LORA = lora.Lora(rank=2)
+P, G, S, T = 8, 2, 8, 9
+
+
+def made():
+  """Parameters of all methods, and a batch: the same everywhere."""
+  rng = np.random.default_rng(0)
+  keys = jax.random.split(jax.random.key(0), 3)
+  policy, ref = (transformer.init(k, C) for k in keys[:2])
+  critic = transformer.init(keys[2], CRITIC)
+  adapters = lora.init(keys[2], policy, C, LORA)
+  noise = lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32)
+  trees = dict(
+    policy=policy,
+    ref=ref,
+    critic=jax.tree.map(noise, critic),
+    lora=jax.tree.map(noise, adapters),
+  )
+  valid = np.arange(T) < rng.integers(1, T + 1, (P * G, 1))
+  batch = Batch(
+    prompts=rng.integers(0, 16, (P, S)),
+    prompt_valid=np.arange(S) >= rng.integers(0, S, (P, 1)),
+    completions=rng.integers(0, 16, (P * G, T)),
+    valid=valid,
+    mask=valid,
+    rewards=rng.normal(size=P * G).astype(np.float32),
+    sampler_logps=-rng.exponential(size=(P * G, T)).astype(np.float32),
+    ref_logps=-rng.exponential(size=(P * G, T)).astype(np.float32),
+    group_size=G,
+  )
+  return jax.device_get(trees), batch
+
+
+def axes():
+  own, critic = transformer.axes(C), transformer.axes(CRITIC)
+  return dict(policy=own, ref=own, critic=critic, lora=lora.axes(C, LORA))
+
+
+def gradient(forward, name, params, batch, *anchors, parts=1, **hparams):
+  """The loss of a method and its gradient."""
+  batch = losses.prepared(
+    name, forward(params, batch, *anchors), batch, hparams
+  )
+  grad = step.value_and_grad(forward, losses.LOSSES[name], parts)
+  (value, _), grads = grad(params, batch, hparams, *anchors)
+  return value, grads
+
+
+def everything(trees, batch):
+  """{what: arrays} of one program."""
+  logps = functools.partial(scoring.token_logps, config=C)
+  policy, ref = trees['policy'], {'ref': trees['ref']}
+  with_critic = {**policy, 'critic': trees['critic']}
+  adapted = forwards.with_lora(logps, False, LORA)
+  kl = dict(beta=0.1, kl='exact')
+  return {
+    'ipo': gradient(logps, 'ipo', policy, batch, beta=0.1),
+    'ipo in two parts': gradient(
+      logps, 'ipo', policy, batch, parts=2, beta=0.1
+    ),
+    'rloo': gradient(
+      forwards.logps_and_kls(C), 'rloo', policy, batch, ref, **kl
+    ),
+    'ppo': gradient(
+      forwards.with_values(C, CRITIC, False), 'ppo', with_critic, batch, ref
+    ),
+    'lora': gradient(
+      adapted, 'ipo', {lora.KEY: trees['lora']}, batch, {'ref': policy}
+    ),
+    'point': scoring.token_kls(
+      policy, trees['ref'], batch.replace(sampler_logps=None), config=C
+    ),
+  }
+
+
+def run(sizes):
+  """What a mesh of these sizes computes; {}: one device."""
+  trees, batch = made()
+  prompts = batch.prompts, batch.prompt_valid, jax.random.key(1)
+  draw = functools.partial(
+    sampling.sample, config=C, group_size=G, max_new_tokens=5, eos_id=1
+  )
+  if not sizes:
+    trees = jax.device_put(trees, jax.devices()[0])
+    found = jax.jit(everything)(trees, batch)
+    return jax.device_get((found, jax.jit(draw)(trees['policy'], *prompts)))
+  mesh = sharding.make_mesh(**sizes)
+  with jax.set_mesh(mesh):
+    trees = sharding.place(trees, axes(), mesh)
+    found = jax.jit(everything)(trees, sharding.place_batch(batch, mesh))
+    return jax.device_get((found, jax.jit(draw)(trees['policy'], *prompts)))
+
+
+def distance(x, y):
+  """The largest difference of two trees, in units of each array's largest."""
+
+  def of(a, b):
+    most = np.abs(a).max(initial=0) + 1e-6
+    return float(np.abs(a - b).max(initial=0) / most)
+
+  return max(jax.tree.leaves(jax.tree.map(of, x, y)))
+
+
+def compare(meshes):
+  """{mesh: {what: distance}}, 'tokens' being the share that differs."""
+  (want, drawn), found = run({}), {}
+  for sizes in meshes:
+    got, rows = run(sizes)
+    off = {name: distance(want[name], got[name]) for name in want}
+    off['sampler_logps'] = distance(drawn.sampler_logps, rows.sampler_logps)
+    off['tokens'] = float((drawn.completions != rows.completions).mean())
+    found[' '.join(f'{k}={v}' for k, v in sizes.items())] = off
+  moved = distance(want['ipo'], want['ipo in two parts'])
+  apart = distance(want['ipo'][0], want['rloo'][0])
+  return dict(meshes=found, parts=moved, apart=apart)
+
+
+def parsed(text):
+  return {k: int(v) for k, v in (x.split('=') for x in text.split(','))}
+
+
+if __name__ == '__main__':
+  told = compare([parsed(x) for x in sys.argv[1:]] or MESHES)
+  print(json.dumps(told, indent=2 if len(sys.argv) < 2 else None))
+  worst = max(max(x.values()) for x in told['meshes'].values())
+  sys.exit(worst > TOLERANCE)

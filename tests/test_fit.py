@@ -1,0 +1,260 @@
+"""`align fit`: what it reads off compiled programs, and what it compiles."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import python
+
+from align_jax.tools import fit, fit_flops, fit_hlo, fit_search, fit_slices
+from align_jax.tools.fit_measure import needed
+
+# As the TPU compiler writes: a loop of 16 turns whose condition alone says so,
+# an asynchronous collective written down twice, and a fused reduce-scatter.
+TPU = """\
+HloModule jit_f
+
+%cond (p: (s32[], f32[4,8])) -> pred[] {
+  %constant.5 = s32[]{:T(128)} constant(16)
+  %p = (s32[]{:T(128)}, f32[4,8]{1,0}) parameter(0)
+  %n = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%n, %constant.5), direction=LT
+}
+
+%start.1 (q: bf16[4,8]) -> bf16[32,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  ROOT %g = bf16[32,8]{1,0:T(8,128)} all-gather(%q), channel_id=7
+}
+
+%done.1 (q: bf16[4,8]) -> bf16[32,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  ROOT %g = bf16[32,8]{1,0:T(8,128)} all-gather(%q), channel_id=7
+}
+
+%all-reduce-scatter.1 (q: bf16[32,8]) -> bf16[4,8] {
+  %q = bf16[32,8]{1,0} parameter(0)
+  %r = bf16[32,8]{1,0} all-reduce(%q), channel_id=8, to_apply=%add
+  ROOT %s = bf16[4,8]{1,0} dynamic-slice(%r), dynamic_slice_sizes={4,8}
+}
+
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p = (s32[]{:T(128)}, f32[4,8]{1,0}) parameter(0)
+  %a = bf16[32,8]{1,0} fusion(%p), kind=kCustom, calls=%start.1
+  %b = bf16[32,8]{1,0} fusion(%a), kind=kCustom, calls=%done.1
+  %c = bf16[4,8]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %t = (s32[]{:T(128)}, f32[4,8]{1,0}) tuple(%p, %c)
+}
+
+ENTRY %main (x: f32[4,8]) -> (s32[], f32[4,8]) {
+  %x = (s32[]{:T(128)}, f32[4,8]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4,8]{1,0}) while(%x), condition=%cond, body=%body
+}
+"""
+
+
+def test_a_loop_of_the_tpu_compiler_is_counted_by_its_condition():
+  gather, scatter = fit_hlo.collectives(TPU)
+  assert gather == ('all-gather', ('bf16[32,8]',), 512, 16, False, '')
+  assert (scatter.kind, scatter.bytes, scatter.times) == (
+    'reduce-scatter',
+    512,
+    16,
+  )
+  assert fit_hlo.summary([gather, scatter], loops=1) == {}
+  once = fit_hlo.summary([gather, scatter])
+  assert once['all-gather'] == (16, 16 * 512)
+
+
+def test_a_loop_of_unknown_length_is_counted_per_turn():
+  endless = TPU.replace('direction=LT', 'direction=NE')
+  assert all(op.per_token for op in fit_hlo.collectives(endless))
+  found = fit_hlo.summary(fit_hlo.collectives(endless), loops=2)
+  assert found == {'all-gather': (0.5, 256), 'reduce-scatter': (0.5, 256)}
+  assert fit_hlo.loops(TPU) == [] and fit_hlo.loops(endless) == [4 + 4 * 8 * 4]
+
+
+def test_products_are_counted_as_often_as_they_run():
+  def f(x, w):
+    again = jax.checkpoint(jnp.dot)
+    x, _ = jax.lax.scan(lambda x, _: (again(x, w), 0), x, length=5)
+    more = lambda c: c[0].sum() < 3
+    return jax.lax.while_loop(more, lambda c: (c[0] @ w, c[1]), (x, 0))
+
+  x, w = jnp.ones((2, 4)), jnp.ones((4, 4))
+  jaxpr = jax.make_jaxpr(f)(x, w).jaxpr
+  assert fit_flops.flops(jaxpr) == 5 * 2 * 2 * 4 * 4
+  assert fit_flops.flops(jaxpr, turns=7) == 12 * 2 * 2 * 4 * 4
+
+
+@pytest.mark.parametrize(
+  ('message', 'bytes_', 'limit'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+      'for HLO temporaries (17.5G) exceeds available HBM (15.75G)',
+      17.5,
+      15.75,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory '
+      'in memory space hbm. Used 20.5G of 15.75G hbm. Exceeded hbm',
+      20.5,
+      15.75,
+    ),
+  ],
+)
+def test_what_the_compiler_says_of_memory_is_read(message, bytes_, limit):
+  assert needed(message) == bytes_ * 2**30
+  assert fit_slices.available(message) == limit * 2**30
+
+
+def test_a_search_starts_with_what_costs_least():
+  first, *more = fit_search.meshes(64, rows=128, kv_heads=8)
+  assert (first['fsdp'], first['rollout'], first['tensor']) == (64, 1, 1)
+  assert [m['rollout'] for m in more] == [2, 4, 8]
+  # More chips than prompts: layers are split, and rows still divide.
+  for mesh in fit_search.meshes(256, rows=128, kv_heads=8):
+    assert mesh['tensor'] == 2 and mesh['fsdp'] * mesh['rollout'] == 128
+  found = list(fit_search.trainings(128, 32, remat=False))
+  assert found[0] == {'model.remat': False, 'arm.num_microbatches': 1}
+  assert [x['arm.num_microbatches'] for x in found[1:]] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--topology=v5e-8'], '--config is required'),
+    (['--config=configs/toy.py', '--topology=v5e-9'], 'v5e-9'),
+    (['--config=configs/toy.py', '--topology=v5e-8', '--only=x'], 'online'),
+    (['--programs=trian', '--all'], 'trian'),
+  ],
+)
+def test_a_mistake_is_one_line(flags, words, capsys):
+  with pytest.raises(SystemExit) as stop:
+    fit.main(flags)
+  assert words in str(stop.value) and '\n' not in str(stop.value)
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is not None, reason='libtpu is there'
+)
+def test_a_missing_compiler_names_the_command():
+  with pytest.raises(ValueError, match='pip install "libtpu'):
+    fit_slices.find('v5e-8').devices()
+
+
+LAB = """
+import dataclasses, json
+from align_jax import sharding
+
+sharding.use_mesh(fsdp=2, rollout=2, tensor=2)
+import jax
+from align_jax.lab import protocol, starts, sweep
+from align_jax.models import cpu
+from align_jax.models.interface import of
+from align_jax.tools import fit_hlo
+from align_jax.tools.fit_programs import PROGRAMS, Programs
+from configs import base, toy
+from experiments import common
+
+cfg = common.as_dict(base.smoke(toy.get_config()))
+cfg['model'] |= dict(
+  dim=48, mlp_dim=80, num_layers=2, num_heads=4, num_kv_heads=4, remat=True
+)
+cpu.MAX_UNROLLED = 0  # a scan, as of a large model
+cfg['arms'] = {
+  'rloo': dict(loss='rloo', group_size=2),
+  'offline': cfg['arms']['offline'],
+}
+mesh = sharding.current_mesh()
+runs = {run.arm: run for run in sweep.sweep(cfg) if run.seed == 0}
+found = {name: Programs(run, mesh) for name, run in runs.items()}
+
+
+def told(tree):
+  return {
+    jax.tree_util.keystr(path): [x.shape, str(x.dtype), str(x.sharding.spec)]
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    if x.size > 1
+  }
+
+
+def real(programs):
+  '''The state as the lab makes it.'''
+  model = programs.task.model
+  drawn = of(model).init(jax.random.key(0), model)
+  placed = sharding.place(drawn, of(model).axes(model), mesh)
+  stage = dataclasses.replace(programs.stage, reference=placed)
+  tx = protocol.optimizer_for(stage, programs.run)
+  return starts.start_of(stage, programs.run, tx)
+
+
+def ops(arm, name):
+  program = PROGRAMS[name](found[arm])
+  text = program.f.lower(*program.arguments).compile().as_text()
+  return [op._asdict() for op in fit_hlo.collectives(text)]
+
+
+state = real(found['rloo'])
+print(json.dumps({
+  'abstract': told(found['rloo'].state),
+  'real': told(state),
+  'vocab': found['rloo'].task.model.vocab_size,
+  'layers': found['rloo'].task.model.num_layers,
+  # Bytes of the smallest part of a matrix that a device has.
+  'least': min(
+    x.nbytes // 8 for x in jax.tree.leaves(state.params) if x.ndim > 2
+  ),
+  'ops': {
+    f'{arm} {name}': ops(arm, name)
+    for arm, name in (
+      ('offline', 'train'), ('rloo', 'sample'), ('rloo', 'score')
+    )
+  },
+}))
+"""
+
+
+@pytest.fixture(scope='module')
+def lab():
+  return python(LAB)
+
+
+def test_what_is_compiled_for_is_the_state_of_the_lab(lab):
+  assert len(lab['real']) > 20
+  assert lab['abstract'] == lab['real']
+
+
+def test_no_weight_moves_for_a_token(lab):
+  """Sampling lays the weights out once; then only states move."""
+  moved = [op for op in lab['ops']['rloo sample'] if op['per_token']]
+  assert moved and max(op['bytes'] for op in moved) < lab['least']
+  laid = [op for op in lab['ops']['rloo sample'] if not op['per_token']]
+  assert max(op['bytes'] for op in laid) >= lab['least']
+
+
+@pytest.mark.parametrize('name', ['offline train', 'rloo score'])
+def test_logits_stay_where_their_tokens_are(lab, name):
+  arrays = [array for op in lab['ops'][name] for array in op['arrays']]
+  assert not [x for x in arrays if x.endswith(f',{lab["vocab"]}]')]
+  # Nor is the head gathered: the rows' states move to their logits.
+  width = lab['real'][".params['embed']"][0][1]
+  assert not [x for x in arrays if f'[{lab["vocab"]},{width}]' in x]
+
+
+def test_a_layer_is_gathered_once_each_way(lab):
+  """A whole layer is not kept: the backward pass gathers it anew."""
+  gathers = lambda name: [
+    op['arrays']
+    for op in lab['ops'][name]
+    if (op['kind'], op['times']) == ('all-gather', lab['layers'])
+  ]
+  once, twice = gathers('rloo score'), gathers('offline train')
+  assert len(once) == 4 and len(twice) == 8  # qkv, o, gate_up, down
+  assert not [
+    op
+    for name in ('offline train', 'rloo score')
+    for op in lab['ops'][name]
+    if op['kind'] == 'collective-permute' and op['bytes'] >= lab['least']
+  ]

@@ -226,14 +226,15 @@ def kills(whole, scratch, number, seed=0):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--workdir', type=paths.here, required=True)
+  parser.add_argument('--workdir', required=True)
   parser.add_argument('--flips', type=int, default=0)
   parser.add_argument('--kills', type=int, default=0)
-  parser.add_argument('--store', type=paths.path, help='a folder for kills')
+  parser.add_argument('--store', help='gs:// folder to be killed in')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
-  os.makedirs(args.workdir, exist_ok=True)
-  cfg, whole = small(), args.workdir.resolve() / 'whole'
+  home = paths.here(args.workdir).resolve()
+  os.makedirs(home, exist_ok=True)
+  cfg, whole = small(), home / 'whole'
   run(cfg, whole)
   scratch = whole.with_name('scratch')
   failed = False
@@ -244,7 +245,8 @@ def main():
     print(*wrong, sep='\n')
     failed = bool(wrong)
   if args.kills:
-    where = kills(whole, args.store or scratch, args.kills, args.seed)
+    place = paths.path(args.store) if args.store else scratch
+    where = kills(whole, place, args.kills, args.seed)
     failed = failed or bool(where)
     print(where)
   sys.exit(failed)

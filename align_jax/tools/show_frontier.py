@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     prog='align frontier', description=__doc__.split('\n')[0]
   )
   add = parser.add_argument
-  add('points', type=paths.path, help='a table with a row per checkpoint')
+  add('points', help='a table with a row per checkpoint')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')
   add('--control', metavar='ARM', help='judges what others have more than it')
   names = point_table.Columns()
@@ -150,7 +150,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     ValueError: a bad row; no such arm; nothing was reached; arms that cannot
       be compared.
   """
-  points.check_digest(args.points)
+  points.check_digest(paths.path(args.points))
   told = (
     args.by,
     args.seed,

@@ -132,6 +132,12 @@ def first():
   return _group.host == 0
 
 
+def say(*lines):
+  """Tells the user, once and not from every host."""
+  if first():
+    print(*lines, sep='\n', file=sys.stderr)
+
+
 def index():
   """The place of this host's rows in `gather`; a TPU may count by itself."""
   return jax.process_index() if _group.number > 1 else 0

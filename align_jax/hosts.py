@@ -132,8 +132,15 @@ def first():
   return _group.host == 0
 
 
+def say(*lines):
+  """Tells the user, once and not from every host."""
+  if first():
+    print(*lines, sep='\n', file=sys.stderr)
+
+
 def index():
-  return _group.host
+  """The place of this host's rows in `gather`; a TPU may count by itself."""
+  return jax.process_index() if _group.number > 1 else 0
 
 
 def fetch(tree):
@@ -165,6 +172,7 @@ def spread(x, place):
   if _group.number == 1 or spans:
     return jax.device_put(x, place)
   x = np.asarray(x)  # `device_put` would compare it between the hosts
+  x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)
   return jax.make_array_from_callback(x.shape, place, lambda part: x[part])
 
 

@@ -2,10 +2,9 @@
 
 import json
 import math
-import sys
 import time
 
-from align_jax import tasks
+from align_jax import hosts, tasks
 from align_jax.files import (
   damaged,
   digest,
@@ -263,7 +262,7 @@ def left_out(workdir, runs):
 
 def say(lines):
   for line in dict.fromkeys(lines):
-    print(f'note: {line}', file=sys.stderr)
+    hosts.say(f'note: {line}')
 
 
 def settings_of(run):

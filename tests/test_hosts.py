@@ -33,7 +33,7 @@ from align_jax.learn import rewards
 from align_jax.types import Batch
 
 mesh, own = sharding.current_mesh(), hosts.index()
-rows = np.arange(12, dtype=np.int32)[:, None]
+rows = np.arange(12)[:, None]
 batch = Batch(
   prompts=rows[::2], prompt_valid=rows[::2] >= 0, completions=rows,
   valid=rows >= 0, mask=rows >= 0, rewards=np.zeros(12, np.float32),
@@ -54,6 +54,7 @@ told = {
   'gathered': hosts.gather(np.array([own])).tolist(),
   'asked': [hosts.largest(own * n) for n in (5, 7, 0, 0)],
   'parts': len(placed.completions.addressable_shards),
+  'dtype': str(placed.completions.dtype),
   'fetched': hosts.fetch(placed).completions[:, 0].tolist(),
   'scores': hosts.fetch([reward(placed), reward(batch)]),
   'counts': counts,
@@ -112,6 +113,7 @@ def test_hosts_share_what_they_compute(killed):
     assert one['gathered'] == [0, 1]
     assert one['asked'] == [0, 5, 7, 0]  # one call late
     assert one['parts'] == 2 and one['fetched'] == list(range(8))
+    assert one['dtype'] == 'int32'
     assert one['scores'] == [list(range(8)), list(range(12))]
     # Of eight rows and of twelve, each with two devices of its own.
     assert one['counts'] == [4, 2, 6, 2], host

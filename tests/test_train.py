@@ -1,5 +1,9 @@
 """Interrupted runs end in the same bits as uninterrupted ones."""
 
+import resource
+import signal
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -108,3 +112,24 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path):
   for name in ('metrics', 'points'):
     rows = read_jsonl(tmp_path / f'{name}.jsonl')
     assert [row['step'] for row in rows] == [1, 2]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_at_once(tmp_path):
+  """The one before it stays. The system refuses files of such a size."""
+  state = {'x': jax.random.normal(jax.random.key(0), (2**18,))}
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with checkpoint.Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    checkpoints.save(1, state)
+    checkpoints._manager.wait_until_finished()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+      with pytest.raises(Exception, match='checkpoints'):
+        checkpoints.save(2, state)
+        for _ in range(1000):
+          checkpoints.record()
+          time.sleep(0.01)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+      signal.signal(signal.SIGXFSZ, handler)
+  assert checkpoint.steps_in(tmp_path / 'checkpoints') == [1]

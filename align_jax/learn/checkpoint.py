@@ -38,8 +38,7 @@ class Checkpoints:
   def __exit__(self, error, *_):
     if hosts.count() > 1 and error and not issubclass(error, Stopped):
       return  # another host may never come to save what is under way
-    self._manager.wait_until_finished()
-    self.record()
+    self._settle()
     self._manager.close()
     hosts.barrier()  # the record is there
 
@@ -55,8 +54,7 @@ class Checkpoints:
     Raises:
       RuntimeError: orbax declines to write.
     """
-    self._manager.wait_until_finished()
-    self.record()
+    self._settle()
     if not self._manager.save(step, args=ocp.args.StandardSave(state)):
       raise RuntimeError(
         f'{self._directory}: checkpoint {step} was not written; the newest is '
@@ -69,14 +67,17 @@ class Checkpoints:
 
     Raises the error of one that could not be written.
     """
-    self._manager.check_for_errors()
-    if not self._unrecorded or self._manager.is_saving_in_progress():
-      return
-    for step, logs in self._unrecorded.items() if hosts.first() else ():
+    if self._unrecorded and not self._manager.is_saving_in_progress():
+      self._settle()
+
+  def _settle(self):
+    """Waits for the disk, and raises the error of what could not be written."""
+    logs_at, self._unrecorded = self._unrecorded, {}
+    self._manager.wait_until_finished()
+    for step, logs in logs_at.items() if hosts.first() else ():
       folder = self._directory / str(step)
       told = {'files': digests(folder), 'logs': logs}
       write_record(folder / RECORD, told)
-    self._unrecorded.clear()
 
   def restore(self, state):
     """The newest checkpoint with `state`'s structure, dtypes and shardings.

@@ -1,7 +1,6 @@
 """Signs that online training goes wrong while its numbers are finite."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 
 import jax
@@ -89,5 +88,4 @@ def tell(name, step, told, stop_on, known):
       raise Alarm(f'{name}: step {step}: {text} (stop_on={sign!r})')
     if sign not in known:
       known.add(sign)
-      if hosts.first():
-        print(f'note: {name}: step {step}: {text}', file=sys.stderr)
+      hosts.say(f'note: {name}: step {step}: {text}')

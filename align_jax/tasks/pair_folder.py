@@ -7,12 +7,11 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import sys
 
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax import paths
+from align_jax import hosts, paths
 from align_jax.learn import batches
 from align_jax.models import hf
 from align_jax.tasks import pair_files, pair_judge
@@ -94,7 +93,7 @@ def build(folder, vocab_size, file, form, judge, eval_prompts):
   encoder = data_lib.make_encoder(vocabulary, template, size=vocab_size)
   (folder / pair_judge.DATE).write_text(str(encoder.date), encoding='utf-8')
   for line in data_lib.marker_lines(encoder):
-    print(f'  {line}', file=sys.stderr)
+    hosts.say(f'  {line}')
   encoded = pair_files.encode(parts, encoder, limits, counts)
   counts.check(file.data)
   _keep_rows(folder, encoded, counts, file.data, form, kind)
@@ -195,7 +194,7 @@ def _keep_rows(folder, encoded, counts, data, form, kind):
   made = pair_files.summary(counts, encoded, data, kind)
   text = json.dumps(made, indent=1) + '\n'
   (folder / 'counts.json').write_text(text, encoding='utf-8')
-  print(*pair_files.summary_lines(made), sep='\n', file=sys.stderr)
+  hosts.say(*pair_files.summary_lines(made))
   if not encoded.held_out or not encoded.policy:
     raise ValueError(
       f'{data}: no {kind} are left to hold out or to train on: '
@@ -234,7 +233,7 @@ def _judge_the_judge(folder, gold, kind):
       found[name] = pair_judge.accuracy(gold, batches.load(path))
   text = json.dumps(found, indent=1) + '\n'
   (folder / 'judge.json').write_text(text, encoding='utf-8')
-  print(_judge_line(found['held_out']), file=sys.stderr)
+  hosts.say(_judge_line(found['held_out']))
 
 
 def _judge_line(found):

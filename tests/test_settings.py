@@ -15,7 +15,7 @@ from experiments import command, common, online_vs_offline
 
 @pytest.fixture(scope='module')
 def cfg():
-  return command.as_dict(toy.get_config())
+  return common.as_dict(toy.get_config())
 
 
 def changed(cfg, path, value):
@@ -255,7 +255,7 @@ def test_labels_may_say_what_those_of_fixed_data_are(cfg):
 
 def test_every_field_of_a_config_is_in_a_record():
   """And every field of a record has its default in configs/base.py."""
-  cfg = command.as_dict(base.get_config())
+  cfg = common.as_dict(base.get_config())
   for name, record in groups.GROUPS.items():
     assert set(fields.keys(record)) == set(cfg[name])
   assert set(fields.keys(settings.Run)) == set(cfg['arm'])
@@ -494,7 +494,7 @@ def test_numbers_of_numpy_are_numbers():
   c = toy.get_config()
   c.arms = {'online': dict(steps=np.int64(2), learning_rate=np.float32(0.5))}
   c.report.budgets = tuple(np.array([1.0, 2.0]))
-  cfg = command.as_dict(c)
+  cfg = common.as_dict(c)
   groups.check(cfg)
   arm = cfg['arms']['online']
   assert arm == dict(steps=2, learning_rate=0.5) and type(arm['steps']) is int
@@ -536,10 +536,10 @@ def test_checks_start_no_device():
   code = """
 from jax._src import xla_bridge
 from configs import toy
-from experiments import command, common, online_vs_offline
+from experiments import common, online_vs_offline
 c = toy.get_config()
 c.mesh.data, c.arm.lora.rank = 2, 2
-cfg = command.as_dict(c)
+cfg = common.as_dict(c)
 common.check(cfg, online_vs_offline.runs(cfg))
 assert not xla_bridge._backends
 """

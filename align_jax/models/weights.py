@@ -170,10 +170,17 @@ def laid_out(params, c):
   """The parameters as sampling reads them, within `sharding.sampling`.
 
   Without a mesh nothing is done: products cast for themselves.
+
+  Raises:
+    ValueError: the devices that split layers do not divide one; names it.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return params
   names = axes(c)
+  for path, spec in jax.tree.leaves_with_path(specs(c), is_leaf=_is_spec):
+    label = f'to sample, mesh: model{jax.tree_util.keystr(path)}'
+    sharding.check(spec.shape, spec.axes, mesh.shape, label)
   return _each_gathered(params, {k: names[k] for k in params}, c)
 
 

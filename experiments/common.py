@@ -108,8 +108,10 @@ def check_model_on_mesh(model, mesh):
   def fits(path, x, names):
     sharding.check(x.shape, names, mesh, f'mesh: model{keystr(path)}')
 
-  shapes = interface.shapes(c)
-  jax.tree_util.tree_map_with_path(fits, shapes, interface.of(c).axes(c))
+  shapes, axes = interface.shapes(c), interface.of(c).axes(c)
+  jax.tree_util.tree_map_with_path(fits, shapes, axes)
+  with sharding.sampling():
+    jax.tree_util.tree_map_with_path(fits, shapes, axes)
 
 
 def check_together(cfg):

@@ -238,6 +238,11 @@ def test_no_weight_moves_for_a_token(lab):
 def test_logits_stay_where_their_tokens_are(lab, name):
   arrays = [array for op in lab['ops'][name] for array in op['arrays']]
   assert not [x for x in arrays if x.endswith(f',{lab["vocab"]}]')]
+  assert not [
+    op
+    for op in lab['ops'][name]
+    if op['kind'] == 'all-gather' and '/head/' in op['label']
+  ]
   # Nor is the head gathered: the rows' states move to their logits.
   width = lab['real'][".params['embed']"][0][1]
   assert not [x for x in arrays if f'[{lab["vocab"]},{width}]' in x]

@@ -150,19 +150,24 @@ def axes(c: ModelConfig):
   return jax.tree.map(lambda s: s.axes, specs(c), is_leaf=_is_spec)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _moved(x, axes, to, dtypes):
-  """x, which lies by `axes`, in the first of two dtypes and laid out `to`."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _moved(x, axes, to, back, dtypes):
+  """x, which lies by `axes`, in the first of two dtypes and laid out `to`.
+
+  Args:
+    back: how its cotangent is laid out, one after another. By itself it would
+      be whole on every device before it is split.
+  """
   return sharding.move(x.astype(dtypes[0]), axes, to)
 
 
-# By itself a cotangent would be whole on every device before it is split.
-_moved.defvjp(
-  lambda x, axes, to, dtypes: (_moved(x, axes, to, dtypes), None),
-  lambda axes, to, dtypes, _, ct: (
-    sharding.shard(ct, *axes).astype(dtypes[1]),
-  ),
-)
+def _move_back(axes, to, back, dtypes, _, cotangent):
+  for layout in back:
+    cotangent = sharding.shard(cotangent, *layout)
+  return (cotangent.astype(dtypes[1]),)
+
+
+_moved.defvjp(lambda x, *how: (_moved(x, *how), None), _move_back)
 
 
 def whole(tree, names, c):
@@ -185,10 +190,17 @@ def laid_out(params, c):
   """The parameters as sampling reads them, within `sharding.sampling`.
 
   Without a mesh nothing is done: products cast for themselves.
+
+  Raises:
+    ValueError: the devices that split layers do not divide one; names it.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return params
   names = axes(c)
+  for path, spec in jax.tree.leaves_with_path(specs(c), is_leaf=_is_spec):
+    label = f'to sample, mesh: model{jax.tree_util.keystr(path)}'
+    sharding.check(spec.shape, spec.axes, mesh.shape, label)
   return _each_gathered(params, {k: names[k] for k in params}, c)
 
 
@@ -197,7 +209,7 @@ def _each_gathered(tree, names, c):
     cast = x.ndim > 1 and 'norm' not in path[-1].key
     dtypes = (jnp.dtype(c.dtype) if cast else x.dtype), x.dtype
     to = tuple(None if name == 'embed' else name for name in axes)
-    return checkpoint_name(_moved(x, axes, to, dtypes), WHOLE)
+    return checkpoint_name(_moved(x, axes, to, (axes,), dtypes), WHOLE)
 
   return jax.tree_util.tree_map_with_path(gathered, tree, names)
 
@@ -214,7 +226,8 @@ def head(params, c):
     return x
   known = {'embed': None, 'vocab': 'logits'}
   to = tuple(known[n] for n in names)
-  return _moved(x, names, to, (jnp.dtype(c.dtype), x.dtype))
+  # Its cotangent is computed where its logits are.
+  return _moved(x, names, to, (to, names), (jnp.dtype(c.dtype), x.dtype))
 
 
 def width(c):

@@ -181,7 +181,7 @@ def _count(x):
   if not isinstance(x, jax.Array):
     return int(np.sum(x))
   own = (s for s in x.addressable_shards if s.replica_id == 0)
-  return sum(int(np.sum(s.data)) for s in own)
+  return sum(int(np.asarray(s.data).sum()) for s in own)
 
 
 def _memory():

@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments import damage
 
+LEADER = 'the leader task was preempted/died'  # JAX of host 0, if it is first
 LIMIT = 60  # seconds in which the others must have ended
 # A start that goes on is mostly compiling, but for these.
 COMPILED_ONCE = {
@@ -162,7 +163,8 @@ def ended(job, host, number):
     return seconds, '' if asked else f'statuses {codes}'
   if codes[host] != -number or codes[other] not in (1, -signal.SIGABRT):
     return seconds, f'statuses {codes}: {told[-300:]}'
-  return seconds, '' if f'host {host}' in told else f'unnamed: {told[-300:]}'
+  named = f'host {host}' in told or (host == 0 and LEADER in told)
+  return seconds, '' if named else f'unnamed: {told[-300:]}'
 
 
 def disturbed(workdir, wanted, number, rounds, whole, rng):

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from align_jax import files
+from align_jax.files import read_jsonl
 from align_jax.lab import lock
 from align_jax.learn import checkpoint, stopping, train
 from experiments import begun, damage
@@ -158,6 +159,10 @@ def test_a_request_to_stop_saves_first(number, whole, tmp_path, monkeypatch):
     patch.setattr(train._Files, 'log', ask)
     with pytest.raises(stopping.Stopped, match='online.*saved after 3 updates'):
       damage.run(damage.small(), tmp_path / 'w')
+  [run] = (tmp_path / 'w').glob('seed0/online/*')
+  # The evaluation after the third update is given up.
+  steps = [row['step'] for row in read_jsonl(run / 'points.jsonl')]
+  assert steps == [0, 2]
   damage.run(damage.small(), tmp_path / 'w')
   found = damage.results(tmp_path / 'w')
   assert not damage.differing(damage.results(whole), found)

@@ -13,7 +13,7 @@ def content_hash(name, *trees):
   """Hash of a name and of all arrays, with their shapes and tree paths."""
   digest = hashlib.sha256(name.encode())
   for path, leaf in jax.tree.leaves_with_path(trees):
-    leaf = hosts.fetch(leaf)
+    leaf = np.asarray(hosts.fetch(leaf))
     head = jax.tree_util.keystr(path), leaf.dtype.name, leaf.shape
     digest.update(repr(head).encode())
     digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)

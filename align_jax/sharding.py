@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from align_jax import hosts
@@ -85,9 +86,11 @@ def make_mesh(
       f'mesh {" ".join(f"{k}={v}" for k, v in sizes.items())} needs '
       f'{math.prod(shape)} devices, found {len(devices)}'
     )
-  return jax.make_mesh(
-    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+  # 8 x 8 of the 4 x 4 x 4 chips of a v5p-128 splits one of their dimensions.
+  placed = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
   )
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def use_mesh(**sizes: int) -> None:

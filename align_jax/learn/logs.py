@@ -78,7 +78,8 @@ class Writer:
     """Writes and returns the point."""
     self.flush()  # trackers want their steps in order
     self._append('points', {'step': step, **point})
-    self._files['points'].put()
+    if file := self._files.get('points'):
+      file.put()
     self._show(step, point, 'point/')
     self.points.add(step)
     return point

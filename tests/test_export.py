@@ -53,6 +53,7 @@ def tiny(name, folder):
   steps = min(c.sft.steps, 2)
   c = base.smoke(c)
   c.sft.steps = steps
+  c.task.judge = dict(kind='', checkpoint='')
   c.task.update(
     data=str(write(folder / 'pairs.jsonl', row, 30)),
     prompt_len=120,

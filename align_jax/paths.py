@@ -137,7 +137,7 @@ class Growing:
     else:
       self.file = tempfile.NamedTemporaryFile('w', encoding='utf-8')
       if path.exists():
-        self.file.write(path.read_text())
+        self.file.write(path.read_text('utf-8'))
 
   def write(self, text: str) -> None:
     self.file.write(text)

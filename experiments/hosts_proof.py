@@ -62,7 +62,7 @@ class Job:
   ):
     workdir.parent.mkdir(parents=True, exist_ok=True)
     file = workdir.with_name('config.py')
-    file.write_text(config)
+    file.write_text(config, 'utf-8')
     cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.with_name('cache'))}
     self._env = {**cache, **os.environ, **COMPILED_ONCE}
     self.workdir, port = workdir, _free_port()
@@ -79,7 +79,7 @@ class Job:
 
   def _begin(self, command, host, hosts):
     command = [*command, f'--host={host}'] if hosts > 1 else command
-    with self._log(host).open('w') as log:
+    with self._log(host).open('w', encoding='utf-8') as log:
       return subprocess.Popen(
         command,
         env=self._env,
@@ -92,7 +92,7 @@ class Job:
 
   def said(self, host):
     """What a host has printed so far."""
-    return self._log(host).read_text(errors='replace')
+    return self._log(host).read_text('utf-8', errors='replace')
 
   def wait(self, seconds=None):
     """Exit statuses of the hosts; those that go on so long are killed."""

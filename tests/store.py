@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ class Store:
   def __init__(self):
     self.objects, self.requests = {}, []
     self.address, self.sessions = '', {}
-    self._generation, self._lock = 0, threading.Lock()
+    # As Google's, no generation is ever used twice: copies are known by it.
+    self._generation, self._lock = time.time_ns(), threading.Lock()
 
   def put(self, name, content, wanted=None):
     """Puts an object if its generation is the one that is wanted. 0: none."""

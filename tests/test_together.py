@@ -130,6 +130,6 @@ def test_rewards_of_the_host_are_refused():
 
 def test_a_mesh_is_refused():
   cfg = common.as_dict(base.smoke(toy.get_config()))
-  cfg.update(together=True, mesh=dict(data=2, fsdp=1, tensor=1))
+  cfg.update(together=True, mesh={**cfg['mesh'], 'data': 2})
   with pytest.raises(ValueError, match='one device'):
     common.check(cfg, sweep.sweep(cfg))

@@ -115,7 +115,7 @@ class _Own:
 
 def _read(path):
   try:
-    return path.read_text()
+    return path.read_text('utf-8')
   except FileNotFoundError:
     return ''
 

@@ -92,7 +92,7 @@ class Clock:
       self._rows.close()
 
   def _drop_half_a_row(self):
-    text = self._path.read_text() if self._path.exists() else ''
+    text = self._path.read_text('utf-8') if self._path.exists() else ''
     if text and not text.endswith('\n'):  # a kill left it
       write_atomically(self._path, text[: text.rfind('\n') + 1])
 
@@ -106,8 +106,8 @@ class Clock:
     self._stage = 'scoring'
 
   def scored(self, batch):
-    self._mark(self._stage, (batch.rewards, batch.ref_logps))
     if self._due:
+      self._mark(self._stage, (batch.rewards, batch.ref_logps))
       self._batch = batch
 
   def trained(self, step, metrics):

@@ -162,10 +162,13 @@ class Growing:
 
 
 @contextlib.contextmanager
-def filling(folder: Path) -> Iterator[pathlib.Path]:
+def filling(folder: Path, last: str = '') -> Iterator[pathlib.Path]:
   """A local folder to write files into, which are in `folder` afterwards.
 
   Those of a store are put there in the order of their age.
+
+  Args:
+    last: name of the file that is put after all others.
   """
   if is_local(folder):
     yield folder
@@ -173,7 +176,8 @@ def filling(folder: Path) -> Iterator[pathlib.Path]:
   with tempfile.TemporaryDirectory() as scratch:
     yield (local := pathlib.Path(scratch))
     files = [x for x in local.rglob('*') if x.is_file()]
-    for file in sorted(files, key=lambda x: x.stat().st_mtime_ns):
+    order = lambda x: (x.name == last, x.stat().st_mtime_ns)
+    for file in sorted(files, key=order):
       target = folder / file.relative_to(local).as_posix()
       _of(folder).put_file(str(file), str(target))
 

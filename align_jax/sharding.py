@@ -125,11 +125,15 @@ def current_mesh() -> Mesh | None:
 
 
 def alone() -> contextlib.AbstractContextManager:
-  """A context in which this host computes on its own devices only."""
-  mesh = current_mesh()
-  if hosts.count() == 1 or mesh is None:
+  """A context in which this host computes on its own devices only.
+
+  They are a mesh of their own: a slice's mesh may not order the devices of a
+  host as one block, and then has no local part.
+  """
+  if hosts.count() == 1 or current_mesh() is None:
     return contextlib.nullcontext()
-  return jax.set_mesh(mesh.local_mesh)
+  own = jax.local_devices()
+  return jax.set_mesh(make_mesh(own, fsdp=len(own)))
 
 
 def spec(axes: Axes, rules: Rules | None = None) -> PartitionSpec:

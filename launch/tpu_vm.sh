@@ -54,6 +54,7 @@ case $type in
   tpu7x-*x*x*)
     api=gce topology=${type#tpu7x-}
     hosts=$((${topology//x/*} / 4)) # a VM has four chips
+    ((hosts)) || fail "--type=$type: expected four chips or more"
     ;;
   *) fail "--type=$type: expected v5litepod-N, v6e-N, ..., or tpu7x-AxBxC" ;;
 esac
@@ -277,6 +278,6 @@ until attempt; do
   pause 60
 done
 run mkdir -p "runs/$name"
-run gcloud storage rsync --recursive --exclude='.*/checkpoints/.*' \
+run gcloud storage rsync --recursive --exclude='.*/(checkpoints|kept)/.*' \
   "$workdir" "runs/$name"
 $dry || echo "results: runs/$name; with checkpoints: $workdir"

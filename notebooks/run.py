@@ -35,8 +35,11 @@ def execute(path, *, small=False, timeout=1800):
   client.execute(env={**os.environ, 'PYTHONPATH': str(FOLDER.parent)})
   for cell, source in zip(sizes, told):
     cell.source = source
-  for cell in book.cells:  # when a cell ran is no result
+  for cell in book.cells:  # neither when it ran is a result, nor a warning
     cell.metadata.pop('execution', None)
+    if cell.cell_type == 'code':
+      kept = [x for x in cell.outputs if x.get('name') != 'stderr']
+      cell.outputs = kept
   return book
 
 

@@ -99,6 +99,10 @@ def test_a_plot_is_drawn(tmp_path, capsys):
       'dpo/default of seed 0 has no point at step',
     ),
     (lambda t: t[1].update(method=' '), 'row 2: method is empty'),
+    (
+      lambda t: [row.update(kl_budget='much') for row in t],
+      'row 1: kl_budget=much, expected a finite number',
+    ),
     (lambda t: [r.pop('kl') for r in t], "row 1: no column 'kl'"),
     (
       lambda t: t[:] and t.__delitem__(slice(-6, None)),
@@ -221,3 +225,12 @@ def test_one_token_is_the_enumeration_by_transformers(
         m(input_ids=ids).logits[0, -1].double().log_softmax(-1) for m in models
       )
     assert abs((p.exp() * (p - q)).sum().item() - kl) < 2e-5
+
+
+def test_a_held_run_is_read_at_its_end_also_from_a_csv(tmp_path, capsys):
+  table = [
+    {**row, 'kl_budget': 2.0} for row in rows() if row['method'] != 'dpo'
+  ]
+  path = write(tmp_path / 'p.csv', table)
+  show_frontier.main([str(path), *FLAGS[:3], '--budgets=2'])
+  assert ' held |' in capsys.readouterr().out

@@ -3,12 +3,14 @@
 The devices are forced in a subprocess: a process has one set of them.
 """
 
+import math
+
 import jax
 import numpy as np
 import pytest
 from conftest import python
 
-from align_jax import sharding
+from align_jax import hosts, sharding
 
 EIGHT = """
 import functools, json, tempfile
@@ -198,3 +200,12 @@ def test_wrong_number_of_devices_is_named():
 def test_shard_does_nothing_without_a_mesh():
   x = jax.numpy.ones((3, 5))
   assert sharding.shard(x, 'batch', 'vocab') is x
+
+
+def test_a_host_alone_has_a_mesh_of_its_own_devices(monkeypatch):
+  """A slice's mesh may have no part that is local to a host."""
+  monkeypatch.setattr(hosts, 'count', lambda: 2)
+  monkeypatch.setattr(sharding, 'current_mesh', object)
+  with sharding.alone():
+    sizes = jax.sharding.get_abstract_mesh().shape
+  assert sizes['fsdp'] == math.prod(sizes.values()) == jax.local_device_count()

@@ -187,6 +187,7 @@ def test_flops_are_two_per_weight_of_a_matrix():
 def test_mfu_is_work_over_the_peak_of_a_known_device(tmp_path, monkeypatch):
   kind, devices = jax.local_devices()[0].device_kind, jax.local_device_count()
   monkeypatch.setitem(speed.PEAKS, kind, 1e6)
+  monkeypatch.setattr(speed, 'RESOLUTION', 0)  # the step is a short one
   ones = np.ones((1, 2), bool)
   batch = Sampled(ones, ones, ones, np.ones((1, 5), bool))
   with speed.Clock(tmp_path, 1, speed.Work(flops=10, passes=3)) as clock:
@@ -195,6 +196,18 @@ def test_mfu_is_work_over_the_peak_of_a_known_device(tmp_path, monkeypatch):
   done = 10 * 3 * (2 + 5)
   peak = row['training_seconds'] * 1e6 * devices
   assert row['mfu'] == pytest.approx(done / peak)
+
+
+def test_a_step_that_failed_has_no_row(tmp_path, monkeypatch):
+  def fails(result):
+    raise RuntimeError('out of memory')
+
+  monkeypatch.setattr(jax, 'block_until_ready', fails)
+  ones = np.ones((1, 2), bool)
+  batch = Sampled(ones, ones, ones, np.ones((1, 5), bool))
+  with speed.Clock(tmp_path, 1) as clock:  # and nothing hides the step's error
+    a_step(clock, batch, {'loss': jnp.zeros(())})
+  assert read_jsonl(tmp_path / 'speed.jsonl') == []
 
 
 def test_a_tracker_that_is_not_installed_is_refused_at_start(cfg, monkeypatch):

@@ -70,8 +70,10 @@ class _Own:
     try:
       paths.create(self._path, self._text())
     except FileExistsError:
-      _await_silence(self._path)
-      paths.remove(self._path)
+      found = _await_silence(self._path)
+      if found and _read(self._path) == found:  # and not another waiter's
+        with contextlib.suppress(FileNotFoundError):
+          paths.remove(self._path)
       self._create_again()
     except Exception as error:  # of the store, its client or its credentials
       reason = ' '.join(f'{type(error).__name__}: {error}'.split())
@@ -121,11 +123,20 @@ def _read(path):
 
 
 def _await_silence(path):
-  """Raises InUse if another process renews the object."""
+  """Waits for the holder of an object, or for its end.
+
+  Returns:
+    the text of the object, which nobody renews; '' where it is gone.
+  Raises:
+    InUse: another process renews it.
+  """
   found, start = _read(path), time.monotonic()
   note = f'note: {path} is there: waiting {PATIENCE} s for a sign of its holder'
   print(note, file=sys.stderr)
   while time.monotonic() < start + PATIENCE:
     time.sleep(BEAT / 4)
-    if _read(path) != found:
+    if not (now := _read(path)):
+      return ''
+    if now != found:
       raise InUse(found)
+  return found

@@ -91,6 +91,8 @@ class Kept:
     Args:
       point: what was measured after that step, if anything was.
     """
+    if not (self._keep.kls or self._keep.steps):
+      return
     if point:
       self._kls[step] = point['kl_seq_nats']
     chosen = {first_beyond(self._kls, kl) for kl in self._keep.kls}

@@ -59,7 +59,8 @@ class Work:
 class Clock:
   """Measures the steps that are multiples of `log_every`.
 
-  Seconds are of host 0, tokens those on its own devices. A stage lasts
+  Seconds are of host 0. Of several hosts it counts its own tokens, and takes
+  the others' to be as many a row. A stage lasts
   from the end of the one before it, or from its call if the device was idle,
   until its result is there. `sampling` ends with the completions, `scoring`
   with rewards and log-probs, `training` with the loss. Data that are there
@@ -131,7 +132,8 @@ class Clock:
       stage, result, there = item
       try:
         if isinstance(stage, int):
-          self._done.put((stage, times, result, time.time()))
+          if 'training' in times and len(times) > 1:  # or a step has failed
+            self._done.put((stage, times, result, time.time()))
           times = {}
         else:
           jax.block_until_ready(result)
@@ -163,12 +165,11 @@ class Clock:
     return {**row, 'compiled': compiled} if compiled else row
 
   def _utilisation(self, tokens, seconds):
-    devices = jax.local_devices()
-    peak = PEAKS.get(devices[0].device_kind)
-    if self._work is None or peak is None:
+    peak = PEAKS.get(jax.local_devices()[0].device_kind)
+    if self._work is None or peak is None or seconds <= RESOLUTION:
       return {}
     flops = self._work.flops * self._work.passes * tokens
-    return {'mfu': flops / seconds / (peak * len(devices))}
+    return {'mfu': flops / seconds / (peak * jax.device_count())}
 
 
 def _ready(tree):
@@ -177,11 +178,12 @@ def _ready(tree):
 
 
 def _count(x):
-  """How many are true, on this process's devices."""
+  """How many are true; where hosts share it, by this one's part of it."""
   if not isinstance(x, jax.Array):
     return int(np.sum(x))
-  own = (s for s in x.addressable_shards if s.replica_id == 0)
-  return sum(int(np.asarray(s.data).sum()) for s in own)
+  own = {str(s.index): np.asarray(s.data) for s in x.addressable_shards}
+  share = sum(part.size for part in own.values()) / x.size
+  return round(sum(int(part.sum()) for part in own.values()) / share)
 
 
 def _memory():

@@ -55,7 +55,7 @@ def _publishing(folder):
     return
   if not paths.is_local(folder):
     # A kill may leave a part of it there, but not the settings, the last file.
-    with paths.filling(folder) as partial:
+    with paths.filling(folder, last='settings.json') as partial:
       yield partial
     return
   if folder.is_dir() and any(folder.iterdir()):

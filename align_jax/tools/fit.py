@@ -32,7 +32,7 @@ def run_of(cfg: dict, arm: str) -> Run:
   arms = list(cfg['arms'])
   if (arm or arms[0]) not in arms:
     raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
-  one = {**cfg, 'seeds': 1, 'arms': {k: cfg['arms'][k] for k in arms}}
+  one = {**cfg, 'seeds': 1}
   return next(r for r in sweep.sweep(one) if r.arm == (arm or arms[0]))
 
 
@@ -94,7 +94,9 @@ def make_parser() -> argparse.ArgumentParser:
     help='turn knobs until all programs fit, and print which',
   )
   parser.add_argument(
-    '--all', action='store_true', help='the table of docs/memory.md'
+    '--all',
+    action='store_true',
+    help='a table of shipped configs on several slices',
   )
   return parser
 

@@ -100,13 +100,12 @@ def read_prompts(args, words):
   counts = data.Counts()
   rows = data.read(args.prompts, encoder, limits, counts=counts)
   found = {tuple(row.prompt): row for row in rows}
-  dropped = sum(counts.dropped.values()) if counts.dropped else 0
   if not found:
     raise ValueError(
       f'{args.prompts}: no prompt of at most {args.prompt_len} tokens'
     )
-  if dropped:
-    print(f'note: {dropped} rows are too long and left out', file=sys.stderr)
+  for why, number in counts.dropped.items():
+    print(f'note: {number} rows left out: {why}', file=sys.stderr)
   return data.make_prompts(list(found.values()), args.prompt_len)
 
 

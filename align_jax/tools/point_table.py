@@ -86,7 +86,7 @@ def _point(row, columns, where):
     'step': _whole(row, names['step'], where),
     KL: _numbers(row, names['kl'], where),
     SCORE: _numbers(row, names['score'], where),
-    **{name: row[name] for name in HELD if name in row},
+    **_held(row, where),
   }
   sizes = len(found[KL]), len(found[SCORE])
   if sizes[0] != sizes[1]:
@@ -94,6 +94,14 @@ def _point(row, columns, where):
       f'{where}: {sizes[0]} values of {names["kl"]} and {sizes[1]} of '
       f'{names["score"]}, expected one of each per prompt'
     )
+  return found
+
+
+def _held(row, where):
+  """The fields of a run that was held at a KL."""
+  found = {name: row[name] for name in HELD if row.get(name) not in (None, '')}
+  if 'kl_budget' in found:
+    [found['kl_budget']] = _numbers(found, 'kl_budget', where)[:1]
   return found
 
 

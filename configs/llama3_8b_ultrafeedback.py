@@ -6,7 +6,8 @@
 It fits either slice by `align fit --config=configs/llama3_8b_ultrafeedback.py
 --topology=v5e-64`.
 
-The instructed checkpoint itself is the reference: no SFT. Batch 128, learning
+The instructed checkpoint itself is the reference: no SFT. The arm `rloo` draws
+four completions a prompt; `--only` leaves it out. Batch 128, learning
 rate 5e-7, beta 0.1 and the questions of UltraFeedback are those of the online
 iterative DPO of Dong et al. 2024 (arXiv 2405.07863); 0.01 is Zephyr's beta
 (Tunstall et al. 2023).

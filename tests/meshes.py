@@ -1,7 +1,7 @@
 """Every method on a mesh of eight devices: is it what one device computes?
 
-  python tests/meshes.py            # all meshes, some minutes
-  python tests/meshes.py MESH ...   # such as fsdp=2,rollout=2,tensor=2
+  python -m tests.meshes            # all meshes, some minutes
+  python -m tests.meshes MESH ...   # such as fsdp=2,rollout=2,tensor=2
 
 prints by how much losses, gradients, log-probs of samples and KLs differ, and
 fails if a sampled token does, or anything by more than TOLERANCE.

@@ -1,6 +1,6 @@
 """A mesh computes what one device does, whatever it splits.
 
-`python tests/meshes.py` does so for all of its meshes and methods.
+`python -m tests.meshes` does so for all of its meshes and methods.
 """
 
 import meshes

@@ -21,37 +21,10 @@ from align_jax.files import (
   write_atomically,
   write_record,
 )
-from align_jax.values import is_number
 
 Point = dict[str, Any]
 
-KEYS = {'arm': str, 'configuration': str, 'seed': int, 'step': int}
 ARRAYS = 'kl_by_prompt', 'gold_by_prompt'
-
-
-def load(path: pathlib.Path) -> list[Point]:
-  """The points of a points.jsonl file, every row checked.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: names the row and the field that is wrong, or the run that has
-      no point at step 0.
-  """
-  if not path.is_file():
-    raise FileNotFoundError(f'{path}: no such file')
-  points = read(path)
-  if not points:
-    raise ValueError(f'{path}: holds no points')
-  for number, point in enumerate(points, 1):
-    _check(point, f'{path} row {number}')
-  started = {run_of(p) for p in points if p['step'] == 0}
-  for point in points:
-    if run_of(point) not in started:
-      raise ValueError(
-        f'{path}: {point["arm"]}/{point["configuration"]} of seed '
-        f'{point["seed"]} has no point at step 0, expected the reference there'
-      )
-  return points
 
 
 def save(path: pathlib.Path, points: Iterable[Point]) -> None:
@@ -82,26 +55,6 @@ def check_digest(path: pathlib.Path) -> None:
 
 def _record(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f'{path.name}.digest')
-
-
-def _check(point: Any, where: str) -> None:
-  if not isinstance(point, dict):
-    raise ValueError(f'{where}: {point!r} is no point, expected an object')
-  for field, kind in KEYS.items():
-    if not isinstance(point.get(field), kind):
-      raise ValueError(
-        f'{where}: {field}={point.get(field)!r}, expected {kind.__name__}'
-      )
-  for field in ARRAYS:
-    row = point.get(field)
-    if not isinstance(row, list) or not row or not all(map(is_number, row)):
-      raise ValueError(f'{where}: {field} is no list of finite numbers')
-  sizes = [len(point[field]) for field in ARRAYS]
-  if len(set(sizes)) > 1:
-    raise ValueError(
-      f'{where}: {sizes[0]} values of {ARRAYS[0]} and {sizes[1]} of '
-      f'{ARRAYS[1]}, expected one of each per prompt'
-    )
 
 
 def run_of(point: Point) -> tuple[str, str, int]:

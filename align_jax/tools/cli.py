@@ -45,6 +45,15 @@ def folder_of(package: str) -> pathlib.Path:
   return pathlib.Path(spec.submodule_search_locations[0])
 
 
+def show(lines: Iterator[str]) -> None:
+  """Prints lines as they come; a mistake is one line, and exit status 1."""
+  try:
+    for line in lines:
+      print(line, flush=True)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {" ".join(str(error).split())}')
+
+
 def experiments() -> list[str]:
   """Names of the modules of `experiments` that have a command line."""
   files = sorted(folder_of('experiments').glob('*.py'))

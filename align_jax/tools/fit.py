@@ -18,7 +18,7 @@ from align_jax import sharding
 from align_jax.lab import config_file, overrides, sweep
 from align_jax.lab.settings import Run
 from align_jax.tools import fit_all, fit_search, fit_slices, fit_table
-from align_jax.tools.cli import with_config
+from align_jax.tools.cli import show, with_config
 from align_jax.tools.fit_measure import measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs
 
@@ -147,10 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   cached = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   try:
-    for line in lines(sys.argv[1:] if argv is None else argv):
-      print(line, flush=True)
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {" ".join(str(error).split())}')
+    show(lines(sys.argv[1:] if argv is None else argv))
   finally:
     jax.config.update('jax_enable_compilation_cache', cached)
 

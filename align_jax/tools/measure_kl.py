@@ -20,6 +20,7 @@ from align_jax.compare.points import ARRAYS
 from align_jax.files import line, listed, read_jsonl, write_atomically
 from align_jax.models import hf
 from align_jax.policy import sampling, scoring
+from align_jax.tools.cli import show
 
 KL = ARRAYS[0]
 
@@ -200,12 +201,7 @@ def lines(args):
 
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
-  args = make_parser().parse_args(argv)
-  try:
-    for text in lines(args):
-      print(text)
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+  show(lines(make_parser().parse_args(argv)))
 
 
 if __name__ == '__main__':

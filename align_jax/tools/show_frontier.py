@@ -12,7 +12,6 @@ rest.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -27,7 +26,7 @@ from align_jax.compare import (
   verdict,
 )
 from align_jax.compare.report import MISSING, markdown, show
-from align_jax.tools import point_table
+from align_jax.tools import cli, point_table
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats
 
@@ -209,12 +208,7 @@ def plot(comparison: frontier.Comparison, path: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command line; a mistake is one line, and exit status 1."""
-  args = make_parser().parse_args(argv)
-  try:
-    for line in lines(args):
-      print(line)
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+  cli.show(lines(make_parser().parse_args(argv)))
 
 
 if __name__ == '__main__':

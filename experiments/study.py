@@ -25,6 +25,17 @@ def nothing(cfg):
   return {}
 
 
+def arm_of(cfg, name):
+  """The fields of an arm of a config.
+
+  Raises:
+    ValueError: there is no such arm.
+  """
+  if name not in cfg['arms']:
+    raise ValueError(f'config.arms has no {name!r}, from which its arms derive')
+  return cfg['arms'][name]
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """Claims and what they are tested by.
@@ -39,6 +50,7 @@ class Study:
     trains: False: the claims need no runs.
     strong: names of the arms whose intervals the figure shows.
     caveat: which choice of a small task could have made these verdicts.
+    figure: a file of its figures that RESULTS.md shows. '': none.
     sections: functions (page, evidence, folder of figures), added to the page.
   """
 
@@ -51,6 +63,7 @@ class Study:
   changes: Callable = nothing
   trains: bool = True
   strong: tuple = ()
+  figure: str = ''
   sections: tuple = ()
 
   def config(self, cfg):

@@ -97,6 +97,7 @@ def get_config():
       # Where batches come from, see align_jax.lab.arms.SOURCES:
       # - fixed pairs: 'golden_pairs' | 'file_pairs' (the file's own labels)
       # - single answers with the file's own labels: 'file_labels'
+      # - pairs of two chosen policies under golden labels: 'written_pairs'
       # - batches of another run: 'log'
       # - samples of one policy: 'policy' | 'reference' | 'sampler' (an older
       #   copy) | 'one_step_stale' (sampled during the step before) | 'teacher'
@@ -168,8 +169,8 @@ def get_config():
       # Own trunk: 'reference' | 'reward_model', brought to the rewards' scale.
       critic_init='reference',
       critic_warmup=0,  # first steps, in which the critic alone learns
-      # The run whose last policy is the anchor 'teacher'. 'reference': the SFT
-      # policy. '': no teacher.
+      # The policy that is the anchor 'teacher', named as `writers` are. '':
+      # no teacher.
       teacher_of='',
       context=(),  # token ids that only the teacher sees, in every prompt
       context_after=0,  # prompt tokens in front of them, such as 1 for BOS
@@ -186,6 +187,9 @@ def get_config():
       pool=1024,  # reweigh: samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed
       shuffle=0,  # source='log': steps per shuffled window. 0: one window
+      # source='written_pairs': the two policies, each 'reference', the last of
+      # a run, 'ARM/CONFIGURATION', or one it kept, 'ARM/CONFIGURATION@STEP'.
+      writers=(),
       # Signs that end the run, in align_jax.learn.watch.SIGNS: 'gap' | 'empty'
       # | 'cut' | 'runaway'. (): they are noted.
       stop_on=(),

@@ -212,12 +212,13 @@ def check_taught(workdir, run):
   mine = run.directory(workdir)
   for path in sorted(mine.parents[1].glob('*/*/settings.json')):
     begun = (path.parent / 'done.json').exists() or newest_step(path.parent)
-    if begun and held(path.parent).get('teacher_of') == run.name:
+    old = held(path.parent)
+    read = [old.get('teacher_of'), *old.get('writers', ())]
+    if begun and run.name in read:
       raise ValueError(
         f'{mine} would go on from {done} to steps={run.schedule.steps}, but '
-        f'teacher_of={run.name!r} in {path.parent} is '
-        f'its policy after {done}: remove that directory, or choose another '
-        '--workdir'
+        f'{path.parent} has learned from its policy after {done}: remove that '
+        'directory, or choose another --workdir'
       )
 
 

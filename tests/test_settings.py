@@ -177,6 +177,7 @@ def test_a_misspelt_field_is_refused_with_the_nearest(path, near, cfg):
     (dict(critic='shared'), 'critic'),
     (dict(teacher_of='reference'), 'teacher_of'),
     (dict(truncation_penalty=2.0), 'truncation_penalty'),
+    (dict(writers=('reference', 'reference')), 'writers'),
     (dict(reweigh='optimum', source='reference', group_size=4), 'group_size'),
   ],
 )
@@ -193,6 +194,22 @@ def test_what_nothing_reads_may_not_be_set(arm, field, cfg):
     ({}, dict(source='log', log_of='online/default'), 'lead back'),
     ({}, dict(source='log', log_of='offlin/default'), 'did you mean'),
     ({}, dict(source='log'), "log_of='', expected the run to replay"),
+    ({}, dict(source='written_pairs'), 'the two policies that write'),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'online/default')),
+      'lead back',
+    ),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'offline/default@7')),
+      'one of the steps that arm.keep keeps',
+    ),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'offline')),
+      "'ARM/CONFIGURATION[@STEP]'",
+    ),
     ({}, dict(source='sampler'), 'needs its period in refresh_every'),
     ({}, dict(microbatch_tokens=8), 'expected at least 19'),
     ({}, dict(sampling=dict(stop_tokens=(99,))), 'below model.vocab_size=32'),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from align_jax import ops
-from align_jax.lab import reference_logps
+from align_jax.lab import reference_logps, written
 from align_jax.lab.labels import labelled_by
 from align_jax.lab.placing import on_mesh
 from align_jax.lab.streams import ARM
@@ -154,6 +154,15 @@ def golden_pairs(stage, run):
   return _fixed(stage, run, stage.pairs, _epochs(stage, run, stage.pairs))
 
 
+def written_pairs(stage, run):
+  """As many golden pairs, with a completion of each of the run's `writers`."""
+  size = run.updates.batch_size
+  pairs = written.written_pairs(
+    stage, run.source.writers, stage.pairs.num_prompts, size
+  )
+  return _fixed(stage, run, pairs, _epochs(stage, run, pairs))
+
+
 def _of_file(name, field):
   """A source of what the task's own file holds, with the file's labels."""
 
@@ -238,6 +247,9 @@ TEACHER = ('teacher_of', 'context', 'context_after')
 
 SOURCES = {
   'golden_pairs': Source(golden_pairs, BUCKETS, labels='golden'),
+  'written_pairs': Source(
+    written_pairs, (*BUCKETS, 'writers'), labels='golden'
+  ),
   'file_pairs': Source(_of_file('file_pairs', 'pairs'), BUCKETS, labels='file'),
   'file_labels': Source(
     _of_file('file_labels', 'labelled'), BUCKETS, 'single', labels='file'

@@ -170,6 +170,8 @@ def _check_parts(run):
     )
   if source.name == 'log' and not source.log_of:
     raise ValueError(f"{run.name}: log_of='', expected the run to replay")
+  if 'written_pairs' in _all_sources(run):
+    _check_writers(run)
   for name in _all_sources(run):
     anchor = SOURCES[name].anchor
     if anchor == 'sampler' and anchor not in run.schedule.refresh_every:
@@ -185,6 +187,21 @@ def _check_parts(run):
     raise ValueError(
       f'{run.name}: length_buckets={source.length_buckets}, expected none for '
       'a run whose log another one reads'
+    )
+
+
+def _check_writers(run):
+  """Pairs have two writers, and gold's own labels."""
+  writers, noise = run.source.writers, run.shared.golden.label_noise
+  if len(writers) != 2:
+    raise ValueError(
+      f'{run.where("writers")}={writers}, expected the two policies that write '
+      "the pairs of source 'written_pairs'"
+    )
+  if noise:
+    raise ValueError(
+      f'golden.label_noise={noise:g}, expected 0: source '
+      f"'written_pairs' of {run.name} has gold's own labels"
     )
 
 

@@ -10,17 +10,18 @@ from align_jax.learn import batches, finite, stopping
 from align_jax.policy.programs import policy_programs, sampler
 
 
-def sample_parts(task, params, prompts, key, size, group_size, finish):
-  """Completions of the policy, sampled in parts.
+def sample_parts(draw, params, prompts, key, size, finish):
+  """Completions, sampled in parts.
 
   Args:
+    draw: (params, prompts, valid, key) -> Batch.
     prompts: N Prompts.
     size: prompts sampled at once.
     finish: Batch -> Batch, applied to each part.
   Returns:
-    Batch of N prompts, G = `group_size`, on the host.
+    Batch of N prompts, on the host.
   """
-  draw, parts = sampler(task, group_size), []
+  parts = []
   for start in range(0, len(prompts), size):
     stopping.check(f'while the reference answers {len(prompts)} prompts')
     # The last batch wraps around, so all batches have one shape.
@@ -30,8 +31,12 @@ def sample_parts(task, params, prompts, key, size, group_size, finish):
   return batches.take(batches.concatenate(parts), np.arange(len(prompts)))
 
 
-def sample_pairs(task, params, prompts, seed, which, size, num):
-  """`num` gold-labelled pairs of the policy on random prompts.
+def sample_pairs(task, params, prompts, seed, which, size, num, writers=None):
+  """`num` gold-labelled pairs on random prompts.
+
+  Args:
+    params: of the reference, which annotates them.
+    writers: their sampler and its parameters. None: the reference writes.
 
   Returns:
     Batch of `num` prompts with G = 2 and rewards (1, 0), or (0.5, 0.5) for
@@ -48,7 +53,8 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
 
   index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
   drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
-  return sample_parts(task, params, drawn, key, size, 2, labelled)
+  draw, written_by = writers or (sampler(task, 2), params)
+  return sample_parts(draw, written_by, drawn, key, size, labelled)
 
 
 def sample_opponents(task, params, seed, size, num):
@@ -64,7 +70,8 @@ def sample_opponents(task, params, seed, size, num):
   prompts = tasks.Prompts(tokens[index], valid[index])
   key = stream(seed, OPPONENTS)
   bare = lambda batch: batch.replace(sampler_logps=None)
-  return sample_parts(task, params, prompts, key, size, num, bare)
+  draw = sampler(task, num)
+  return sample_parts(draw, params, prompts, key, size, bare)
 
 
 def flip(pairs, share, seed):

@@ -24,6 +24,7 @@ from align_jax.lab.fields import (
   text,
   within,
 )
+from align_jax.lab.named import REFERENCE, is_policy, split
 from align_jax.learn.kept import Keep
 from align_jax.learn.metrics import METRICS
 from align_jax.learn.rewards import ENSEMBLES
@@ -136,6 +137,9 @@ class Source:
   mixture: float = number(above=0, below=1)
   log_of: str = text()
   shuffle: int = count(0)
+  writers: tuple = added(
+    items("policies, 'reference' or 'ARM/CONFIGURATION[@STEP]'", is_policy), ()
+  )
   length_buckets: tuple = items(
     '(prompt positions, completion positions)',
     lambda x: len(x) == 2 and all(is_whole(n) and n > 0 for n in x),
@@ -210,7 +214,11 @@ class Critic:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  run: str = text(key='teacher_of')
+  run: str = field(
+    "'', 'reference' or 'ARM/CONFIGURATION[@STEP]'",
+    lambda x: x == '' or is_policy(x),
+    key='teacher_of',
+  )
   context: tuple = items('tokens', lambda x: is_whole(x) and x >= 0)
   after: int = count(0, key='context_after')
 
@@ -315,8 +323,9 @@ class Run:
   @property
   def needed(self):
     """Names of the runs whose log or last policy it reads."""
-    names = self.source.log_of, self.teacher.run
-    return [name for name in names if name not in ('', 'reference')]
+    policies = [split(x)[0] for x in (self.teacher.run, *self.source.writers)]
+    names = dict.fromkeys([self.source.log_of, *policies])
+    return [name for name in names if name not in ('', REFERENCE)]
 
   def but(self, **values):
     """A copy with other values of its config's fields or of its attributes.

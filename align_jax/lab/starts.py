@@ -9,13 +9,13 @@ from align_jax.lab.arms import sources_of
 from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
 from align_jax.lab.streams import LORA, stream
+from align_jax.lab.written import params_named
 from align_jax.learn import budget
-from align_jax.learn.checkpoint import final_params
 from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.models import lora
 from align_jax.models.interface import of
-from align_jax.policy.programs import policy_of, scorer
+from align_jax.policy.programs import scorer
 
 
 def start_of(stage, run, tx):
@@ -61,7 +61,7 @@ def anchors_of(stage, run, params):
   if run.lora.rank and 'ref' in refreshed:
     anchors[lora.BASE] = stage.reference
   if run.teacher.run:
-    anchors['teacher'] = teacher_params(stage, run.teacher.run)
+    anchors['teacher'] = params_named(stage, run.teacher.run)
   if run.kl.nats:
     anchors |= {budget.INSIDE: params, budget.HELD: params}
   return anchors
@@ -108,19 +108,6 @@ def adapters_of(stage, settings):
   key = stream(stage.seed, LORA)
   adapters = lora.init(key, stage.reference, config, settings)
   return {lora.KEY: adapters}, {lora.KEY: lora.axes(config, settings)}
-
-
-def teacher_params(stage, name):
-  """The last policy of the named run, or the stage's for 'reference'."""
-  if name == 'reference':
-    return stage.reference
-  params = final_params(stage.folder / name)
-  if lora.KEY in params:
-    raise ValueError(
-      f'teacher_of={name!r} trained adapters (lora.rank > 0), expected a run '
-      'of all parameters'
-    )
-  return policy_of(params)
 
 
 def stats_of(run):

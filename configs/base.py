@@ -259,6 +259,9 @@ def get_config():
       tensor=1,  # share each layer
     )
   )
+  # Where the reference's parameters are: on the 'device', or in the memory of
+  # its 'host', of which each program that reads them makes a copy.
+  c.reference_memory = 'device'
   c.workers = 0  # processes. 0: one per core on a CPU, else 1
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.

@@ -23,7 +23,10 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
   """
   verdict = 'fits' if x.fits else f'DOES NOT FIT: {knob}'
   beside = f' and {gib(x.beside)} beside it' if x.beside else ''
-  yield (f'{x.name}: {gib(x.peak)} GiB{beside} of {gib(x.limit)}: {verdict}')
+  host = f', {gib(x.host)} a chip on its host' if x.host else ''
+  yield (
+    f'{x.name}: {gib(x.peak)} GiB{beside} of {gib(x.limit)}{host}: {verdict}'
+  )
   yield (
     f'  arguments {gib(x.arguments)}, temporaries {gib(x.temporaries)} GiB; '
     f'{x.seconds:.0f} s to compile'

@@ -266,7 +266,8 @@ def get_config():
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.
   c.together = False
-  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb'.
+  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb',
+  # 'trackio'.
   c.trackers = ()
   # (first, last) updates of each run to trace; --profile=FIRST:LAST. (): none.
   c.profile = ()

@@ -263,11 +263,15 @@ def get_config():
       tensor=1,  # share each layer
     )
   )
+  # Where the reference's parameters are: on the 'device', or in the memory of
+  # its 'host', of which each program that reads them makes a copy.
+  c.reference_memory = 'device'
   c.workers = 0  # processes. 0: one per core on a CPU, else 1
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.
   c.together = False
-  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb'.
+  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb',
+  # 'trackio'.
   c.trackers = ()
   # (first, last) updates of each run to trace; --profile=FIRST:LAST. (): none.
   c.profile = ()

@@ -154,7 +154,7 @@ from align_jax.lab import protocol, starts, sweep
 from align_jax.models import cpu
 from align_jax.models.interface import of
 from align_jax.tools import fit_hlo
-from align_jax.tools.fit_programs import PROGRAMS, Programs
+from align_jax.tools.fit_programs import PROGRAMS, Programs, bytes_on_device
 from configs import base, toy
 from experiments import common
 
@@ -169,7 +169,8 @@ cfg['arms'] = {
 }
 mesh = sharding.current_mesh()
 runs = {run.arm: run for run in sweep.sweep(cfg) if run.seed == 0}
-found = {name: Programs(run, mesh) for name, run in runs.items()}
+found = {name: Programs(run, mesh, 'device') for name, run in runs.items()}
+away = Programs(runs['rloo'], mesh, 'host')
 
 
 def told(tree):
@@ -201,6 +202,13 @@ print(json.dumps({
   'abstract': told(found['rloo'].state),
   'real': told(state),
   'vocab': found['rloo'].task.model.vocab_size,
+  'bytes': {
+    name: [
+      [x.beside + bytes_on_device(x.arguments), x.host]
+      for x in (PROGRAMS[name](one) for one in (found['rloo'], away))
+    ]
+    for name in ('train', 'sample', 'score', 'evaluate')
+  },
   'layers': found['rloo'].task.model.num_layers,
   # Bytes of the smallest part of a matrix that a device has.
   'least': min(
@@ -224,6 +232,12 @@ def lab():
 def test_what_is_compiled_for_is_the_state_of_the_lab(lab):
   assert len(lab['real']) > 20
   assert lab['abstract'] == lab['real']
+
+
+def test_a_reference_on_its_host_is_not_on_the_device(lab):
+  for name, ((before, none), (after, host)) in lab['bytes'].items():
+    assert none == 0 < host, name
+    assert before - after == host, name
 
 
 def test_no_weight_moves_for_a_token(lab):

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from align_jax import hosts
+from align_jax import hosts, sharding
 from align_jax.lab.arms import sources_of
 from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
@@ -24,8 +24,9 @@ def start_of(stage, run, tx):
   Args:
     tx: the run's optimizer.
   """
-  params, axes = trained_of(stage, run)
-  anchors = anchors_of(stage, run, params)
+  near = sharding.on_device(stage.reference)
+  params, axes = trained_of(dataclasses.replace(stage, reference=near), run)
+  anchors = anchors_of(stage, run, params, near)
   return start_state(params, tx, axes, anchors, stats_of(run))
 
 
@@ -46,20 +47,24 @@ def needs_of(loss):
   return LOSSES[loss.name].needs_of(loss.kwargs)
 
 
-def anchors_of(stage, run, params):
+def anchors_of(stage, run, params, near):
   """The older copies of params that a run reads: {name: params}.
 
   'ref' may move. The KL is still measured from the original reference.
 
   Args:
     params: the parameters that the run trains.
+    near: the reference on the devices, where `stage.reference` may not be: the
+      start of anchors that move, and what adapters read in every update.
   """
   refreshed = run.schedule.refresh_every
-  anchors = dict.fromkeys(['ref', *refreshed], stage.reference)
+  anchors = dict.fromkeys(['ref', *refreshed], near)
   if any(source.anchor == PREVIOUS for source in sources_of(run)):
-    anchors[PREVIOUS] = stage.reference
+    anchors[PREVIOUS] = near
   if run.lora.rank and 'ref' in refreshed:
-    anchors[lora.BASE] = stage.reference
+    anchors[lora.BASE] = near
+  if not run.lora.rank or lora.BASE in anchors:
+    anchors['ref'] = stage.reference
   if run.teacher.run:
     anchors['teacher'] = params_named(stage, run.teacher.run)
   if run.kl.nats:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from align_jax import hosts, values
+from align_jax import hosts, sharding, values
 from align_jax.models import bow, cache, lora
 from align_jax.policy import sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
@@ -22,9 +22,20 @@ def bare(batch):
   return batch.replace(prepared={}, **dict.fromkeys(UNREAD))
 
 
-def _reading(f):
+def _jit(f, **fixed):
+  """Jitted `f(*args, **fixed)`, for arrays on devices or on their hosts."""
+
+  def near(*args, **more):
+    args, more = sharding.on_device((args, more))
+    return f(*args, **fixed, **more)
+
+  near.__name__ = f.__name__
+  return jax.jit(near)
+
+
+def _reading(f, **fixed):
   """Jitted `f(params, batch)`: one program, whichever other fields are set."""
-  program = jax.jit(f)
+  program = _jit(f, **fixed)
   return lambda params, batch: program(params, bare(batch))
 
 
@@ -41,14 +52,20 @@ class Programs(NamedTuple):
 @functools.cache
 def policy_programs(config):
   """The Programs of the policy that a config describes."""
-  logps = _reading(functools.partial(scoring.token_logps, config=config))
+  logps = _reading(scoring.token_logps, config=config)
   return Programs(logps, _finite_kls(config), scoring.make_annotate(logps))
+
+
+@functools.cache
+def exact_kls(config):
+  """Jitted `scoring.token_kls`."""
+  return _jit(scoring.token_kls, config=config)
 
 
 def _finite_kls(config):
   """`scoring.token_kls`, with an error that names a token of infinite KL."""
-  kls = jax.jit(functools.partial(scoring.token_kls, config=config))
-  forbidden = jax.jit(functools.partial(scoring.forbidden_draw, config=config))
+  kls = exact_kls(config)
+  forbidden = _jit(scoring.forbidden_draw, config=config)
 
   def checked(params, ref_params, batch):
     found = kls(params, ref_params, batch)
@@ -70,13 +87,13 @@ def _finite_kls(config):
 @functools.cache
 def expectation(config):
   """Jitted (params, batch, worth f32 [B, T, V]) -> f32 [B, T]."""
-  return jax.jit(functools.partial(scoring.expected, config=config))
+  return _jit(scoring.expected, config=config)
 
 
 @functools.cache
 def entropies(config):
   """Jitted (params, batch) -> entropy of the next token, f32 [B, T]."""
-  return _reading(functools.partial(scoring.token_entropies, config=config))
+  return _reading(scoring.token_entropies, config=config)
 
 
 DRAWING = {  # what each field of Sampling may be
@@ -175,18 +192,17 @@ def sampler(task, group_size, rows_at_once=0, how=Sampling()):
 def _sampler(
   config, group_size, max_new_tokens, eos_id, rows_at_once, cache_dtype
 ):
-  f = sampling.sample
+  f, more = sampling.sample, {}
   if rows_at_once:
-    f = functools.partial(sampling.sample_many, slots=rows_at_once)
-  return jax.jit(
-    functools.partial(
-      f,
-      config=config,
-      group_size=group_size,
-      max_new_tokens=max_new_tokens,
-      eos_id=eos_id,
-      cache_dtype=cache_dtype,
-    )
+    f, more = sampling.sample_many, {'slots': rows_at_once}
+  return _jit(
+    f,
+    config=config,
+    group_size=group_size,
+    max_new_tokens=max_new_tokens,
+    eos_id=eos_id,
+    cache_dtype=cache_dtype,
+    **more,
   )
 
 
@@ -206,19 +222,19 @@ def scorer(config):
   """Jitted (params, batch) -> f32 [B]. None is the bag of words."""
   if config is None:
     return _reading(bow.scores)
-  return _reading(functools.partial(scoring.scores, config=config))
+  return _reading(scoring.scores, config=config)
 
 
 @functools.cache
 def token_scorer(config):
   """Jitted (params, batch) -> f32 [B, T], the score after each token."""
-  return _reading(functools.partial(scoring.token_scores, config=config))
+  return _reading(scoring.token_scores, config=config)
 
 
 CRITICS = ('critic', 'value_head')  # keys that are not the policy's
 
 
-_merge = jax.jit(lora.merge)
+_merge = _jit(lora.merge)
 
 
 def policy_of(params, base=None):

@@ -66,7 +66,7 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
     f'arm {run.arm!r}'
   )
   with jax.set_mesh(mesh):
-    programs = Programs(run, mesh)
+    programs = Programs(run, mesh, cfg['reference_memory'])
     for name in names:
       measured = measure(PROGRAMS[name](programs), found, limit)
       heads = getattr(programs.task.model, 'num_kv_heads', 1)

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import sharding
+from align_jax.models import cpu
 from align_jax.models.attention import MASKED, OWN, PROMPT, SHARED, masked
+from align_jax.sharding import shard
 
 HIDDEN = jnp.iinfo(jnp.int32).max  # the position of a key that nobody sees
 
@@ -32,11 +34,18 @@ class _Ring(NamedTuple):
 
 
 def check(attention: str, context: int) -> None:
-  """Raises ValueError for a `model.attention` that `mesh.context` has no use for."""
+  """Refuses a ring over one device.
+
+  Args:
+    attention: `model.attention`.
+    context: `mesh.context`.
+  Raises:
+    ValueError: nothing would travel.
+  """
   if attention == 'ring' and context == 1:
     raise ValueError(
-      f"model.attention='ring' splits rows over mesh.context={context}, "
-      'expected at least 2'
+      "model.attention='ring' sends keys round mesh.context=1, expected 2 or "
+      'more devices there'
     )
 
 
@@ -62,9 +71,7 @@ def over_prompts(q, kv, layer, positions, valid, c):
   return jnp.moveaxis(attend(q, seen, parts, c.attention_softcap), 3, 1)
 
 
-def over_completions(
-  q, k, v, layer, positions, prompt, prompt_kv, valid, c
-):
+def over_completions(q, k, v, layer, positions, prompt, prompt_kv, valid, c):
   """Completions attend to their prompt and to themselves.
 
   Args:
@@ -94,7 +101,9 @@ def over_completions(
 def _sight(positions, layer):
   """The first and the last position that queries at `positions` see."""
   window = layer.get('window')
-  first = jnp.zeros_like(positions) if window is None else positions - window + 1
+  first = (
+    jnp.zeros_like(positions) if window is None else positions - window + 1
+  )
   return first, positions
 
 
@@ -124,11 +133,11 @@ def attend(q, seen, parts, softcap=None):
   size = sharding.ways('context')
   equations, blocks = zip(*((part[0], part[1:]) for part in parts))
   ring = _Ring(sharding.over('context'), size, equations, softcap)
-  padded = functools.partial(_padded, size=size)
-  own = padded(q, -2), tuple(padded(x, -2) for x in seen)
+  slots = functools.partial(_padded, size=size)
+  laid = lambda x: shard(slots(x, -2), 'batch', 'heads', *_between(x))
+  own = laid(q), tuple(slots(x, -2) for x in seen)
   blocks = tuple(
-    (padded(k, -2), padded(v, -2), padded(at, -1, fill=HIDDEN))
-    for k, v, at in blocks
+    (laid(k), laid(v), slots(at, -1, fill=HIDDEN)) for k, v, at in blocks
   )
   f = jax.shard_map(
     functools.partial(_attend, ring),
@@ -150,7 +159,13 @@ def _padded(x, axis, size, fill=0):
   return jnp.pad(x, more, constant_values=fill)
 
 
+def _between(x):
+  """Axes of x [P, K, ..., slots, H] after the first two."""
+  return *[None] * (x.ndim - 4), 'context', None
+
+
 def _lies(x, axis):
+  """On which devices the slots of x are."""
   names = [None] * x.ndim
   names[axis] = 'context'
   return sharding.spec(names)
@@ -163,6 +178,9 @@ def _attend(ring, q, seen, blocks):
 
 
 def _forward(ring, q, seen, blocks):
+  kept = q, seen, blocks
+  # Masks depend on no layer: JAX would compute those of all turns beforehand.
+  q, seen, blocks = cpu.separate(kept)
 
   def turn(running, blocks):
     top, total, values = running
@@ -182,7 +200,7 @@ def _forward(ring, q, seen, blocks):
   carry, _ = jax.lax.scan(step, (start, blocks), length=ring.devices - 1)
   top, total, values = turn(*carry)
   out = (values / total).astype(q.dtype)
-  return out, (q, seen, blocks, top, total, out)
+  return out, (*kept, top, total, out)
 
 
 def _backward(ring, kept, cotangent):
@@ -231,7 +249,9 @@ def _scores(ring, q, seen, blocks):
   """Float32 scores of each part, masked."""
   first, last = seen
   return [
-    masked(jnp.einsum(equations[0], q, k), (first <= at) & (at <= last), ring.softcap)
+    masked(
+      jnp.einsum(equations[0], q, k), (first <= at) & (at <= last), ring.softcap
+    )
     for equations, (k, _, at) in zip(ring.equations, blocks)
   ]
 
@@ -253,9 +273,7 @@ def _pass_on(ring, tree):
   """Every device's arrays, to the next."""
   n = ring.devices
   to_next = [(i, (i + 1) % n) for i in range(n)]
-  return jax.tree.map(
-    lambda x: jax.lax.ppermute(x, ring.axes, to_next), tree
-  )
+  return jax.tree.map(lambda x: jax.lax.ppermute(x, ring.axes, to_next), tree)
 
 
 def _add(x, y):

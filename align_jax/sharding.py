@@ -147,10 +147,15 @@ def spec(axes: Axes, rules: Rules | None = None) -> PartitionSpec:
   return PartitionSpec(*(rules.get(a) if a else None for a in axes))
 
 
+def over(name: str) -> tuple[str, ...]:
+  """The mesh axes that split a logical axis."""
+  return _rules.get()[name]
+
+
 def ways(name: str) -> int:
   """Devices that split a logical axis: 1 without a mesh."""
   sizes = jax.sharding.get_abstract_mesh().shape
-  return math.prod(sizes.get(axis, 1) for axis in _rules.get()[name])
+  return math.prod(sizes.get(axis, 1) for axis in over(name))
 
 
 def parts(x: jax.Array, num: int, axis: str = 'batch') -> jax.Array:

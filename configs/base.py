@@ -26,7 +26,8 @@ def get_config():
       mlp_dim=128,
       tie_embeddings=True,
       # 'plain' | a name in align_jax.models.fused.KERNELS | 'auto': a kernel
-      # that the machine can run, else plain.
+      # that the machine can run, else plain | 'ring': plain, but blocks of keys
+      # travel round mesh.context, where plain gathers them.
       attention='auto',
       # Whether a backward pass computes each layer anew, instead of storing it.
       remat=False,

@@ -25,7 +25,7 @@ from align_jax.lab import (
 )
 from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping, trackers
-from align_jax.models import fused, initial, interface
+from align_jax.models import fused, initial, interface, ring
 from experiments import command, effects, registration, resume
 from experiments.resume import finished
 
@@ -100,7 +100,11 @@ def _judged(run):
 
 
 def check_model_on_mesh(model, mesh):
-  """Arrays have to divide over the devices that they are split over."""
+  """Arrays have to divide over the devices that they are split over.
+
+  A ring needs devices to go round.
+  """
+  ring.check(model.get('attention', ''), mesh.get('context', 1))
   if model.get('checkpoint') or math.prod(mesh.values()) == 1:
     return  # a checkpoint's sizes are not known here
   c = interface.from_fields(**initial.model_fields(model))

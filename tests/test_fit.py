@@ -74,6 +74,30 @@ def test_a_loop_of_unknown_length_is_counted_per_turn():
   assert fit_hlo.loops(TPU) == [] and fit_hlo.loops(endless) == [4 + 4 * 8 * 4]
 
 
+def test_what_a_ring_sends_is_counted_though_all_has_channel_1():
+  send = '  %s.{} = f32[4] collective-permute(%q), channel_id=1'
+  text = '\n'.join(['ENTRY %main () -> f32[4] {', *map(send.format, 'ab'), '}'])
+  (kind,) = fit_hlo.summary(fit_hlo.collectives(text)).items()
+  assert kind == ('collective-permute', (2, 2 * 16))
+
+
+def test_a_product_runs_once_on_each_device_that_a_shard_map_names():
+  mesh = jax.sharding.AbstractMesh(
+    (2, 4), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  rows = jax.sharding.PartitionSpec('b')
+  f = jax.shard_map(
+    lambda x: x @ x.T,
+    mesh=mesh,
+    in_specs=rows,
+    out_specs=rows,
+    axis_names={'b'},
+    check_vma=False,
+  )
+  jaxpr = jax.make_jaxpr(f)(jnp.ones((8, 3))).jaxpr
+  assert fit_flops.flops(jaxpr) == 4 * 2 * 2 * 3 * 2
+
+
 def test_products_are_counted_as_often_as_they_run():
   def f(x, w):
     again = jax.checkpoint(jnp.dot)

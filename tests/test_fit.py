@@ -81,6 +81,16 @@ def test_what_a_ring_sends_is_counted_though_all_has_channel_1():
   assert kind == ('collective-permute', (2, 2 * 16))
 
 
+def test_collectives_of_one_channel_and_other_arrays_are_others():
+  both = (
+    '  %r.1 = f32[4]{0} all-reduce(%q), channel_id=1, to_apply=%add',
+    '  %r.2 = f32[8]{0} all-reduce(%q), channel_id=1, to_apply=%add',
+  )
+  text = '\n'.join(['ENTRY %main () -> f32[4] {', *both, '}'])
+  found = fit_hlo.summary(fit_hlo.collectives(text))
+  assert found == {'all-reduce': (2, 16 + 32)}
+
+
 def test_a_product_runs_once_on_each_device_that_a_shard_map_names():
   mesh = jax.sharding.AbstractMesh(
     (2, 4), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2

@@ -88,7 +88,7 @@ def test_collectives_of_one_channel_and_other_arrays_are_others():
   )
   text = '\n'.join(['ENTRY %main () -> f32[4] {', *both, '}'])
   found = fit_hlo.summary(fit_hlo.collectives(text))
-  assert found == {'all-reduce': (2, 16 + 32)}
+  assert found == {'all-reduce': (2, 2 * (16 + 32))}  # there and back
 
 
 def test_a_product_runs_once_on_each_device_that_a_shard_map_names():

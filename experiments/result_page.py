@@ -134,14 +134,18 @@ def add_references(page, result):
     )
 
 
-def add_measures(page, result, points, cfg):
-  """Adds the policies' metrics, and their values on other prompts."""
+def add_measures(page, result, points, cfg, workdir):
+  """Adds the policies' metrics, and their gold on other prompts.
+
+  Writes both tables to measures.csv.
+  """
   columns = matched.column_budgets(result.comparison, cfg['report']['shown'])
   budgets = result.comparison.budgets[columns]
   pair = result.names if result.both else ()
   asked = points, cfg, budgets, result.trained, pair
-  measures.add_metrics(page, *asked)
-  measures.add_sets(page, *asked)
+  rows = measures.add_metrics(page, *asked) + measures.add_sets(page, *asked)
+  if rows:
+    pages.write_csv(workdir / 'measures.csv', rows)
 
 
 def add_accuracies(page, result):
@@ -225,7 +229,7 @@ def fill(page, result, points, cfg, workdir, about):
   add_matched(page, result, points, settings, folder)
   add_effects(page, result, settings, folder, about.explained)
   add_references(page, result)
-  add_measures(page, result, points, cfg)
+  add_measures(page, result, points, cfg, workdir)
   add_accuracies(page, result)
   if result.trained:
     page.heading('Peaks, and what a score costs')

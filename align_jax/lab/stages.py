@@ -88,6 +88,7 @@ def _prepare(setup, seed, report):
   shared = setup.shared
   task = make_task(setup, seed)
   tasks.check_sets(task, shared.eval.sets)
+  tasks.check_demonstrations(task, shared.eval.metrics)
   reference = train_sft(setup, task, seed, report)
   pairs, held_out = golden_pairs(setup, task, seed, reference)
   later = lambda done, info: report(shared.sft.steps + done, info)

@@ -4,6 +4,8 @@ The KL is always that on the held-out prompts, so that a budget has the same
 policies in every table.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from align_jax import tasks
@@ -12,6 +14,29 @@ from align_jax.compare.points import stage_of
 from align_jax.compare.report import MISSING, show
 from align_jax.learn import metrics
 from experiments import pages
+
+
+class Table(NamedTuple):
+  """A table on what was measured.
+
+  Attributes:
+    parts: lists of rows, one list for each measurement; none is empty.
+    note: what they are, in sentences.
+  """
+
+  title: str
+  header: list
+  parts: list
+  note: str
+
+  @property
+  def rows(self):
+    return sum(self.parts, [])
+
+  @property
+  def last(self):
+    """The rows at the largest KL of each measurement."""
+    return [part[-1] for part in self.parts]
 
 
 def shared_by(policies, names, found):
@@ -72,21 +97,6 @@ def rows_of(title, comparison, arms, pair, reference=()):
   return rows
 
 
-def add_table(page, title, header, parts):
-  """Adds a heading and one table, if there are rows. Returns whether it did.
-
-  Args:
-    parts: lists of rows, with a line between two lists.
-  """
-  parts = [part for part in parts if part]
-  if not parts:
-    return False
-  page.heading(title)
-  breaks = np.cumsum([len(part) for part in parts])[:-1].tolist()
-  page.table(header, sum(parts, []), breaks=breaks)
-  return True
-
-
 def columns(first, arms, pair, reference=()):
   return [
     first,
@@ -97,15 +107,13 @@ def columns(first, arms, pair, reference=()):
   ]
 
 
-def add_metrics(page, points, cfg, budgets, arms, pair):
-  """Adds a section on the points' metrics, if any of them varies.
+def of_metrics(points, cfg, budgets, arms, pair):
+  """The points' metrics that vary: a Table, or None.
 
   Args:
     budgets: [K] nats to show.
     arms: names of the trained arms.
     pair: names of the two arms to compare. (): none.
-  Returns:
-    the rows of its table, with the header.
   """
   policies = pages.trained(points)
   names, still, some = measured(policies)
@@ -115,17 +123,25 @@ def add_metrics(page, points, cfg, budgets, arms, pair):
     start = of_reference(points, cfg, values)
     compared = pages.compare(policies, cfg, values, budgets)
     parts.append(rows_of(name, compared, arms, pair, start))
-  header = columns('metric', arms, pair, start)
-  if not add_table(page, 'Other metrics at equal KL', header, parts):
-    return []
   told = [f'{name}: {metrics.explained(name)}' for name in names]
   told.append('Configurations are those that gold prefers.')
   if still:
     told.append(f'Left out, as nothing differs in it: {", ".join(still)}.')
+  header = columns('metric', arms, pair, start)
+  return table_of('Other metrics at equal KL', header, parts, told, some)
+
+
+def table_of(title, header, parts, told, some):
+  """A Table of the parts that have rows, or None.
+
+  Args:
+    told: sentences of the note.
+    some: names of what only some points have.
+  """
+  parts = [part for part in parts if part]
   if some:
-    told.append(f'Left out, as some points lack it: {", ".join(some)}.')
-  page.note(' '.join(told))
-  return [header, *sum(parts, [])]
+    told = [*told, f'Left out, as some points lack it: {", ".join(some)}.']
+  return Table(title, header, parts, ' '.join(told)) if parts else None
 
 
 def on_set(name, field):
@@ -140,29 +156,29 @@ def gain_on(points, name):
   return lambda point: gold(point) - start[stage_of(point)]
 
 
-def add_sets(page, points, cfg, budgets, arms, pair):
-  """Adds a section on further eval sets, if any. As `add_metrics`."""
+def of_sets(points, cfg, budgets, arms, pair):
+  """Gold on further eval sets: a Table, or None. Args as in `of_metrics`."""
   policies = pages.trained(points)
   names = dict.fromkeys(name for p in policies for name in p.get('sets', ()))
   found = lambda point, name: name in point.get('sets', ())
   names, some = shared_by(policies, names, found)
   if not names:
-    return []
+    return None
   of = {'held out': pages.gain(policies)}
   for name in names:
     of[name] = gain_on(policies, name)
     of[f'{name}: KL'] = on_set(name, 'kl')
   compare = lambda values: pages.compare(policies, cfg, values, budgets)
   parts = [rows_of(name, compare(f), arms, pair) for name, f in of.items()]
-  header = columns('prompts', arms, pair)
-  if not add_table(page, 'Gold reward on other prompts', header, parts):
-    return []
-  told = (
+  told = [
     'Gain over the reference on the same prompts, of policies at equal KL on '
     'the held-out ones. Below 0 a policy has lost what the reference could do '
     'there. KL is how far from the reference it is on those prompts, nats.'
-  )
-  if some:
-    told += f' Left out, as some points lack it: {", ".join(some)}.'
-  page.note(told)
-  return [header, *sum(parts, [])]
+  ]
+  header = columns('prompts', arms, pair)
+  return table_of('Gold reward on other prompts', header, parts, told, some)
+
+
+def tables(*asked):
+  """All Tables that there is something for. Args as in `of_metrics`."""
+  return [t for t in (of_metrics(*asked), of_sets(*asked)) if t]

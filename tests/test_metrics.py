@@ -221,37 +221,30 @@ def test_a_metric_that_was_not_measured_is_named():
     pages.compare(points, config(LONG), metric('entropy'))
 
 
-def tables(add, points):
-  """Headings, rows and notes that a section adds."""
-  heard = []
-
-  class Page:
-    def __getattr__(self, kind):
-      return lambda *args, **_: heard.append((kind, *args))
-
+def table(of, points):
   cfg, pair = config(LONG), ('online', 'offline')
-  add(Page(), points, cfg, [0.5, 1.0], list(LONG), pair)
-  return heard
+  return of(points, cfg, [0.5, 1.0], list(LONG), pair)
 
 
 def test_a_table_of_the_metrics_that_vary():
   points = with_metric(made_points.arms(3, **LONG), root)
   points = with_metric(points, lambda p: 8, 'repeats')
-  heading, table, note = tables(measures.add_metrics, points)
-  assert table[1][2:] == ['reference', *LONG, 'online - offline']
-  assert [row[:2] for row in table[2]] == [['length', '0.5'], ['length', '1']]
-  assert all(row[2].startswith('0.00') for row in table[2])  # at no KL
-  assert 'Left out' in note[1] and 'repeats' in note[1]
-  assert not tables(measures.add_metrics, made_points.arms(3, **LONG))
+  found = table(measures.of_metrics, points)
+  assert found.header[2:] == ['reference', *LONG, 'online - offline']
+  assert [row[:2] for row in found.rows] == [['length', '0.5'], ['length', '1']]
+  assert all(row[2].startswith('0.00') for row in found.rows)  # at no KL
+  assert found.last == found.rows[1:]
+  assert 'Left out' in found.note and 'repeats' in found.note
+  assert not table(measures.of_metrics, made_points.arms(3, **LONG))
 
 
 def test_what_some_points_lack_is_named():
   points = made_points.arms(3, **LONG)
   some = with_metric(points[:-1], root) + points[-1:]
   some = with_metric(some, root, 'repeats')
-  _, table, note = tables(measures.add_metrics, some)
-  assert {row[0] for row in table[2]} == {'repeats'}
-  assert 'some points lack it: length.' in note[1]
+  found = table(measures.of_metrics, some)
+  assert {row[0] for row in found.rows} == {'repeats'}
+  assert 'some points lack it: length.' in found.note
 
 
 def with_set(points, name, gold, prompts):
@@ -273,10 +266,11 @@ def with_set(points, name, gold, prompts):
 
 def test_policies_at_equal_kl_are_read_on_other_prompts():
   points = made_points.arms(3, **LONG)
-  assert not tables(measures.add_sets, points)
+  assert not table(measures.of_sets, points)
   lost = lambda p: 5 - root(p)
   points = with_set(points, 'easy', lost, 7)
-  _, (_, header, rows), _ = tables(measures.add_sets, points)
+  _, header, parts, _ = table(measures.of_sets, points)
+  rows = sum(parts, [])
   assert header[2:] == [*LONG, 'online - offline']
   value = {(row[0], row[1]): float(row[2].split()[0]) for row in rows}
   np.testing.assert_allclose(value['easy', '1'], -1, atol=0.011)

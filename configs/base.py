@@ -220,8 +220,8 @@ def get_config():
       first_step=20,  # step of the first measurement
       points=14,  # number of measurements
       pairs=512,  # held-out pairs, for accuracies
-      # Metrics of the completions, in align_jax.learn.metrics.METRICS. Those
-      # that compare a prompt's completions need samples=2 or more.
+      # What completions are like and what is forgotten, see docs/measures.md.
+      # What compares a prompt's completions needs samples=2 or more.
       metrics=(
         'length',
         'repeats',

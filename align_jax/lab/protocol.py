@@ -190,7 +190,7 @@ def texts_of(stage, draw, batch_size):
     parts = batches.chunks(found, batch_size)
     parts = [annotate(reference, part) for part in parts]
     number = np.arange(found.num_prompts)
-    return batches.take(batches.concatenate(parts), number)
+    return hosts.fetch(batches.take(batches.concatenate(parts), number))
 
   return Texts(samples, demonstrations, kls, logps, batch_size)
 

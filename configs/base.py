@@ -225,10 +225,17 @@ def get_config():
       first_step=20,  # step of the first measurement
       points=14,  # number of measurements
       pairs=512,  # held-out pairs, for accuracies
-      # Metrics of the completions, in align_jax.learn.metrics.METRICS.
-      metrics=('length', 'repeats'),
-      # Further prompts: names in the task's `eval_sets`, such as 'train' of the
-      # toy. (): the held-out prompts only.
+      # What completions are like and what is forgotten, see docs/measures.md.
+      # What compares a prompt's completions needs samples=2 or more.
+      metrics=(
+        'length',
+        'repeats',
+        'ead_per_input',
+        'ead_across_inputs',
+        'self_bleu',
+      ),
+      # Further prompts: names in the task's `eval_sets`, such as 'train' and
+      # 'ood' of the toy. (): the held-out prompts only.
       sets=(),
     )
   )

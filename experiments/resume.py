@@ -22,8 +22,8 @@ from align_jax.learn.checkpoint import newest_step
 from configs import base
 from experiments import begun
 
-# Fields that change no update: when to write or measure, and how much to
-# compute at once. `steps` has its own rules, see `check_steps`.
+# Fields that change no update: when to write, when and what to measure, and how
+# much to compute at once. `steps` has its own rules, see `check_steps`.
 FREE = {
   'steps',
   'save_every',
@@ -38,6 +38,8 @@ FREE = {
   'eval.first_step',
   'model.remat',
   'eval.points',
+  'eval.metrics',
+  'eval.sets',
 }
 
 

@@ -15,12 +15,14 @@ ROOMS = ROOMS.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
-NOTHING = f'{NOTHING} learn.metrics learn.finite learn.stopping'.split()
+NOTHING = f'{NOTHING} learn.diversity learn.finite learn.stopping'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
   'policy.scoring': [],
   'learn.rewards': ['batches'],
+  'learn.metrics': ['diversity', 'forgetting'],
+  'learn.forgetting': ['batches', 'stopping'],
   'learn.checkpoint': ['stopping'],
   'learn.step': ['finite'],
   'learn.budget': ['finite'],

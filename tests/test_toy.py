@@ -146,10 +146,33 @@ def test_training_prompts_are_a_set_to_measure_on(task):
   assert len(found) == len(task.eval_prompts)
   rows = lambda prompts: set(map(tuple, prompts.tokens.tolist()))
   assert rows(found) < rows(task.train_prompts)
-  assert not make(eval_prompts=0).eval_sets  # they are measured anyhow
+  # They are measured anyhow.
+  assert 'train' not in make(eval_prompts=0).eval_sets
+
+
+def test_held_out_demonstrations_answer_held_out_prompts(task):
+  batch = task.held_out_demonstrations()
+  rows = lambda x: set(map(tuple, np.asarray(x).tolist()))
+  assert rows(batch.prompts) <= rows(task.eval_prompts.tokens)
+  assert batch.num_prompts == len(task.eval_prompts)
+  again = task.held_out_demonstrations()
+  np.testing.assert_array_equal(batch.completions, again.completions)
+
+
+def test_prompts_out_of_distribution_have_a_token_that_no_training_has(task):
+  found, held_out = task.eval_sets['ood'].tokens, task.eval_prompts.tokens
+  seen = np.concatenate([task.train_prompts.tokens, held_out])
+  assert ((found > seen.max()).sum(1) == 1).all()
+  assert ((found == held_out).sum(1) == found.shape[1] - 1).all()
+  vocab = int(seen.max()) + 1
+  assert 'ood' not in toy.eval_sets(
+    task.train_prompts, task.eval_prompts, vocab, vocab
+  )
 
 
 def test_sets_that_the_task_does_not_have_are_refused(task):
   tasks.check_sets(task, ['train'])
-  with pytest.raises(ValueError, match=r"'tests' is none .* \['train'\]"):
+  with pytest.raises(
+    ValueError, match=r"'tests' is none .* \['ood', 'train'\]"
+  ):
     tasks.check_sets(task, ['train', 'tests'])

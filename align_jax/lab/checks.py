@@ -11,7 +11,7 @@ from align_jax.lab.proxies import PROXIES
 from align_jax.lab.reads import reads, unread
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.lab.starts import needs_of, stats_of
-from align_jax.learn import buckets
+from align_jax.learn import buckets, metrics
 from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.kl import BIASED
@@ -422,5 +422,11 @@ def notes(run):
     found.append(
       f'{run.arm}: the KL term {kl!r} does not have the gradient of the '
       f'reverse sequence KL; its expected gradient is {BIASED[kl]}'
+    )
+  left_out = metrics.left_out(run.shared.eval.metrics, run.shared.eval.samples)
+  if left_out:
+    found.append(
+      f'eval.samples={run.shared.eval.samples}: {", ".join(left_out)} compare '
+      'the completions of a prompt, and are not measured'
     )
   return found

@@ -25,8 +25,8 @@ from align_jax.lab.fields import (
   within,
 )
 from align_jax.lab.named import REFERENCE, is_policy, split
+from align_jax.learn import metrics as metric_lib
 from align_jax.learn.kept import Keep
-from align_jax.learn.metrics import METRICS
 from align_jax.learn.rewards import ENSEMBLES
 from align_jax.learn.truncated import TRUNCATED
 from align_jax.learn.watch import SIGNS
@@ -120,7 +120,10 @@ class Eval:
   points: int = count()
   pairs: int = count()
   metrics: tuple = added(
-    items(f'names out of {", ".join(METRICS)}', lambda x: x in METRICS),
+    items(
+      f'names out of {", ".join(metric_lib.every())}',
+      lambda x: x in metric_lib.every(),
+    ),
     ('length', 'repeats'),
   )
   sets: tuple = added(

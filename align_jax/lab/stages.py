@@ -88,6 +88,7 @@ def _prepare(setup, seed, report):
   shared = setup.shared
   task = make_task(setup, seed)
   tasks.check_sets(task, shared.eval.sets)
+  tasks.check_demonstrations(task, shared.eval.metrics)
   reference = train_sft(setup, task, seed, report)
   if setup.reference_memory == 'host':
     reference = sharding.to_host(reference)

@@ -4,7 +4,8 @@ import jax
 
 # Random streams of one seed. Add new ones at the end.
 (INIT, SFT, PAIRS, EVAL_PAIRS, PROXY) = range(5)
-(ARM, EVAL, NOISE, BUDGET, POOL, LORA, OPPONENTS, WRITTEN) = range(5, 13)
+(ARM, EVAL, NOISE, BUDGET, POOL, LORA, OPPONENTS) = range(5, 12)
+(WRITTEN, FORGETTING) = range(12, 14)
 
 
 def silent(step, info):

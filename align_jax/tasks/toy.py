@@ -87,7 +87,10 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   )
 
 
-EVAL_SETS = ('train',)  # names of further prompts to measure on
+HELD_OUT = (
+  2**31 - 1
+)  # the stream of held-out demonstrations; training's are low
+EVAL_SETS = ('train', 'ood')  # names of further prompts to measure on
 
 
 def side_of(number, length):
@@ -114,6 +117,29 @@ def split_prompts(num_train, num_eval, length):
   if not num_eval:
     return train, train
   return train, wrap(cube[num_train : num_train + num_eval])
+
+
+def out_of_distribution(prompts, seen, vocab_size):
+  """The prompts, each with one token that no training has; alike in all seeds.
+
+  Args:
+    seen: the tokens of all other prompts are below this.
+  """
+  rng = np.random.default_rng(1)
+  tokens, rows = prompts.tokens.copy(), np.arange(len(prompts))
+  places = rng.integers(0, tokens.shape[1], len(prompts))
+  tokens[rows, places] = rng.integers(seen, vocab_size, len(prompts))
+  return Prompts(tokens, prompts.valid)
+
+
+def eval_sets(train, held_out, seen, vocab_size):
+  """{name: Prompts} to measure on beside the held-out ones, of as many."""
+  found = {}
+  if held_out is not train:  # else they are measured anyhow
+    found['train'] = Prompts(*train[: len(held_out)])
+  if seen < vocab_size:
+    found['ood'] = out_of_distribution(held_out, seen, vocab_size)
+  return found
 
 
 def prepare(**knobs):
@@ -183,6 +209,11 @@ def make_task(
     sizes = dict(size=completion_len, batch_size=sft_batch_size)
     return demonstrations(shown, shown_to, key, **sizes)
 
+  def held_out_demonstrations():
+    sizes = dict(size=completion_len, batch_size=len(held_out))
+    key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
+    return demonstrations(shown, held_out.tokens, key, **sizes)
+
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
@@ -198,6 +229,8 @@ def make_task(
     gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
-    # As many as are held out. If none are, the held-out set is this one.
-    eval_sets={'train': Prompts(*train[:eval_prompts])} if eval_prompts else {},
+    held_out_demonstrations=held_out_demonstrations,
+    eval_sets=eval_sets(
+      train, held_out, side_of(prompts + eval_prompts, prompt_len), vocab
+    ),
   )

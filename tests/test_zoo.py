@@ -216,6 +216,7 @@ def test_an_empty_zoo_is_refused():
     ('rloo', dict(rows_at_once=-1), 'rows_at_once=-1, expected a whole'),
     ('rloo', dict(reward_scale='z'), "reward_scale='z' is none of"),
     ('rloo', dict(loss_kwargs=dict(kl='k1')), "kl='k1' is none of"),
+    ('rloo', dict(loss='max_rl'), "reward_scale='reference', expected 'none'"),
     ('ipo_md', dict(loss_kwargs=dict(logp_reduction='max')), "reduction='max'"),
     ('ppo', dict(critic='none'), "critic='none', expected one of"),
     ('ppo', dict(critic_init='reward_model'), "needs proxy.verifier='transf"),

@@ -13,7 +13,9 @@ from align_jax.losses import (
   policy_gradient,
   ppo,
   preference,
+  regression,
   supervised,
+  trust_region,
 )
 from align_jax.losses.row import Loss, hparams_of
 from align_jax.types import Batch, Outputs
@@ -26,6 +28,8 @@ LOSSES = {
   **policy_gradient.LOSSES,
   **group_relative.LOSSES,
   **ppo.LOSSES,
+  **trust_region.LOSSES,
+  **regression.LOSSES,
   **game.LOSSES,
 }
 

@@ -1,7 +1,6 @@
 """GRPO and its relatives: advantages within a group, clipped ratios."""
 
 import jax
-import jax.numpy as jnp
 
 from align_jax import ops
 from align_jax.losses import advantages as adv
@@ -15,6 +14,7 @@ from align_jax.losses.surrogate import (
   per_sequence_mean,
   per_sequence_sum,
   per_token,
+  weighed,
 )
 from align_jax.types import Batch, Outputs, Scored
 
@@ -133,9 +133,9 @@ def gspo(
   advantages = adv.group_normalised(rewards, batch.group_size)
   log_weight = ops.masked_mean(log_weights(out.logps, batch), batch.mask)
   losses, active = clipped(log_weight, advantages, clip_low, clip_high)
-  losses = losses + ops.masked_mean(penalty, batch.mask)
-  rows = jnp.float32(losses.size)
-  return losses.mean(), metrics_of(rows, out, batch, clipped=active.mean())
+  losses = weighed(losses[:, None] + penalty, batch)
+  loss, rows = per_sequence_mean(losses, batch)
+  return loss, metrics_of(rows, out, batch, clipped=active.mean())
 
 
 LOSSES = {

@@ -6,6 +6,7 @@ Only the gradient of such a loss is meaningful, not its value.
 import jax
 import jax.numpy as jnp
 
+from align_jax import ops
 from align_jax.losses import advantages as adv
 from align_jax.losses.kl import as_outputs, penalty_of
 from align_jax.losses.surrogate import (
@@ -16,6 +17,7 @@ from align_jax.losses.surrogate import (
   per_sequence_sum,
   per_token,
   single,
+  weighed,
 )
 from align_jax.types import Batch, Outputs, Scored
 
@@ -25,7 +27,7 @@ from align_jax.types import Batch, Outputs, Scored
 def _reinforce(out, batch, advantages, penalty):
   advantages = jax.lax.stop_gradient(advantages)[:, None]
   losses = penalty - advantages * out.logps
-  loss, weight = per_sequence_sum(losses, batch)
+  loss, weight = per_sequence_sum(weighed(losses, batch), batch)
   return loss, metrics_of(weight, out, batch)
 
 
@@ -139,6 +141,40 @@ def rloo(
   return _reinforce(out, batch, advantages, penalty)
 
 
+def max_rl(
+  logps: jax.Array | Outputs,
+  batch: Batch,
+  *,
+  beta: float = 0.0,
+  kl: str = 'reward_k1',
+) -> Scored:
+  """Maximum-likelihood RL (Tajwar et al. 2026, arXiv 2602.02710).
+
+  For rewards 0 and 1. With p the chance of a success, the expected gradient is
+  (1 - (1 - p)^(G - 1)) / p times that of p, and that of log p for large groups.
+  Rare successes weigh more. A group without any has no gradient.
+
+  Args:
+    logps: f32 [B, T], or `Outputs` with `kls` for an exact `kl`.
+    batch: needs `ref_logps`; group_size >= 2; `rewards` f32 [B], at least 0.
+    beta: price of a nat, in units of reward; a term taken from the rewards is
+      divided by the group's mean as they are.
+    kl: a name in `kl.KL_TERMS`.
+  Returns:
+    scalar, {weight: rows, reward, kl: mean log-ratio in nats, unsolved: share
+    of groups whose mean reward is not above 0}.
+  """
+  out = as_outputs(logps)
+  rewards, penalty = paid(out, batch, beta, kl)
+  centred = adv.group_centred(rewards, batch.group_size)
+  grouped = ops.by_group(batch.rewards.astype(jnp.float32), batch.group_size)
+  mean = jnp.repeat(grouped.mean(1), batch.group_size)
+  solved = mean > 0
+  advantages = jnp.where(solved, centred / jnp.where(solved, mean, 1), 0)
+  loss, metrics = _reinforce(out, batch, advantages, penalty)
+  return loss, {**metrics, 'unsolved': (~solved).mean()}
+
+
 # --- Clipped, the token as the action -----------------------------------------
 
 
@@ -236,6 +272,9 @@ LOSSES = {
     reinforce_ema, '', rewards='absolute', carries=('baseline',)
   ),
   'rloo': gradient(rloo, 'Ahmadian et al. 2024, eq. 6'),
+  'max_rl': gradient(
+    max_rl, 'Tajwar et al. 2026, arXiv 2602.02710', rewards='successes'
+  ),
   'reinforce_pp': single(
     reinforce_pp,
     'Hu et al. 2025, arXiv 2501.03262, eq. 5 to 7',

@@ -33,6 +33,13 @@ def per_sequence_mean(
   return rows.mean(), jnp.float32(rows.size)
 
 
+def weighed(losses: jax.Array, batch: Batch) -> jax.Array:
+  """Token losses f32 [B, T] times `batch.weights`, where there are some."""
+  if batch.weights is None:
+    return losses
+  return jnp.where(batch.mask, batch.weights, 0) * losses
+
+
 def per_token(x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Mean over all tokens of the batch: every token weighs the same."""
   weight = batch.mask.sum().astype(jnp.float32)
@@ -45,7 +52,13 @@ def per_token(x: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
 def metrics_of(
   weight: jax.Array, out: Outputs, batch: Batch, **more: jax.Array
 ) -> Metrics:
-  """What every loss on sampled rewards reports: means over rows, and `more`."""
+  """What every loss on sampled rewards reports: means over rows, and `more`.
+
+  `importance` is the mean weight of a row's tokens, 1 for a row without any.
+  """
+  if batch.weights is not None:
+    excess = ops.masked_mean(batch.weights - 1, batch.mask)
+    more['importance'] = 1 + excess.mean()
   return {
     'weight': weight,
     'reward': batch.rewards.mean(),
@@ -81,12 +94,52 @@ def clipped(
   weight = jnp.exp(log_weight)
   good, bad = advantages > 0, advantages < 0
   active = (good & (weight > 1 + clip_high)) | (bad & (weight < 1 - clip_low))
-  # The weight acts on no other rows. There it may be infinite, and 0 * inf.
-  acts = ~active & (advantages != 0)
-  weight = jnp.where(acts, jnp.exp(jnp.where(acts, log_weight, 0)), 0)
   limit = jnp.where(good, 1 + clip_high, 1 - clip_low)
+  weight = _weights(log_weight, ~active & (advantages != 0))
   gain = jnp.where(active, limit, weight) * advantages
   return -gain, active.astype(jnp.float32)
+
+
+def blocked(
+  log_weight: jax.Array, advantages: jax.Array, outside: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """-w A, and 0 where it would push further out (Qi et al. 2026, eq. 12).
+
+  Args:
+    outside: bool [B, T], whether a token is outside of the trust region.
+  Returns:
+    the losses, and an array that is 1 where they are blocked, else 0.
+  """
+  away = log_weight * jnp.sign(advantages) > 0
+  active = away & outside
+  weight = _weights(log_weight, ~active & (advantages != 0))
+  return -weight * advantages, active.astype(jnp.float32)
+
+
+def _weights(log_weight, acts):
+  """exp(log_weight) where it acts, else 0: there it may be infinite."""
+  return jnp.where(acts, jnp.exp(jnp.where(acts, log_weight, 0)), 0)
+
+
+def reduced(
+  out: Outputs,
+  batch: Batch,
+  losses: jax.Array,
+  active: jax.Array,
+  reduce: Callable,
+) -> Scored:
+  """Token losses as the scalar of a loss, with its metrics.
+
+  Args:
+    losses, active: f32 [B, T]; `active` is 1 where a token was clipped.
+    reduce: a reduction of token losses, see above.
+  Returns:
+    scalar, {weight, reward, kl, clipped: share of tokens}.
+  """
+  loss, weight = reduce(weighed(losses, batch), batch)
+  # The metric shares the loss's weight, so it is a mean over the same units.
+  share = per_token if reduce is per_token else per_sequence_mean
+  return loss, metrics_of(weight, out, batch, clipped=share(active, batch)[0])
 
 
 def clipped_loss(
@@ -110,10 +163,7 @@ def clipped_loss(
   """
   advantages = jax.lax.stop_gradient(advantages)
   losses, active = clipped(log_weights(out.logps, batch), advantages, low, high)
-  loss, weight = reduce(losses + penalty, batch)
-  # The metric shares the loss's weight, so it is a mean over the same units.
-  share = per_token if reduce is per_token else per_sequence_mean
-  return loss, metrics_of(weight, out, batch, clipped=share(active, batch)[0])
+  return reduced(out, batch, losses + penalty, active, reduce)
 
 
 # --- Rows ---------------------------------------------------------------------
@@ -125,6 +175,10 @@ def with_kl(*needs: str) -> Callable:
 
 
 gradient = functools.partial(
-  Loss, needs=with_kl('logps'), choices={'kl': KL_TERMS}, off={'beta': 0.0}
+  Loss,
+  needs=with_kl('logps'),
+  choices={'kl': KL_TERMS},
+  off={'beta': 0.0},
+  weighted=True,
 )
 single = functools.partial(gradient, rows='single')

@@ -110,12 +110,20 @@ POLICY_GRADIENT = {
     betas(*NATS, clip_low=0.03, clip_high=0.04),
     num_minibatches=4,
   ),
-  'cispo': groups('cispo', betas(*NATS), num_minibatches=4),
+  'cispo': groups(
+    'cispo', betas(*NATS, clip_high=0.05), num_epochs=2, num_minibatches=4
+  ),
   'dppo_tv': groups(
-    'dppo_tv', betas(0.5, 0.25, 0.12, 0.06, length=8.0), num_minibatches=4
+    'dppo_tv',
+    betas(0.5, 0.25, 0.12, 0.06, length=8.0, threshold=0.005),
+    num_epochs=2,
+    num_minibatches=4,
   ),
   'dppo_kl': groups(
-    'dppo_kl', betas(0.5, 0.25, 0.12, 0.06, length=8.0), num_minibatches=4
+    'dppo_kl',
+    betas(0.5, 0.25, 0.12, 0.06, length=8.0, threshold=1e-4),
+    num_epochs=2,
+    num_minibatches=4,
   ),
   'dar': groups('dar', betas(4.0, 2.0, 1.0, 0.5)),
   'ppo': groups('ppo', betas(*NATS, lr=5e-4), num_epochs=2, num_minibatches=2),

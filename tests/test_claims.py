@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from configs import toy
-from experiments import claims, registration
+from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, suite_points
+from tests import made_points, online_points, suite_points
 
+suite_points.MADE |= online_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -79,6 +80,11 @@ def test_a_claim_can_get_each_word(study, claim, tmp_path):
     for points in suite_points.made(study, claim, tmp_path)
   }
   assert words >= suite_points.wanted(claim)
+
+
+@pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
+def test_a_study_runs_on_the_toy(study):
+  common.check(study.config(CFG), study.runs(CFG))
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

@@ -88,7 +88,6 @@ class Experiment:
 
   seeds: int = count(most=PILOT_SEEDS)
   pilot: bool = flag()
-  ages: tuple = items('steps, at least 1', lambda x: is_whole(x) and x > 0)
   workers: int = count(0)
   together: bool = flag()
   trackers: tuple = items(

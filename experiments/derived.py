@@ -1,5 +1,6 @@
 """Arms that a study makes of those of a task's config."""
 
+from align_jax.lab.arms import SOURCES
 from align_jax.lab.sweep import label
 
 # Fields that say how long a run is and how often it is measured.
@@ -58,9 +59,8 @@ def replayed(name, arm, sweep, **fields):
     sweep: the strengths of this one.
     **fields: such as `shuffle`.
   """
-  sampled = 'source', 'labels', 'reward_scale', 'group_size', 'sampling'
   log = dict(source='log', log_of=run_name(name, arm), sweep=sweep)
-  return {**without(arm, *sampled), **log, **fields}
+  return {**without(arm, *SOURCES['policy'].reads), **log, **fields}
 
 
 def beyond(cfg):

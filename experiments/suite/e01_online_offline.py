@@ -30,9 +30,9 @@ def arms(cfg):
 
 
 def unheld(arm):
-  length = 'steps', 'points', 'save_every', 'kl_samples', 'kl_every'
-  weak = [weaker(entry) for entry in derived.strengths(arm)]
-  return {**derived.without(arm, *length), 'kl_budget': 0.0, 'sweep': weak}
+  weak = tuple(map(weaker, derived.strengths(arm)))
+  arm = derived.without(arm, *derived.LENGTH)
+  return {**arm, 'kl_budget': 0.0, 'sweep': weak}
 
 
 def weaker(entry):
@@ -118,9 +118,8 @@ STUDY = Study(
   ),
   'The verifier is a bag of words and gold is nearly one: with '
   '--config.proxy.verifier=transformer the difference at equal KL goes away. '
-  'Offline has that many pairs and repeats them; here a pass takes 32 updates. '
-  'Runs without a budget have a fifth of the beta of the others, and how far '
-  'they fall depends on it.',
+  'Offline repeats its few pairs many times. Runs without a budget have a '
+  'fifth of the beta of the others, and how far they fall depends on it.',
   arms=arms,
   changes=derived.beyond,
   strong=PAIR,

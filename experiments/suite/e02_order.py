@@ -89,10 +89,10 @@ STUDY = Study(
       Gap('online', 'shuffled'),
     ),
   ),
-  'A shuffled replay sees samples of later policies from its first update on, '
-  'and a small policy that is held at a small KL never goes far from any of '
-  'them: what order is worth grows with how far the sampler moves. The '
-  'shuffled arm has its own strength, the others that of online.',
+  'The policies that wrote the log were all held at a small KL, so that the '
+  'first and the last of its samples differ little: order may be worth more '
+  'where the sampler moves further. The shuffled arm has its own strength, the '
+  'others that of online.',
   arms=arms,
   strong=('online', 'shuffled'),
 )

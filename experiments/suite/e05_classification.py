@@ -14,7 +14,9 @@ good for.
 
 import numpy as np
 
-from experiments import claims
+from align_jax.compare import figures
+from align_jax.compare.lines import Line, colours_of
+from experiments import claims, pages, sections
 from experiments.claims import Claim
 from experiments.study import Study, main
 from experiments.suite import e01_online_offline as e01
@@ -26,7 +28,8 @@ SOURCE = 'Tang et al. 2024 (2405.08448)'
 
 def arms(cfg):
   """The config's arms, and online and offline without a budget."""
-  return {**cfg['arms'], **e01.arms(cfg)}
+  trained = {n: x for n, x in cfg['arms'].items() if not x.get('reweigh')}
+  return {**trained, **e01.arms(cfg)}
 
 
 def decay(evidence):
@@ -97,6 +100,42 @@ def reward_and_gold(evidence):
   return USEFUL - claims.jackknife(of, len(evidence.seeds))
 
 
+def add_scatter(page, evidence, folder):
+  """Adds a figure of the last policies' accuracy and gold, a marker an arm."""
+  ends = {}
+  for run in evidence.policies.values():
+    rise = run[-1]['gold'] - run[0]['gold']
+    both = run[-1]['implicit_accuracy'], rise
+    ends.setdefault(run[-1]['arm'], []).append(both)
+  colours = colours_of(list(ends))
+  lines = [
+    Line(arm, *np.mean(rows, 0)[:, None], colours[arm], ('held',))
+    for arm, rows in ends.items()
+  ]
+  page.heading('Ranking and gold of the last policies')
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width, lines, 'implicit accuracy', pages.GAIN, kl=False
+    ),
+    folder / 'accuracy_and_gold.png',
+    'gold reward against implicit accuracy, by arm',
+    'Means over the seeds, whatever the KL.',
+  )
+
+
+def add_training(page, evidence, folder):
+  """Adds what training does to accuracies and log-ratios."""
+  mine = [p for p in evidence.points if p['arm'] in e01.arms(evidence.cfg)]
+  panels = sections.training_lines(mine, e01.PAIR)
+  page.heading('Accuracies and log-ratios during training')
+  page.figure(
+    lambda width: figures.training_figure(width, panels),
+    folder / 'training.png',
+    'accuracies and log-ratios against updates',
+    'Means over the seeds.',
+  )
+
+
 STUDY = Study(
   __file__,
   'E5',
@@ -155,13 +194,13 @@ STUDY = Study(
       reward_and_gold,
     ),
   ),
-  'Log-ratios and accuracies are of samples of the reference, of few tokens '
-  'each: a policy at two nats has hardly left them. Most runs end at the same '
-  'KL, where gold differs by what labelled them, and golden labels teach to '
-  'rank and to write alike; at larger KL and with fewer labels the two may '
-  'part.',
+  'Completions are short, and most runs end at the same small KL: a policy has '
+  'hardly left the samples of the reference that accuracies and log-ratios are '
+  'of. Arms differ in what labels them, and golden labels may teach to rank '
+  'and to write alike. Which arms there are decides the correlations.',
   arms=arms,
   strong=e01.PAIR,
+  sections=(add_scatter, add_training),
 )
 runs, report = STUDY.runs, STUDY.report
 

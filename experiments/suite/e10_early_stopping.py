@@ -91,9 +91,9 @@ STUDY = Study(
       proxy,
     ),
   ),
-  'A run without a penalty only passes these KLs, and one with a large penalty '
-  'stays at its own: the small policy still improves there, where a large one '
-  'may have converged before. The window ends where the more penalised run '
+  'A run without a penalty only passes these KLs in few updates, and one with '
+  'a large penalty stays at its own, where a small policy may still improve '
+  'after its KL has settled. The window ends where the more penalised run '
   'does, so that the largest price is compared over the smallest KLs.',
   arms=arms,
   changes=derived.beyond,

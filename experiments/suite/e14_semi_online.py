@@ -133,9 +133,9 @@ STUDY = Study(
       equal=True,
     ),
   ),
-  'Runs are short, and held within a small KL: the reference itself is never '
-  'far from the policy, so that its samples serve as well as any. The papers '
-  'measure policies that may go as far as they get.',
+  'Runs are short, and held within a small KL: the reference is never far from '
+  'the policy, so that its samples may serve as well as any. The papers '
+  'measure policies that go as far as they get.',
   arms=arms,
   strong=tuple(named(loss, p) for loss in LOSSES for p in (1, NEVER)),
   sections=(add_periods,),

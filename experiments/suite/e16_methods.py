@@ -80,10 +80,9 @@ STUDY = Study(
       Gap('reinforce_pp', 'grpo'),
     ),
   ),
-  'Four hundred updates are too few for what a policy gradient may still gain '
-  'at a KL, and best-of-n has no updates to run out of: it is the proxy, '
-  'unlimited by what the policy can represent. With one learned proxy for all, '
-  'methods differ less than seeds do.',
+  'Runs are short, and best-of-n has no updates to run out of, nor a small '
+  'policy that limits it. All methods have the same proxy, so that what '
+  'differs between them is how they are optimised, and with one strength each.',
   arms=arms,
   strong=('rloo', 'dpo'),
 )

@@ -276,6 +276,13 @@ def jackknife(f, num_seeds):
   return num_seeds * whole - (num_seeds - 1) * less
 
 
+def correlation(x, y):
+  """Pearson's correlation of two lists; nan where one of them is constant."""
+  x, y = (np.asarray(z, float) - np.mean(z) for z in (x, y))
+  size = np.sqrt((x @ x) * (y @ y))
+  return float(x @ y / size) if size else np.nan
+
+
 def overlap(evidence, *arms):
   """The window of KLs in nats that every run of the arms passed.
 

@@ -72,10 +72,9 @@ def lasts(evidence):
 
 def ranking_and_gold(evidence):
   """USEFUL less the correlation of accuracy and gold over policies: [S]."""
-  of = lambda points: np.corrcoef(
-    [p['implicit_accuracy'] for p in points], [p['gold'] for p in points]
-  )
-  each = [of(points)[0, 1] for points in lasts(evidence).values()]
+  fields = 'implicit_accuracy', 'gold'
+  of = lambda points: ([p[field] for p in points] for field in fields)
+  each = [claims.correlation(*of(x)) for x in lasts(evidence).values()]
   return USEFUL - np.array(each)
 
 
@@ -95,7 +94,7 @@ def reward_and_gold(evidence):
 
   def of(seeds):
     pool = lambda by: np.concatenate([by[evidence.seeds[i]] for i in seeds])
-    return np.corrcoef(pool(promised), pool(gold))[0, 1]
+    return claims.correlation(pool(promised), pool(gold))
 
   return USEFUL - claims.jackknife(of, len(evidence.seeds))
 

@@ -22,7 +22,7 @@ LOSSES = {'dpo': 0.3, 'ipo': 0.1}  # {loss: beta}, the zoo's at two nats
 ONE_STEP, NEVER = 'one update behind', 'never'
 PERIODS = 1, 10, 100, 500  # updates between renewals
 PLATEAU = 10, 100  # those that are claimed to be as good as 1
-SOURCE = 'Lanchantin et al. 2025 (2506.21495), table 1'
+SOURCE = 'Lanchantin et al. 2025 (2506.21495)'
 
 
 def named(loss, period):

@@ -45,13 +45,13 @@ STUDY = Study(
     Claim(
       'best-of-n above policy gradients',
       'Best-of-n buys more gold per nat than RLOO.',
-      'Gao et al. 2022 (2210.10760), 3.3',
+      'Gao et al. 2022 (2210.10760), 3.5',
       f'{GAIN}, best_of_n - rloo',
       Gap('best_of_n', 'rloo'),
     ),
     Claim(
       'RLOO like PPO',
-      'RLOO does as well as PPO.',
+      'RLOO does as well as PPO, without a critic.',
       'Ahmadian et al. 2024 (2402.14740)',
       f'{GAIN}, rloo - ppo',
       Gap('rloo', 'ppo'),

@@ -100,10 +100,18 @@ STUDY = Study(
   (
     Claim(
       'online above offline',
-      'At equal KL online is above offline.',
+      'At equal KL online is above offline, where both are held.',
       SOURCE,
       'Difference in gold reward at equal KL, online - offline',
       Gap('online', 'offline'),
+    ),
+    Claim(
+      'online above offline in passing',
+      'At equal KL online is above offline, where both are on their way to '
+      'larger KL.',
+      SOURCE,
+      'Difference in gold reward at equal KL, online - offline, no budget',
+      Gap(FREE['online'], FREE['offline']),
     ),
     falls('online'),
     falls('offline'),

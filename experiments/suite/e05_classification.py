@@ -196,7 +196,8 @@ STUDY = Study(
   'Completions are short, and most runs end at the same small KL: a policy has '
   'hardly left the samples of the reference that accuracies and log-ratios are '
   'of. Arms differ in what labels them, and golden labels may teach to rank '
-  'and to write alike. Which arms there are decides the correlations.',
+  'and to write alike. Which arms there are decides the correlations, and runs '
+  'without a budget, far past their peaks, weigh most in the last.',
   arms=arms,
   strong=e01.PAIR,
   sections=(add_scatter, add_training),

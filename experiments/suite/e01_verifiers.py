@@ -10,6 +10,7 @@ different amounts, or behind them.
 """
 
 import numpy as np
+from scipy import stats
 
 from align_jax.compare import figures, intervals
 from align_jax.compare.lines import Line, colours_of
@@ -102,19 +103,7 @@ def add_settings(page, evidence, folder):
   except ValueError as error:
     page.note(f'No figure of the settings: {error}.')
     return
-  of = dict(zip(SETTINGS, zip(x, y)))
-  shown = lambda matrix: intervals.estimate(matrix[:, None], False)
-  colours = colours_of(list(RATES))
-  lines = [
-    Line(
-      verifier,
-      np.array([of[setting(verifier, s)][0].mean() for s in SHARES]),
-      np.array([of[setting(verifier, s)][1].mean() for s in SHARES]),
-      colours[verifier],
-      ('held',) * len(SHARES),
-    )
-    for verifier in RATES
-  ]
+  lines = lines_of(*(dict(zip(SETTINGS, z.mean(1))) for z in (x, y)))
   page.heading('The difference and the accuracies')
   page.figure(
     lambda width: figures.frontier_figure(
@@ -126,13 +115,25 @@ def add_settings(page, evidence, folder):
     ),
     folder / 'verifiers.png',
     'the difference in gold reward against how far the proxy is ahead',
-    f'Each marker is a verifier and a number of golden pairs, from '
-    f'{SHARES[0]:g} to {SHARES[-1]:g} times those of the config; lines join '
+    'A marker is a verifier and a number of golden pairs, from '
+    f'{SHARES[0]:g} to {SHARES[-1]:g} times those of the config; a line joins '
     'the numbers of a verifier.',
   )
-  rows = [[n, *(show(shown(v), sign=True) for v in of[n])] for n in SETTINGS]
-  header = ['setting', 'proxy ahead by', 'online - offline']
-  page.table(header, rows)
+  shown = lambda z: show(intervals.estimate(z[:, None], False), sign=True)
+  rows = [[name, *map(shown, of)] for name, *of in zip(SETTINGS, x, y)]
+  page.table(['setting', 'proxy ahead by', 'online - offline'], rows)
+  ranks = stats.spearmanr(x.mean(1), y.mean(1)).statistic
+  page.note(f'Rank correlation of the two columns: {ranks:+.2f}.')
+
+
+def lines_of(x, y):
+  """A Line per verifier through its settings' x and y: {setting: number}."""
+  lines = []
+  for verifier, colour in colours_of(list(RATES)).items():
+    names = [setting(verifier, share) for share in SHARES]
+    own = (np.array([z[name] for name in names]) for z in (x, y))
+    lines.append(Line(verifier, *own, colour, ('held',) * len(names)))
+  return lines
 
 
 STUDY = Study(

@@ -1,4 +1,4 @@
-"""Sampling one step behind: which policy writes, resuming, the experiment."""
+"""Samples of older policies: which policy writes, resuming, the studies."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from align_jax.learn import optimizers, step
 from align_jax.learn.train import Schedule, train
 from configs import base, toy
 from experiments import common
-from experiments.suite import e14_semi_online
+from experiments.suite import e02_order, e14_semi_online
 
 
 def test_the_sampler_is_one_update_behind(tmp_path):
@@ -66,3 +66,12 @@ def test_the_study_compares_ages_of_the_sampler(tmp_path, capsys):
   page = (tmp_path / 'report.html').read_text()
   assert all(arm in page for arm in arms)
   assert 'What the age of the sampler costs' in page
+
+
+def test_a_replay_in_its_own_order_is_the_run(tmp_path, capsys):
+  cfg = common.as_dict(base.smoke(toy.get_config()))
+  cfg['seeds'] = 1
+  study, arms = e02_order.STUDY, ('online', e02_order.IN_ORDER)
+  runs = lambda cfg: [run for run in study.runs(cfg) if run.arm in arms]
+  common.experiment(runs, study.report, cfg, tmp_path)
+  assert 'REPRODUCED A replay' in capsys.readouterr().out

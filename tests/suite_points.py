@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments import claims
+from experiments.suite import e15_kl_estimators as e15
 from tests import made_points
 
 SEEDS = 6
@@ -15,6 +16,17 @@ EXACT = np.full(SEEDS, 1.0), np.full(SEEDS, -1.0)
 # {(key of a study, name of a claim): (study, claim, effects, folder) ->
 # points}, of claims that are no Gap. It may write to the folder.
 MADE = {}
+
+# {(key of a study, name of a claim): what it would measure if the world were
+# otherwise}, of claims that no points decide.
+OTHERWISE = {
+  ('E15', 'values'): e15.Means(('k2',)),
+  ('E15', 'samples'): e15.Sampled(('k2',)),
+  ('E15', 'losses'): e15.Losses({'k1': 'reverse'}),
+  ('E15', 'penalties'): e15.Terms(()),
+  ('E15', 'variance'): e15.Variances(with_counterexample=False),
+  ('E15', 'small KL'): e15.Ratios(100.0),
+}
 
 
 def wanted(claim):

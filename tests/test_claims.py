@@ -1,5 +1,7 @@
 """The rule of a claim, and that every study can say each of its words."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,20 +67,32 @@ def test_a_jackknife_of_a_mean_is_the_values():
   np.testing.assert_allclose(found, values)
 
 
-CLAIMS = [
-  pytest.param(study, claim, id=f'{study.key}-{claim.name}')
-  for study in STUDIES.values()
-  for claim in study.claims
-]
+def listed(of_points):
+  """Claims that points decide, or those that none do."""
+  return [
+    pytest.param(study, claim, id=f'{study.key}-{claim.name}')
+    for study in STUDIES.values()
+    for claim in study.claims
+    if ((study.key, claim.name) in suite_points.OTHERWISE) != of_points
+  ]
 
 
-@pytest.mark.parametrize('study, claim', CLAIMS)
+@pytest.mark.parametrize('study, claim', listed(of_points=True))
 def test_a_claim_can_get_each_word(study, claim, tmp_path):
   words = {
     rule(claim, Evidence(points, study.config(CFG), tmp_path)).word
     for points in suite_points.made(study, claim, tmp_path)
   }
   assert words >= suite_points.wanted(claim)
+
+
+@pytest.mark.parametrize('study, claim', listed(of_points=False))
+def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
+  evidence = Evidence([], study.config(CFG), tmp_path)
+  measure = suite_points.OTHERWISE[study.key, claim.name]
+  otherwise = dataclasses.replace(claim, measure=measure)
+  words = {rule(x, evidence).word for x in (claim, otherwise)}
+  assert words == suite_points.wanted(claim)
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

@@ -12,11 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerable import Language, forward, optimum, systematic, train
 
 from align_jax.compare import reweigh
 from align_jax.losses import LOSSES
 from align_jax.types import Batch
+from experiments.enumerable import (
+  Language,
+  best_of_n,
+  forward,
+  kl,
+  optimum,
+  systematic,
+  train,
+)
 
 # --- Three actions, one pair --------------------------------------------------
 
@@ -285,18 +293,6 @@ def test_dpo_does_not_leak_where_nothing_is_shared():
 def pool_of(counts):
   """Every arm as often as its law says: index [M], and the law [N]."""
   return np.repeat(np.arange(len(counts)), counts), counts / counts.sum()
-
-
-def best_of_n(law, scores, n):
-  """F(y)^n - F^-(y)^n for levels of equal score, shared by mass: f64 [N]."""
-  same = scores[:, None] == scores
-  level, below = same @ law, (scores[:, None] > scores) @ law
-  return law / level * ((below + level) ** n - below**n)
-
-
-def kl(p, q):
-  on = p > 0
-  return (p[on] * np.log(p[on] / q[on])).sum()
 
 
 def random_arms(seed):

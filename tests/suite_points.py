@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from align_jax.compare import reweigh
 from experiments import claims
-from experiments.suite import e09_best_of_n_kl as e09
-from experiments.suite import e15_kl_estimators as e15
 from tests import made_points
 
 SEEDS = 6
@@ -18,24 +15,6 @@ EXACT = np.full(SEEDS, 1.0), np.full(SEEDS, -1.0)
 # {(key of a study, name of a claim): (study, claim, effects, folder) ->
 # points}, of claims that are no Gap. It may write to the folder.
 MADE = {}
-
-# {(key of a study, name of a claim): what it would measure if the world were
-# otherwise}, of claims that no points decide.
-OTHERWISE = {
-  ('E9', 'bound'): e09.bounded(e09.over, lambda n: 0.9 * np.log(n) - 1),
-  ('E9', 'tight'): e09.Tight('two arms'),
-  ('E9', 'saturation'): e09.Saturates(('200000, rare',)),
-  ('E9', 'win rate'): e09.bounded(e09.above_win_rate, lambda n: n / (n + 2)),
-  ('E9', 'estimate'): e09.bounded(
-    e09.misses, lambda world, n: (reweigh.best_of_n_bound(n), 0)
-  ),
-  ('E15', 'values'): e15.Means(('k2',)),
-  ('E15', 'samples'): e15.Sampled(('k2',)),
-  ('E15', 'losses'): e15.Losses({'k1': 'reverse'}),
-  ('E15', 'penalties'): e15.Terms(()),
-  ('E15', 'variance'): e15.Variances(with_counterexample=False),
-  ('E15', 'small KL'): e15.Ratios(100.0),
-}
 
 
 def wanted(claim):

@@ -9,8 +9,9 @@ from configs import toy
 from experiments import claims, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, suite_points
+from tests import limit_points, made_points, suite_points
 
+suite_points.MADE |= limit_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -73,7 +74,7 @@ def listed(of_points):
     pytest.param(study, claim, id=f'{study.key}-{claim.name}')
     for study in STUDIES.values()
     for claim in study.claims
-    if ((study.key, claim.name) in suite_points.OTHERWISE) != of_points
+    if ((study.key, claim.name) in limit_points.OTHERWISE) != of_points
   ]
 
 
@@ -89,7 +90,7 @@ def test_a_claim_can_get_each_word(study, claim, tmp_path):
 @pytest.mark.parametrize('study, claim', listed(of_points=False))
 def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
   evidence = Evidence([], study.config(CFG), tmp_path)
-  measure = suite_points.OTHERWISE[study.key, claim.name]
+  measure = limit_points.OTHERWISE[study.key, claim.name]
   otherwise = dataclasses.replace(claim, measure=measure)
   words = {rule(x, evidence).word for x in (claim, otherwise)}
   assert words == suite_points.wanted(claim)

@@ -14,7 +14,9 @@ ROOMS = f'{ROOMS} losses data compare policy learn judges tasks lab tools'
 ROOMS = ROOMS.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.logs compare.intervals'
-NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
+NOTHING = (
+  f'{NOTHING} compare.points compare.readings compare.reweigh compare.laws'
+)
 NOTHING = f'{NOTHING} learn.metrics learn.finite learn.stopping'.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
@@ -30,7 +32,8 @@ MAY |= {
   'compare.verdict': ['intervals'],
 }
 # What reads points needs no JAX.
-NUMBERS = 'frontier intervals points readings reweigh verdict'.split()
+NUMBERS = 'frontier laws intervals points readings reweigh tempering verdict'
+NUMBERS = NUMBERS.split()
 NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
 ALONE = {
   'orbax': 'learn.checkpoint',

@@ -65,13 +65,13 @@ def pool(rewards, logps):
 def test_points_of_best_of_n():
   p, rewards = language('many')
   points = list(reweigh.best_of_n(pool(*drawn(p, rewards)[:2])))
-  assert [x['n'] for x in points] == [1, 2, 4, 8, 16, 32, 64, 128]
+  assert [x['n'] for x in points] == [2**k for k in range(11)]
   kls = [x['kl_seq_nats'] for x in points]
   assert kls[0] == 0 and (np.diff(kls) > 0).all()
   assert (np.diff([x['proxy'] for x in points]) > 0).all()
   for point in points:
     want = best_of_n(p, rewards, point['n'])
-    assert abs(point['proxy'] - (want * rewards).sum()) < 0.15
+    assert abs(point['proxy'] - (want * rewards).sum()) < 0.2
     assert len(point['gold_by_prompt']) == 3
 
 

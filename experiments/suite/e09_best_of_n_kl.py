@@ -79,11 +79,11 @@ def worlds():
     'eight uneven arms': drawn(8, 0.5),
     '300, tied': drawn(300, 0.5, ties=True),
     '1000, uneven': drawn(1000, 0.1),
-    MANY: drawn(200_000, 5.0),
+    MANY: drawn(50_000, 5.0),
   }
 
 
-BANDIT, MANY = 'eight even arms', '200000, rare'
+BANDIT, MANY = 'eight even arms', '50000, rare'
 
 
 def excess(measured):

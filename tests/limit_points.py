@@ -7,9 +7,11 @@ the world were otherwise.
 import numpy as np
 
 from align_jax.compare import laws, readings, reweigh
+from align_jax.files import write_record
 from configs import toy
 from experiments import overoptimisation as over
 from experiments.suite import e09_best_of_n_kl as e09
+from experiments.suite import e13_coverage as e13
 from experiments.suite import e15_kl_estimators as e15
 from experiments.suite import e17_limits as e17
 from tests import made_points
@@ -142,7 +144,30 @@ def of_shares(study, claim, effects, folder):
   return each(effects, run)
 
 
+def of_masses(study, claim, effects, folder):
+  """Uncovered mass on one side of its bound, in tables and on the task."""
+  measure = claim.measure
+  ratios = measure.bound + measure.sign * effects / 4
+  if measure.tables:
+    kept = dict.fromkeys(measure.methods, ratios.tolist())
+    write_record(folder / e13.TABLES, kept)
+    return []
+
+  def run(seed, ratio):
+    for arm in measure.methods:
+      points = list(made_points.run(arm, seed, 1.0))
+      for number, p in enumerate(points):
+        share = number / (len(points) - 1)
+        yield {**p, 'uncovered': 0.4 * (1 + share * (ratio - 1))}
+
+  return each(ratios, run)
+
+
 MADE = {
+  ('E13', 'leak in tables'): of_masses,
+  ('E13', 'hold in tables'): of_masses,
+  ('E13', 'leak'): of_masses,
+  ('E13', 'hold'): of_masses,
   ('E17', 'best-of-n'): of_shares,
   ('E17', 'policy gradient'): of_shares,
   ('E8', 'hump'): of_falls,

@@ -12,7 +12,7 @@ from align_jax.lab import tempered
 from align_jax.policy import scoring
 from experiments.enumerable import Language, kl, optimum
 
-V, T, PARTICLES = 4, 4, 256
+V, T, PARTICLES = 4, 3, 256
 PROMPTS = np.array([[1, 2], [3, 0]] * 4, np.int32)
 
 
@@ -23,7 +23,7 @@ def rewards_of(tokens, valid):
 
 def test_particles_of_a_transformer(tiny, monkeypatch):
   """Reward and KL at every beta, of completions that may end early."""
-  monkeypatch.setattr(tempered, 'TILTS', tempering.TILTS[1::2])
+  monkeypatch.setattr(tempered, 'TILTS', tempering.TILTS[1::3])
   language, params = Language(V, T, eos=True), init(0, tiny)
   reward = lambda batch: rewards_of(batch.completions, batch.valid)
   task = tasks.Task(

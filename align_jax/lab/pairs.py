@@ -33,6 +33,8 @@ def sample_parts(task, params, prompts, key, size, group_size, finish):
 def sample_pairs(task, params, prompts, seed, which, size, num):
   """`num` gold-labelled pairs of the policy on random prompts.
 
+  Pairs that the task does not cover are drawn anew.
+
   Returns:
     Batch of `num` prompts with G = 2 and rewards (1, 0), or (0.5, 0.5) for
     ties, annotated with the policy as the reference.
@@ -46,9 +48,34 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
     return annotate(params, batch)
 
-  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
-  drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
-  return sample_parts(task, params, drawn, key, size, 2, labelled)
+  rng, key = np.random.default_rng([seed, which]), stream(seed, which)
+  found, missing = [], num
+  while missing > 0:
+    drawn = tasks.Prompts(*prompts[rng.integers(0, len(prompts), num)])
+    pairs = covered(
+      task, sample_parts(task, params, drawn, key, size, 2, labelled)
+    )
+    found.append(pairs)
+    missing -= pairs.num_prompts
+    key = jax.random.fold_in(key, num)  # parts have the numbers below
+  return batches.take(batches.concatenate(found), np.arange(num))
+
+
+def covered(task, pairs):
+  """The pairs of which the task covers both completions.
+
+  Raises:
+    ValueError: it covers none of these pairs.
+  """
+  if task.covered is None:
+    return pairs
+  both = np.asarray(task.covered(pairs)).reshape(-1, 2).all(1)
+  if not both.any():
+    raise ValueError(
+      f'golden.pairs: of {len(both)} pairs the task covers none, expected one '
+      'or more'
+    )
+  return batches.take(pairs, np.flatnonzero(both))
 
 
 def sample_opponents(task, params, seed, size, num):

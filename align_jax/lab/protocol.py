@@ -174,7 +174,8 @@ def make_probe(setup, stage):
     proxy=stage.proxy,
     decode=task.decode,
     vocab_size=task.model.vocab_size,
-    metrics=metrics.chosen(shared.eval.metrics),
+    metrics=metrics.chosen(shared.eval.metrics)
+    | metrics.uncovered(task.covered),
     prompts=task.eval_prompts[:],
     sets={name: task.eval_sets[name][:] for name in shared.eval.sets},
     pairs=stage.held_out,

@@ -105,6 +105,18 @@ METRICS = {  # Samples -> f64 [E], by the name configs use
 }
 
 
+def uncovered(covered):
+  """{name: metric}: share of the completions that no golden pair could hold.
+
+  Args:
+    covered: a task's, Batch -> bool [B], or None: then there is no metric.
+  """
+  if covered is None:
+    return {}
+  share = lambda samples: 1 - samples.by_prompt(covered(samples.batch)).mean(1)
+  return {'uncovered': share}
+
+
 def chosen(names):
   """{name: function} of the named metrics.
 

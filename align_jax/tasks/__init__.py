@@ -30,6 +30,8 @@ class Task:
   # Only for a gold reward that is a sum over tokens; it lowers the noise of
   # measurements.
   gold_steps: Callable[[Batch], Any] | None = None
+  # Which completions golden pairs may hold: Batch -> bool [B]. None: all.
+  covered: Callable[[Batch], Any] | None = None
   tokenizer: pathlib.Path | None = None  # folder of its files, for export
   # Further prompts to measure policies on, by their names in `eval.sets`.
   eval_sets: dict[str, Prompts] = dataclasses.field(default_factory=dict)

@@ -120,8 +120,17 @@ def prepare(**knobs):
   """Does nothing: all that the task needs is drawn from the seed."""
 
 
-def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
-  """Raises ValueError where the model has too few tokens for the prompts."""
+def check(
+  model,
+  *,
+  prompts,
+  eval_prompts,
+  prompt_len,
+  completion_len,
+  uncovered=0,
+  **rest,
+):
+  """Raises ValueError where the model has too few tokens."""
   del rest
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
@@ -129,6 +138,11 @@ def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
     raise ValueError(
       f'task.prompts={prompts} and task.completion_len={completion_len} need a '
       f'larger model.vocab_size than {vocab}'
+    )
+  if uncovered > vocab - completion_len:
+    raise ValueError(
+      f'task.uncovered={uncovered}, expected at most {vocab - completion_len}: '
+      'the reference repeats no token'
     )
 
 
@@ -144,6 +158,7 @@ def make_task(
   peak_shift,
   repeat_penalty,
   sft_batch_size,
+  uncovered=0,
 ):
   """The task with weights drawn from `seed`.
 
@@ -157,6 +172,8 @@ def make_task(
     peak_shift: distance of the best tokens from the demonstrated ones, in
       [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
+    uncovered: number of tokens, the first of the vocabulary, that no golden
+      pair contains.
   """
   del workdir  # nothing is cached
   check(
@@ -183,6 +200,9 @@ def make_task(
     sizes = dict(size=completion_len, batch_size=sft_batch_size)
     return demonstrations(shown, shown_to, key, **sizes)
 
+  def covered(batch):
+    return (batch.completions >= uncovered).all(1)
+
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
@@ -198,6 +218,7 @@ def make_task(
     gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
+    covered=covered if uncovered else None,
     # As many as are held out. If none are, the held-out set is this one.
     eval_sets={'train': Prompts(*train[:eval_prompts])} if eval_prompts else {},
   )

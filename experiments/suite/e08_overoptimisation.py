@@ -45,7 +45,7 @@ NOISE = 0.25
 GRID = (
   *(Proxy(share=share) for share in SHARES),
   *(Proxy('transformer', share) for share in SHARES),
-  *(Proxy(share=share, noise=NOISE) for share in SHARES),
+  Proxy(noise=NOISE),
 )
 FEW, OWN, MANY = GRID[:3]
 WEAK = Proxy('transformer', SHARES[0])

@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from align_jax.compare import intervals, laws, readings
+from align_jax.compare.points import last_points
 from experiments import pages
 from experiments.claims import jackknife
 
@@ -49,7 +50,6 @@ class Proxy:
 RATES = {'transformer': 5e-4}
 BEST, POLICY = 'best_of_n', 'rloo'
 KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
-FREE = 'beta0'  # the policy's configuration without a price of KL
 # Nats below which the law of policies, whose slope is infinite at 0, is not
 # fitted. Chosen, not measured.
 LEAST_KL = 0.1
@@ -60,31 +60,32 @@ class Seen:
   """The points of one arm under one proxy.
 
   Attributes:
-    runs: {seed: points in order of step}, of the configuration without a price
-      if the arm is a policy.
+    runs: {seed: points in order of KL}, the reference first: for each n, or the
+      last of each policy.
     gain: point -> gold reward above the reference's, per prompt.
   """
 
   def __init__(self, evidence, proxy, arm):
     self.kind = KINDS[arm]
     self.arm = f'{proxy.name(evidence.cfg)} {arm}'
-    configuration = FREE if arm == POLICY else 'default'
-    wanted = self.arm, configuration
-    self.points = [
-      p for p in evidence.points if (p['arm'], p['configuration']) == wanted
-    ]
-    if not self.points:
-      raise ValueError(f'no points of {self.arm!r}, {configuration}')
+    found = [p for p in evidence.points if p['arm'] == self.arm]
+    if not found:
+      raise ValueError(f'no points of {self.arm!r}')
     self.gain = pages.gain(evidence.points)
     self.runs = {}
-    for p in sorted(self.points, key=lambda p: p['step']):
-      self.runs.setdefault(p['seed'], []).append(p)
+    for seed in sorted({p['seed'] for p in found}):
+      own = [p for p in found if p['seed'] == seed]
+      start = next(p for p in own if p['step'] == 0)
+      ends = own if arm == BEST else last_points(own).values()
+      rest = [p for p in ends if p['step']]
+      kl = lambda p: p['kl_seq_nats']
+      self.runs[seed] = [start, *sorted(rest, key=kl)]
 
   @functools.cached_property
   def fitted(self):
     """For each seed KLs, gains and their errors of the points of a fit."""
     rows = []
-    for _, run in sorted(self.runs.items()):
+    for run in self.runs.values():
       run = [p for p in run if p['kl_seq_nats'] > LEAST_KL]
       gains = np.array([self.gain(p) for p in run])
       errors = gains.std(1, ddof=1) / gains.shape[1] ** 0.5
@@ -103,7 +104,7 @@ class Seen:
 
   @property
   def means(self):
-    """KLs and gains of each checkpoint or n, the means of seeds: [C] twice."""
+    """KLs and gains of each price or n, the means of seeds: [C] twice."""
     rows = [
       [(p['kl_seq_nats'], self.gain(p).mean()) for p in run[1:]]
       for run in self.runs.values()
@@ -135,7 +136,17 @@ class Seen:
 
   def peak(self):
     """Best gain, its KL and the fall after it, see `readings.Arm.peak`."""
-    curves = readings.curves(self.points, self.gain)
+    curves = [
+      readings.Curve(
+        self.arm,
+        'default',
+        seed,
+        np.arange(len(run)),
+        np.array([p['kl_by_prompt'] for p in run]),
+        np.array([self.gain(p) for p in run]),
+      )
+      for seed, run in self.runs.items()
+    ]
     return readings.Arm(self.arm, curves).peak()
 
 
@@ -166,7 +177,7 @@ class ProxyRise:
   def __call__(self, evidence):
     seen = Seen(evidence, self.proxy, self.arm)
     best = lambda run: max(run, key=lambda p: p['gold'])
-    runs = [run for _, run in sorted(seen.runs.items())]
+    runs = seen.runs.values()
     return np.array([run[-1]['proxy'] - best(run)['proxy'] for run in runs])
 
 

@@ -50,14 +50,17 @@ def of_arm(proxy, arm, seed, gains, proxies=None):
     gains: [C] or [C, E], gold above the reference's.
   """
   gains = np.reshape(gains, (len(LAW_KLS), -1)) + SPREAD
-  configuration = over.FREE if arm == over.POLICY else 'default'
   name = f'{proxy.name(CFG)} {arm}'
-  for step, (kl, gold) in enumerate(zip(LAW_KLS, gains)):
-    p = made_points.point(name, configuration, seed, 0.0, step, kl, gold)
+  for number, (kl, gold) in enumerate(zip(LAW_KLS, gains)):
+    point = made_points.point
+    one = name, 'default' if arm == over.BEST else f'price {number}', seed, 0.0
+    p = point(*one, number, kl, gold)
     if proxies is not None:
-      p['proxy'] = float(proxies[step])
+      p['proxy'] = float(proxies[number])
     if arm == over.BEST:
       del p['gold_samples']
+    elif number:
+      yield point(*one, 0, 0.0, 0 * gold)
     yield p
 
 

@@ -5,8 +5,9 @@
 
 Gao et al. 2022 (arXiv 2210.10760) fit one law of the KL to best-of-n and one to
 policies. Every proxy of GRID, a variant of the config, judges a pool of the
-reference's samples and an RLOO policy without a KL budget, once for each price
-of KL down to none.
+reference's samples, and RLOO policies without a KL budget, one for each price
+of KL. The last point of each is a point of the law: on its way to a KL a policy
+has less than one that ends there.
 """
 
 import numpy as np
@@ -50,13 +51,13 @@ GRID = (
 FEW, OWN, MANY = GRID[:3]
 WEAK = Proxy('transformer', SHARES[0])
 
-PRICES = 0.5, 0.2, 0.08, 0.0  # of a nat, in deviations of the reward
+PRICES = 0.5, 0.3, 0.2, 0.13, 0.08  # of a nat, in deviations of the reward
 POOL = 4096
 NATS = 2.0  # where the least data are looked at
 
 
 def arms(cfg):
-  """Best of n, and the config's RLOO at several prices of KL."""
+  """Best-of-n, and the config's RLOO at several prices of KL."""
   if POLICY not in cfg['methods']:
     raise ValueError(f'config.methods has no {POLICY!r}, which E8 varies')
   rloo = {**cfg['methods'][POLICY], 'kl_budget': 0.0}

@@ -52,6 +52,8 @@ def of_arm(proxy, arm, seed, gains, proxies=None):
   gains = np.reshape(gains, (len(LAW_KLS), -1)) + SPREAD
   name = f'{proxy.name(CFG)} {arm}'
   for number, (kl, gold) in enumerate(zip(LAW_KLS, gains)):
+    if arm == over.POLICY and not number:
+      continue  # each price has a reference of its own
     point = made_points.point
     one = name, 'default' if arm == over.BEST else f'price {number}', seed, 0.0
     p = point(*one, number, kl, gold)
@@ -59,7 +61,7 @@ def of_arm(proxy, arm, seed, gains, proxies=None):
       p['proxy'] = float(proxies[number])
     if arm == over.BEST:
       del p['gold_samples']
-    elif number:
+    else:
       yield point(*one, 0, 0.0, 0 * gold)
     yield p
 

@@ -168,6 +168,7 @@ def proxy_gain(evidence):
   )
 
 
+@functools.lru_cache(maxsize=2)
 def compared(evidence, proxy):
   """Arms on the gain in proxy, or in gold: a Comparison."""
   if not proxy:

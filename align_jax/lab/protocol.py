@@ -214,7 +214,7 @@ def make_probe(setup, stage):
     decode=task.decode,
     vocab_size=task.model.vocab_size,
     eos_id=task.eos_id,
-    metrics=chosen[0],
+    metrics=chosen[0] | metrics.uncovered(task.covered),
     texts=texts_of(stage, draw, shared.batch_size),
     forgetting=chosen[1],
     prompts=task.eval_prompts[:],

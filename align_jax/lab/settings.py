@@ -10,6 +10,7 @@ import dataclasses
 
 from align_jax import judges  # noqa: F401  for `Labels.judge`
 from align_jax.compare.reweigh import REWEIGH
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.fields import (
   added,
   build,
@@ -249,7 +250,7 @@ class KL:
 class Pool:
   """Samples of the reference, reweighted instead of training."""
 
-  how: str = one_of(('', *REWEIGH), key='reweigh')
+  how: str = one_of(('', *REWEIGH, TEMPERED), key='reweigh')
   size: int = count(key='pool')
 
 

@@ -207,6 +207,7 @@ def experiment(
   report_only=False,
   device='auto',
   start=lambda: None,
+  rules=registration.RULES,
 ):
   """Checks the config, trains unfinished runs, and reports.
 
@@ -219,6 +220,7 @@ def experiment(
     report_only: train nothing.
     device: what to compute on, see `hardware.check`.
     start: joins the other hosts, see `hosts.start`.
+    rules: files whose code decides the verdict.
   """
   everything = runs(cfg)
   check(cfg, everything)
@@ -230,7 +232,7 @@ def experiment(
       hardware.check(device)
       if hosts.first():
         lock.drop_unfinished(workdir)
-        registration.register(cfg, workdir)
+        registration.register(cfg, workdir, rules)
       execute(cfg, chosen, workdir)
   if hosts.first():
     write_report(report, cfg, workdir, everything)
@@ -241,17 +243,17 @@ def write_report(report, cfg, workdir, everything):
   """Reports on all finished runs."""
   resume.say(resume.left_out(workdir, everything))
   points = read_points(workdir, everything)
-  if not points:
+  if everything and not points:
     raise ValueError(f'{workdir} holds no finished run to report on')
   print(report(points, cfg, workdir))
   print(f'page: {workdir / "report.html"}')
 
 
-def main(runs, report, settle=lambda cfg, given: cfg):
+def main(runs, report, settle=lambda cfg, given: cfg, rules=registration.RULES):
   """The command line of an experiment.
 
   Args:
-    runs, report: see `experiment`.
+    runs, report, rules: see `experiment`.
     settle: (config, its overrides) -> the experiment's config.
   """
 
@@ -262,6 +264,7 @@ def main(runs, report, settle=lambda cfg, given: cfg):
     effects.check(runs, cfg, given)
     workdir = paths.absolute(command.WORKDIR.value)
     flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
-    experiment(runs, report, cfg, workdir, *flags, command.join_hosts)
+    start = command.join_hosts
+    experiment(runs, report, cfg, workdir, *flags, start, rules)
 
   command.start(run)

@@ -6,7 +6,7 @@ far.
 
 import dataclasses
 
-from align_jax.compare import claims, readings
+from align_jax.compare import readings, words
 from align_jax.compare.report import show
 
 NEAR = 1.1  # ratio of KLs up to which two arms count as equally far
@@ -127,7 +127,7 @@ def _matched_card(gap, names):
   if gap is None:
     return title, '–', '', ['The arms were never at the same KL.']
   first, second = names
-  where = claims.budgets_text(*gap.window)
+  where = words.budgets_text(*gap.window)
   return _card(title, gap.estimate, [f'{first} − {second}', f'both at {where}'])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from align_jax.compare import frontier, intervals, verdict
-from align_jax.compare.claims import (
+from align_jax.compare.words import (
   CLAIMS,
   budgets_text,
   by_seed_text,

@@ -12,7 +12,7 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 """
 
 from align_jax import paths
-from align_jax.compare import claims, intervals, verdict
+from align_jax.compare import intervals, verdict, words
 from align_jax.lab import sweep
 from experiments import (
   command,
@@ -83,7 +83,7 @@ def plan(cfg, workdir=None):
       'nothing to plan from: give the --workdir of a finished pilot, or '
       "--config.report.deviation, the gap's between seeds"
     )
-  return f'{workload(cfg)}\n{claims.power_text(power)}'
+  return f'{workload(cfg)}\n{words.power_text(power)}'
 
 
 def main():

@@ -8,13 +8,13 @@ from align_jax.lab.reads import reads
 from experiments import pages, registration, resume
 
 
-def registered(cfg, workdir):
+def registered(cfg, workdir, rules=registration.RULES):
   """Sentences on what was registered, and on what has changed since."""
   old = registration.read(workdir)
   if old is None:
     return ['Not registered: nothing was fixed before the first run.']
   start = f'Registered {old["time"]} at commit {old["commit"]}; '
-  changed = registration.changes(cfg, workdir)
+  changed = registration.changes(cfg, workdir, rules)
   if changed:
     told = [f'{start}changed since: {"; ".join(changed)}.']
   else:

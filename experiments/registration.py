@@ -28,7 +28,7 @@ RULES = (
   'align_jax/compare/frontier.py',
   'align_jax/compare/intervals.py',
   'align_jax/compare/verdict.py',
-  'align_jax/compare/claims.py',
+  'align_jax/compare/words.py',
   'align_jax/tasks/__init__.py',
   'experiments/findings.py',
   'experiments/pages.py',
@@ -46,9 +46,9 @@ def digest(text):
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def rules():
+def digest_of(files):
   """A digest of the code that turns points into a verdict."""
-  return digest(''.join((ROOT / name).read_text('utf-8') for name in RULES))
+  return digest(''.join((ROOT / name).read_text('utf-8') for name in files))
 
 
 def commit():
@@ -68,27 +68,31 @@ def commit():
   return 'unknown' if name is None else name + ('+' if changed else '')
 
 
-def entries(cfg):
-  """The entries of an experiment's registration."""
+def entries(cfg, rules=RULES):
+  """The entries of an experiment's registration.
+
+  Args:
+    rules: files whose code decides the verdict.
+  """
   kept = {k: v for k, v in cfg.items() if k not in FREE}
   report = cfg['report']
   kept['report'] = {k: v for k, v in report.items() if k not in CONFIRMATORY}
   return {
     'config': digest(json.dumps(kept, sort_keys=True)),
-    'rules': rules(),
+    'rules': digest_of(rules),
     'commit': commit(),
     'seeds': cfg['seeds'],
     **{name: report[name] for name in CONFIRMATORY},
   }
 
 
-def register(cfg, workdir):
+def register(cfg, workdir, rules=RULES):
   """Writes the registration of an experiment that nothing is computed of."""
   path = workdir / NAME
   looked = (read(workdir) or {}).get('looks')
   if not looked and not begun.experiment(workdir):
     when = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
-    rows = {**entries(cfg), 'time': when, 'looks': []}
+    rows = {**entries(cfg, rules), 'time': when, 'looks': []}
     write_record(path, rows)
 
 
@@ -98,12 +102,12 @@ def read(workdir):
   return read_record(path) if path.exists() else None
 
 
-def changes(cfg, workdir):
+def changes(cfg, workdir, rules=RULES):
   """Sentences on the differences from the registration."""
   old = read(workdir)
   if old is None:
     return ['nothing was registered before the first run']
-  new = json.loads(json.dumps(entries(cfg)))
+  new = json.loads(json.dumps(entries(cfg, rules)))
   told = [
     f'{name}: {old[name]} registered, {new[name]} now'
     for name in ('seeds', 'commit', *CONFIRMATORY)

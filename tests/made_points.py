@@ -8,22 +8,32 @@ PROMPTS, SAMPLES = 12, 2
 STEPS = (0, 4, 8, 16, 32, 64)
 
 
-def run(arm, seed, quality, speed=1.0, config='default', held=0.0, steps=STEPS):
+def run(
+  arm,
+  seed,
+  quality,
+  speed=1.0,
+  config='default',
+  held=0.0,
+  steps=STEPS,
+  noise=0.05,
+):
   """Points of one run, whose gold rises with sqrt(KL) and KL with steps.
 
   Args:
     quality: gold reward per sqrt(nat), the mean over seeds.
     speed: of the KL.
     held: nats at which the KL stops; 0: nowhere.
+    noise: deviation of what each arm has of its own.
   """
   rng = np.random.default_rng([seed, 1])  # what all arms of a seed share
   own = np.random.default_rng([seed, *map(ord, arm + config)])
   start = rng.normal(size=PROMPTS)
-  quality = quality + 0.05 * own.normal() + 0.1 * rng.normal()
+  quality = quality + noise * own.normal() + 0.1 * rng.normal()
   for step in steps:
     kl = speed * 4 * step / (step + 30)
     kl = min(kl, held) if held else kl
-    gold = start + quality * kl**0.5 + 0.05 * own.normal(size=PROMPTS)
+    gold = start + quality * kl**0.5 + noise * own.normal(size=PROMPTS)
     gold = gold if step else start
     yield point(arm, config, seed, held, step, kl, gold)
 

@@ -18,8 +18,8 @@ FILES = [
   path
   for package in PACKAGES
   for path in (ROOT / package).rglob('*.py')
-  # A package is the table of its files; the contestants are one line.
-  if path.name != '__init__.py' and path.parent.name != 'peers'
+  # A package is the table of its files; contestants and studies are one line.
+  if path.name != '__init__.py' and path.parent.name not in ('peers', 'suite')
 ]
 QUESTION = re.compile(r'^\| (.*\?) \| `(\w+)` in \[`.*`\]\(\.\./(\S+)\) \|')
 ANSWERS = [m.groups() for m in map(QUESTION.match, INDEX.splitlines()) if m]

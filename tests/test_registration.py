@@ -74,7 +74,7 @@ def test_one_change_hides_no_other(cfg, tmp_path):
 
 def test_a_change_of_the_rules_is_told(cfg, tmp_path, monkeypatch):
   registration.register(cfg, tmp_path)
-  monkeypatch.setattr(registration, 'rules', lambda: 'others')
+  monkeypatch.setattr(registration, 'digest_of', lambda files: 'others')
   assert registration.changes(cfg, tmp_path) == [
     'the code of the rules has changed'
   ]

@@ -18,12 +18,12 @@ import numpy as np
 
 from align_jax import paths
 from align_jax.compare import (
-  claims,
   frontier,
   intervals,
   points,
   readings,
   verdict,
+  words,
 )
 from align_jax.compare.report import MISSING, markdown, show
 from align_jax.tools import cli, point_table
@@ -117,7 +117,7 @@ def judged(
     if len(comparison.seeds) > 1:
       shared = comparison.shared_prompts
       power = verdict.power_of(gap.matrix, half_width, shared, level=level)
-      yield claims.power_text(power)
+      yield words.power_text(power)
   if refused and len(refused) == len(names):
     raise ValueError(refused[0])
 
@@ -126,7 +126,7 @@ def claim(
   gap: frontier.Gap, name: str, control: str, level: float = intervals.LEVEL
 ) -> str:
   """A sentence: what the gap of an arm to the control is known to be."""
-  where = claims.budgets_text(*gap.window)
+  where = words.budgets_text(*gap.window)
   word = verdict.decide(gap.estimate, 0.0, level)
   if word == verdict.NONE:
     value = gap.estimate.value
@@ -136,9 +136,9 @@ def claim(
     )
   level_text = f'{100 * level:.4g}% interval over {len(gap.matrix)} seeds'
   return (
-    f'At equal KL, {where}, {name} {claims.CLAIMS[word]} {control}: '
+    f'At equal KL, {where}, {name} {words.CLAIMS[word]} {control}: '
     f'{show(gap.estimate, sign=True)} ({level_text}; '
-    f'{claims.by_seed_text(gap.estimate.by_seed)}).'
+    f'{words.by_seed_text(gap.estimate.by_seed)}).'
   )
 
 

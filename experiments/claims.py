@@ -1,0 +1,272 @@
+"""Claims of papers, and the rule by which points bear them out or do not.
+
+A claim is measured as one number per seed, or per seed and prompt, of which
+positive ones speak for it. Its word, fixed before the run:
+
+  reproduced      the 95% interval of the mean lies above 0
+  opposite        it lies below 0
+  not reproduced  the mean is equivalent to 0, by two one-sided tests within the
+                  claim's margin
+  undecided       none of these: the seeds are too few
+
+A claim of no difference is *reproduced* where the mean is equivalent to 0, and
+*not reproduced* where its interval lies beyond the margin. A claim of exact
+numbers has no interval: it holds everywhere, or is not reproduced.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from align_jax.compare import intervals, verdict
+from experiments import pages
+
+REPRODUCED, OPPOSITE = 'reproduced', 'opposite'
+FAILED, UNDECIDED, NONE = 'not reproduced', 'undecided', 'no verdict'
+WORDS = REPRODUCED, FAILED, OPPOSITE, UNDECIDED, NONE
+
+
+class Evidence:
+  """Points of an experiment, in the forms that claims read.
+
+  Attributes:
+    points: all of them.
+    cfg: the config of the experiment.
+    workdir: where its stages lie.
+  """
+
+  def __init__(self, points, cfg, workdir):
+    self.points, self.cfg, self.workdir = points, cfg, workdir
+
+  @property
+  def seeds(self):
+    return sorted({p['seed'] for p in self.points})
+
+  @functools.cached_property
+  def policies(self):
+    """The points of policies, by run, in order of step."""
+    runs = {}
+    for p in pages.trained(self.points):
+      runs.setdefault(pages.run_of(p), []).append(p)
+    return {k: sorted(run, key=lambda p: p['step']) for k, run in runs.items()}
+
+  @functools.cached_property
+  def gains(self):
+    """A Comparison of gold reward above the reference's."""
+    return self.compare(pages.gain(self.points))
+
+  def compare(self, values, budgets=None):
+    """A Comparison on what `values` gives of a point, per prompt.
+
+    Raises:
+      ValueError: there are no points.
+    """
+    if not self.points:
+      raise ValueError('no points')
+    return pages.compare(self.points, self.cfg, values, budgets)
+
+  def gap(self, first, second, window=None):
+    """first - second in gold reward at equal KL, [S, E].
+
+    Args:
+      window: (low, high) nats. None: the config's.
+    Raises:
+      ValueError: an arm has no points, or they do not overlap.
+    """
+    self.require(first, second)
+    window = window or self.cfg['report']['window']
+    return self.gains.gap(first, second, window).matrix
+
+  def at(self, arm, nats):
+    """Gold reward of an arm above the reference's at a KL, [S, E].
+
+    Raises:
+      ValueError: a seed did not get there.
+    """
+    self.require(arm)
+    values = self.gains.arms[arm].at([nats]).values[:, :, 0]
+    if not np.isfinite(values).all():
+      raise ValueError(f'{arm!r} was not at {nats:g} nats with every seed')
+    return values
+
+  def require(self, *arms):
+    """Raises ValueError for an arm without points."""
+    missing = [repr(name) for name in arms if name not in self.gains.arms]
+    if missing:
+      raise ValueError(f'no points of {" and ".join(missing)}')
+
+  def runs_of(self, arm, configuration=None):
+    """{seed: [run]} of an arm, each run its points in order of step."""
+    self.require(arm)
+    found = {}
+    for (name, own, seed), run in self.policies.items():
+      if name == arm and configuration in (None, own):
+        found.setdefault(seed, []).append(run)
+    return {seed: found[seed] for seed in self.seeds}
+
+  def each_run(self, arm, f, configuration=None):
+    """The mean of f(run) over a seed's runs of an arm: [S]."""
+    by_seed = self.runs_of(arm, configuration).values()
+    return np.array([np.mean([f(run) for run in runs]) for runs in by_seed])
+
+  def last(self, arm, field):
+    """A number of the last points of an arm, the mean of its runs: [S]."""
+    return self.each_run(arm, lambda run: run[-1][field])
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A statement of a paper.
+
+  Attributes:
+    name: what it is called on a page, unique within its study.
+    says: the statement, a sentence.
+    source: paper, with its figure or section.
+    number: what is measured, in words and with its unit.
+    measure: Evidence -> [S] or [S, E]; ValueError where points are missing.
+    equal: the statement is that the number is 0.
+    margin: numbers nearer to 0 than this count as 0. None: `report.margin`.
+  """
+
+  name: str
+  says: str
+  source: str
+  number: str
+  measure: Callable
+  equal: bool = False
+  margin: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+  """A statement that holds without exception, or does not.
+
+  Attributes:
+    name, says, source, number: as of a Claim.
+    measure: Evidence -> {case: excess}; it holds where none is above 0.
+  """
+
+  name: str
+  says: str
+  source: str
+  number: str
+  measure: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruling:
+  """What became of a claim.
+
+  Attributes:
+    word: one of WORDS.
+    estimate: an `intervals.Estimate`; MISSING of an exact claim.
+    power: a `verdict.Power`, or None.
+    why: where the word is NONE, the reason; of an exact claim its worst case.
+    margin: what counted as 0.
+  """
+
+  claim: Claim | Exact
+  word: str
+  estimate: intervals.Estimate = intervals.MISSING
+  power: verdict.Power | None = None
+  why: str = ''
+  margin: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+  """Measures first - second in gold reward at equal KL, see `Evidence.gap`."""
+
+  first: str
+  second: str
+  window: tuple | None = None
+
+  def __call__(self, evidence):
+    return evidence.gap(self.first, self.second, self.window)
+
+
+def rule(claim, evidence):
+  """The Ruling on a claim."""
+  try:
+    measured = claim.measure(evidence)
+  except ValueError as error:
+    return Ruling(claim, NONE, why=str(error))
+  if isinstance(claim, Exact):
+    return _exactly(claim, measured)
+  matrix = np.asarray(measured, float)
+  shared = matrix.ndim == 2 and evidence.gains.shared_prompts
+  matrix = matrix.reshape(len(matrix), -1)
+  margin = claim.margin
+  margin = evidence.cfg['report']['margin'] if margin is None else margin
+  estimate = intervals.estimate(matrix, shared)
+  if len(matrix) < 2:
+    return Ruling(claim, NONE, estimate, why='one seed', margin=margin)
+  if not estimate:
+    return Ruling(claim, NONE, why='a seed has no number', margin=margin)
+  power = verdict.power_of(matrix, margin or 0.05, shared)
+  word = (_equal if claim.equal else _above)(estimate, margin)
+  return Ruling(claim, word, estimate, power, margin=margin)
+
+
+def _above(estimate, margin):
+  return {
+    verdict.ABOVE: REPRODUCED,
+    verdict.BELOW: OPPOSITE,
+    verdict.EQUIVALENT: FAILED,
+  }.get(verdict.decide(estimate, margin), UNDECIDED)
+
+
+def _equal(estimate, margin):
+  level = intervals.LEVEL
+  both = estimate.spread.half_width(1 - 2 * (1 - level))
+  if abs(estimate.value) + both < margin:
+    return REPRODUCED
+  beyond = abs(estimate.value) - estimate.spread.half_width(level)
+  return FAILED if beyond > margin else UNDECIDED
+
+
+def _exactly(claim, excess):
+  if not excess:
+    return Ruling(claim, NONE, why='no cases')
+  worst = max(excess, key=lambda case: excess[case])
+  word = FAILED if not excess[worst] <= 0 else REPRODUCED  # nan is no success
+  broken = sum(not x <= 0 for x in excess.values())
+  told = f'{broken} of {len(excess)} cases break it; the nearest is {worst}'
+  return Ruling(claim, word, why=told)
+
+
+def jackknife(f, num_seeds):
+  """Pseudo-values [S] of a statistic that is no mean over seeds.
+
+  Their mean is the statistic without its bias of order 1 / S, and their spread
+  gives its interval (Tukey 1958).
+
+  Args:
+    f: indices of seeds -> a number.
+  """
+  every = np.arange(num_seeds)
+  whole = f(every)
+  less = np.array([f(np.delete(every, i)) for i in every])
+  return num_seeds * whole - (num_seeds - 1) * less
+
+
+def overlap(evidence, *arms):
+  """The window of KLs in nats that every run of the arms passed.
+
+  Raises:
+    ValueError: there is none.
+  """
+  evidence.require(*arms)
+  runs = [
+    run
+    for name in arms
+    for own in evidence.runs_of(name).values()
+    for run in own
+  ]
+  low = max(min(p['kl_seq_nats'] for p in run[1:]) for run in runs)
+  high = min(max(p['kl_seq_nats'] for p in run) for run in runs)
+  if not low < high:
+    raise ValueError(f'{", ".join(arms)} were never at the same KL')
+  return low, high

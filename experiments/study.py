@@ -1,0 +1,187 @@
+"""A study: claims of papers, the runs that test them, and its page.
+
+A module of `experiments.suite` holds one. It takes a task's config, such as
+configs/toy.py, and makes its own arms from the arms that it finds there.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+from align_jax.compare import figures
+from align_jax.compare.lines import lines_of
+from align_jax.compare.report import Page, show_interval, show_number
+from align_jax.compare.words import by_seed_text, power_text
+from align_jax.files import write_record
+from align_jax.lab import overrides, sweep
+from experiments import claims, common, matched, pages, provenance, registration
+
+COLOURS = {claims.REPRODUCED: 'above', claims.OPPOSITE: 'below'}
+NAME = 'verdicts.json'
+OWN_RULES = 'experiments/claims.py', 'experiments/study.py'
+
+
+def nothing(cfg):
+  return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Claims and what they are tested by.
+
+  Attributes:
+    file: the module's __file__.
+    key: short and unique, such as 'E3'.
+    title: a question.
+    claims: Claims and Exacts.
+    arms: config -> {name: arm}, the arms to train. {}: those of the config.
+    changes: config -> {dotted field: value}, what else differs from the config.
+    trains: False: the claims need no runs.
+    strong: names of the arms whose intervals the figure shows.
+    caveat: which choice of a small task could have made these verdicts.
+    sections: functions (page, evidence, folder of figures), added to the page.
+  """
+
+  file: str
+  key: str
+  title: str
+  claims: tuple
+  caveat: str
+  arms: Callable = nothing
+  changes: Callable = nothing
+  trains: bool = True
+  strong: tuple = ()
+  sections: tuple = ()
+
+  def config(self, cfg):
+    """The study's config, from that of a task."""
+    arms = self.arms(cfg)
+    cfg = {**cfg, 'arms': arms or cfg['arms']}
+    return overrides.changed(cfg, self.changes(cfg))
+
+  def runs(self, cfg):
+    """A list of Runs, see `lab.sweep`; [] where none are needed."""
+    return sweep.sweep(self.config(cfg)) if self.trains else []
+
+  @property
+  def rules(self):
+    """The files whose code decides the verdicts."""
+    own = pathlib.Path(self.file).resolve().relative_to(registration.ROOT)
+    return *registration.RULES, *OWN_RULES, str(own)
+
+  def rulings(self, points, cfg, workdir):
+    """Pairs (Evidence, [Ruling])."""
+    evidence = claims.Evidence(points, self.config(cfg), workdir)
+    return evidence, [claims.rule(claim, evidence) for claim in self.claims]
+
+  def report(self, points, cfg, workdir):
+    """Writes the page and its tables. Returns the text for the terminal."""
+    evidence, rulings = self.rulings(points, cfg, workdir)
+    if points:
+      table = matched.csv_table(evidence.gains, {})
+      pages.write_tables(workdir, points, *table)
+    write_record(workdir / NAME, {'verdicts': [entry(r) for r in rulings]})
+    page = Page(f'{self.key}. {self.title}')
+    for ruling in rulings:
+      add_ruling(page, ruling)
+    for told in provenance.registered(cfg, workdir, self.rules):
+      page.note(told)
+    if points:
+      add_frontier(page, evidence, workdir / 'figures', self.strong)
+    for section in self.sections:
+      section(page, evidence, workdir / 'figures')
+    page.heading('What the size of the task may have done')
+    page.text(self.caveat)
+    kept = provenance.used(cfg, self.runs, points) if points else {}
+    provenance.finish(page, cfg, workdir, kept)
+    return '\n'.join(text_of(r) for r in rulings)
+
+
+def value_of(ruling):
+  """'+0.25 [+0.16, +0.33]', or '' without an estimate."""
+  estimate = ruling.estimate
+  if not estimate:
+    return ''
+  number = show_number(estimate.value, sign=True)
+  return f'{number} {show_interval(estimate, sign=True)}'.strip()
+
+
+def entry(ruling):
+  """A Ruling as a record."""
+  claim, estimate = ruling.claim, ruling.estimate
+  return {
+    'claim': claim.name,
+    'says': claim.says,
+    'source': claim.source,
+    'number': claim.number,
+    'word': ruling.word,
+    'value': value_of(ruling),
+    'seeds': len(estimate.by_seed),
+    'why': ruling.why,
+  }
+
+
+def text_of(ruling):
+  """A line for the terminal."""
+  claim, value = ruling.claim, value_of(ruling)
+  told = f': {value}' if value else ''
+  why = f' ({ruling.why})' if ruling.why else ''
+  return f'{ruling.word.upper()} {claim.says} {claim.number}{told}{why}'
+
+
+def notes_of(ruling):
+  """Sentences on what a verdict rests on."""
+  claim, estimate = ruling.claim, ruling.estimate
+  yield f'Claimed by {claim.source}.'
+  if ruling.why:
+    yield f'{ruling.why[0].upper()}{ruling.why[1:]}.'
+  if len(estimate.by_seed) > 1:
+    yield f'{by_seed_text(estimate.by_seed).capitalize()}.'
+  if isinstance(claim, claims.Claim):
+    side = 'Equal means' if claim.equal else 'No difference means'
+    yield f'{side} a number within {ruling.margin:g} of 0.'
+  if ruling.power:
+    yield power_text(ruling.power)
+
+
+def add_ruling(page, ruling):
+  """Adds a claim's word, its number and what it rests on."""
+  claim, value = ruling.claim, value_of(ruling)
+  seeds = len(ruling.estimate.by_seed)
+  sentence = f'{claim.says} {claim.number}'
+  if value:
+    sentence += f': {value} (95% interval over {seeds} seeds)'
+  page.verdict(
+    COLOURS.get(ruling.word, ''),
+    f'{claim.name}:',
+    ruling.word,
+    '',
+    f'{sentence}.',
+    notes_of(ruling),
+  )
+
+
+def add_frontier(page, evidence, folder, strong):
+  """Adds gold reward against KL: a figure and a table."""
+  comparison = evidence.gains
+  names = list(comparison.arms)
+  references = pages.reweighed(evidence.cfg['arms'])
+  lines = lines_of(comparison, strong, references)
+  window = evidence.cfg['report']['window']
+  page.heading('Gold reward at equal KL')
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width, lines, pages.KL_AXIS, pages.GAIN, window
+    ),
+    folder / 'gold_vs_kl.png',
+    'gold reward against KL, by arm',
+    f'{matched.key(comparison)} {pages.window_text(window)} {pages.SCALE}',
+  )
+  columns = matched.arm_columns(comparison, names)
+  page.table(*matched.budget_rows(comparison, columns))
+  page.note(matched.unreached(comparison))
+
+
+def main(study):
+  """The command line of a study."""
+  common.main(study.runs, study.report, rules=study.rules)

@@ -1,0 +1,60 @@
+"""Points that support a claim, contradict it, and do not decide it."""
+
+import numpy as np
+
+from experiments import claims
+from tests import made_points
+
+SEEDS = 6
+HELD = 2.0  # nats, as the toy's arms are
+APART = np.tile([1.0, -1.0], SEEDS // 2)  # seeds that contradict one another
+# What each seed shows, in units of what a claim measures.
+DIRECTED = np.full(SEEDS, 2.0), np.full(SEEDS, -2.0), APART
+EQUAL = np.zeros(SEEDS), np.full(SEEDS, 2.0), APART
+EXACT = np.full(SEEDS, 1.0), np.full(SEEDS, -1.0)
+# {(key of a study, name of a claim): (study, claim, effects, folder) ->
+# points}, of claims that are no Gap. It may write to the folder.
+MADE = {}
+
+
+def wanted(claim):
+  """The words that these points must bring about."""
+  if isinstance(claim, claims.Exact):
+    return {claims.REPRODUCED, claims.FAILED}
+  against = claims.FAILED if claim.equal else claims.OPPOSITE
+  return {claims.REPRODUCED, against, claims.UNDECIDED}
+
+
+def made(study, claim, folder):
+  """Yields lists of points, one for each word."""
+  effects = EXACT
+  if isinstance(claim, claims.Claim):
+    effects = EQUAL if claim.equal else DIRECTED
+  make = MADE.get((study.key, claim.name), of_gap)
+  for effect in effects:
+    yield make(study, claim, effect, folder)
+
+
+def of_gap(study, claim, effects, folder):
+  """Points of the two arms of a Gap, that differ by an effect."""
+  del study, folder
+  return runs_of(
+    {claim.measure.first: 1 + effects, claim.measure.second: 1 + 0 * effects}
+  )
+
+
+def runs_of(qualities, **fields):
+  """Points of arms.
+
+  Args:
+    qualities: {arm: gold per sqrt(nat) of each seed}.
+    **fields: of `made_points.run`.
+  """
+  return [
+    point
+    for arm, by_seed in qualities.items()
+    for seed, quality in enumerate(by_seed)
+    for point in made_points.run(
+      arm, seed, quality, **{'held': HELD, 'noise': 0.0, **fields}
+    )
+  ]

@@ -43,6 +43,7 @@ class Batch(flax.struct.PyTreeNode):
 
   @property
   def num_prompts(self) -> int:
+    """P."""
     return self.prompts.shape[0]
 
 

@@ -70,7 +70,6 @@ html_theme_options = {
 }
 
 
-
 def setup(app):
   app.connect('source-read', add_contents)
   app.connect('doctree-read', links.lead, priority=100)

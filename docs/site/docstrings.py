@@ -28,7 +28,9 @@ def to_rst(lines):
       section = found[1]
       yield from ('', f':{section}:', f'  {inline(found[2].strip())}', '')
     elif section and indent:
-      item = ITEM.fullmatch(text) if section not in ('Returns', 'Yields') else ''
+      item = (
+        ITEM.fullmatch(text) if section not in ('Returns', 'Yields') else ''
+      )
       text = f'* **{escape(item[1])}** – {inline(item[2])}' if item else text
       yield from (f'  {text if item else inline(text)}', '')
     elif indent:

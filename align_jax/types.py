@@ -43,7 +43,7 @@ class Batch(flax.struct.PyTreeNode):
 
   @property
   def num_prompts(self) -> int:
-    """P."""
+    """P, the number of prompts."""
     return self.prompts.shape[0]
 
 

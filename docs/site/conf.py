@@ -4,35 +4,36 @@ The source folder is the repository's root, so that pages are read where they
 are and their relative links hold. `launch/docs.sh` builds it.
 """
 
-import importlib.util
 import os
 import pathlib
 import sys
 import tomllib
 
+from sphinx.util import logging
+
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parents[1]
 sys.path[:0] = [str(ROOT), str(SITE)]
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # imports look at no accelerator
 
 import docstrings  # noqa: E402
+import gallery  # noqa: E402
 import links  # noqa: E402
+import papers  # noqa: E402
 import public  # noqa: E402
-from sphinx.util import logging  # noqa: E402
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # imports look at no accelerator
-PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))['project']
 REPOSITORY = 'https://github.com/align-jax/align_jax'
 
 project = PROJECT['name']
-author = PROJECT['authors'][0]['name']
-copyright = author
+author = copyright = PROJECT['authors'][0]['name']
 release = version = PROJECT['version']
 
 root_doc = 'README'
 include_patterns = [
   '*.md',
   'docs/*.md',
-  'docs/site/**.md',
+  'docs/site/*.md',
   'docs/site/api/*.rst',
   'launch/README.md',
   'notebooks/*.ipynb',
@@ -54,10 +55,12 @@ templates_path = [str(SITE / 'templates')]
 # The tests execute the notebooks; the site shows the outputs that they keep.
 nb_execution_mode = 'off'
 myst_heading_anchors = 4
+add_module_names = False
+python_maximum_signature_line_length = 100
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'none'  # the signature has them
 autodoc_default_options = {'members': True, 'ignore-module-all': True}
 autosummary_ignore_module_all = True
+autosummary_context = {'start': public.starts('align_jax')}
 
 html_theme = 'sphinx_book_theme'
 html_title = project
@@ -67,24 +70,36 @@ html_theme_options = {
   'repository_url': REPOSITORY,
   'use_repository_button': True,
   'show_navbar_depth': 1,
+  'show_toc_level': 2,
+  'navbar_persistent': [],  # the sidebar has the search
+}
+
+# Pages that are made here: from their source, all that is shown.
+MADE = {
+  root_doc: lambda text: text + (SITE / 'contents.md').read_text('utf-8'),
+  'docs/papers': papers.page,
+  'docs/site/gallery': gallery.page,
 }
 
 
-def setup(app):
-  app.connect('source-read', add_contents)
-  app.connect('doctree-read', links.lead, priority=100)
-  app.connect('autodoc-process-docstring', docstrings.rewrite)
-  app.connect('env-check-consistency', check_api)
-
-
-def add_contents(app, name, source):
-  """The first page is README.md, and the table of contents."""
-  if name == app.config.root_doc:
-    source[0] += (SITE / 'contents.md').read_text()
+def make(app, name, source):
+  """Handles `source-read`."""
+  if name in MADE:
+    source[0] = MADE[name](source[0])
 
 
 def check_api(app, env):
-  """A public name without a place on the API pages is a warning."""
-  domain = env.get_domain('py')
-  for line in public.missing({*domain.objects}, ROOT, 'align_jax'):
+  """Handles `env-check-consistency`: a public name is on an API page."""
+  shown = set(env.get_domain('py').objects)
+  for line in public.missing(ROOT, 'align_jax', shown):
     logging.getLogger('api').warning(line)
+
+
+def setup(app):
+  public.unwrap(ROOT, 'align_jax')
+  app.connect('source-read', make)
+  app.connect('doctree-read', links.lead, priority=100)
+  app.connect('autodoc-process-docstring', docstrings.rewrite)
+  app.connect('autodoc-process-signature', docstrings.shorten)
+  app.connect('autodoc-skip-member', docstrings.skip)
+  app.connect('env-check-consistency', check_api)

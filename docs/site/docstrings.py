@@ -19,6 +19,21 @@ def rewrite(app, what, name, obj, options, lines):
   lines[:] = rst
 
 
+def shorten(app, what, name, obj, options, signature, returns):
+  """Handles `autodoc-process-signature`: fields are not said twice."""
+  del app, name, options
+  shown = what == 'class' and fields(obj)
+  return ('', None) if shown else (signature, returns)
+
+
+def skip(app, what, name, obj, skipped, options):
+  """Handles `autodoc-skip-member`: what other packages add to a record."""
+  del app, what, name, options
+  of_flax = str(getattr(obj, '__module__', '')).startswith('flax.')
+  of_tuple = str(getattr(obj, '__doc__', '')).startswith('Alias for field')
+  return skipped or of_flax or of_tuple
+
+
 def to_rst(lines):
   """Yields the lines of a docstring as reStructuredText."""
   section = None
@@ -64,7 +79,9 @@ def blocks(lines):
 def join(block, verbatim):
   """The text of a block: its lines as they are, or as one."""
   if verbatim:
-    return inspect.cleandoc('\n'.join(block))
+    text = inspect.cleandoc('\n'.join(block))
+    # Python has taken away the line's end after a backslash.
+    return re.sub(r'(?<=\S) {5,}(?=--|\[|python)', ' \\\\\n  ', text)
   return ' '.join(line.strip() for line in block)
 
 

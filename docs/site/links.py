@@ -1,4 +1,4 @@
-"""Links to files that are no pages: to a module's page, or to the repository."""
+"""Links to files that are no pages: to a module of the API, or to GitHub."""
 
 import pathlib
 

@@ -9,8 +9,6 @@ import pathlib
 import sys
 import tomllib
 
-from sphinx.util import logging
-
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parents[1]
 sys.path[:0] = [str(ROOT), str(SITE)]
@@ -18,7 +16,6 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # imports look at no accelerator
 
 import docstrings  # noqa: E402
 import gallery  # noqa: E402
-import links  # noqa: E402
 import papers  # noqa: E402
 import public  # noqa: E402
 
@@ -54,6 +51,8 @@ templates_path = [str(SITE / 'templates')]
 
 # The tests execute the notebooks; the site shows the outputs that they keep.
 nb_execution_mode = 'off'
+nb_render_markdown_format = 'myst'  # which has tables
+myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 4
 add_module_names = False
 python_maximum_signature_line_length = 100
@@ -69,7 +68,10 @@ html_css_files = ['site.css']
 html_theme_options = {
   'repository_url': REPOSITORY,
   'use_repository_button': True,
+  'home_page_in_toc': True,
   'show_navbar_depth': 1,
+  # Every page with the whole tree takes more time than all else together.
+  'collapse_navbar': True,
   'show_toc_level': 2,
   'navbar_persistent': [],  # the sidebar has the search
 }
@@ -90,12 +92,16 @@ def make(app, name, source):
 
 def check_api(app, env):
   """Handles `env-check-consistency`: a public name is on an API page."""
+  from sphinx.util import logging
+
   shown = set(env.get_domain('py').objects)
   for line in public.missing(ROOT, 'align_jax', shown):
     logging.getLogger('api').warning(line)
 
 
 def setup(app):
+  import links  # here, as the tests import this file without Sphinx
+
   public.unwrap(ROOT, 'align_jax')
   app.connect('source-read', make)
   app.connect('doctree-read', links.lead, priority=100)

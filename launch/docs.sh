@@ -16,9 +16,8 @@ if ! cmp -s requirements/docs.txt "$stamp"; then
   cp requirements/docs.txt "$stamp"
 fi
 
-# Pages of modules that are gone would stay.
-rm -rf runs/site docs/site/api
-.venv/bin/python -m sphinx --quiet --fail-on-warning --jobs auto \
+rm -rf runs/site docs/site/api  # pages of what is gone would stay
+JAX_PLATFORMS=cpu .venv/bin/python -m sphinx --quiet --fail-on-warning --jobs auto \
   -c docs/site -d runs/site/doctrees . runs/site/html
 cp runs/site/html/README.html runs/site/html/index.html
 echo "$PWD/runs/site/html/index.html"

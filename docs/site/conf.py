@@ -4,7 +4,6 @@ The source folder is the repository's root, so that pages are read where they
 are and their relative links hold. `launch/docs.sh` builds it.
 """
 
-import os
 import pathlib
 import sys
 import tomllib
@@ -12,7 +11,6 @@ import tomllib
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parents[1]
 sys.path[:0] = [str(ROOT), str(SITE)]
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # imports look at no accelerator
 
 import docstrings  # noqa: E402
 import gallery  # noqa: E402

@@ -13,6 +13,8 @@ from align_jax.types import Batch, Prompts
 
 @dataclasses.dataclass(frozen=True)
 class Task:
+  """What is asked of the policy, and how it is really judged."""
+
   model: Any  # the policy: a ModelConfig or an Adapter
   max_new_tokens: int  # T
   eos_id: int | tuple[int, ...] | None  # what ends a completion

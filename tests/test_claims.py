@@ -1,5 +1,7 @@
 """The rule of a claim, and that every study can say each of its words."""
 
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from configs import toy
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, online_points, suite_points
+from tests import limit_points, made_points, online_points, suite_points
 
-suite_points.MADE |= online_points.MADE
+suite_points.MADE |= online_points.MADE | limit_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -81,20 +83,32 @@ def test_an_arm_that_a_study_needs_is_named():
     STUDIES['E2'].runs({**CFG, 'arms': arms})
 
 
-CLAIMS = [
-  pytest.param(study, claim, id=f'{study.key}-{claim.name}')
-  for study in STUDIES.values()
-  for claim in study.claims
-]
+def listed(of_points):
+  """Claims that points decide, or those that none do."""
+  return [
+    pytest.param(study, claim, id=f'{study.key}-{claim.name}')
+    for study in STUDIES.values()
+    for claim in study.claims
+    if ((study.key, claim.name) in limit_points.OTHERWISE) != of_points
+  ]
 
 
-@pytest.mark.parametrize('study, claim', CLAIMS)
+@pytest.mark.parametrize('study, claim', listed(of_points=True))
 def test_a_claim_can_get_each_word(study, claim, tmp_path):
   words = {
     rule(claim, Evidence(points, study.config(CFG), tmp_path)).word
     for points in suite_points.made(study, claim, tmp_path)
   }
   assert words >= suite_points.wanted(claim)
+
+
+@pytest.mark.parametrize('study, claim', listed(of_points=False))
+def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
+  evidence = Evidence([], study.config(CFG), tmp_path)
+  measure = limit_points.OTHERWISE[study.key, claim.name]
+  otherwise = dataclasses.replace(claim, measure=measure)
+  words = {rule(x, evidence).word for x in (claim, otherwise)}
+  assert words == suite_points.wanted(claim)
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

@@ -146,8 +146,17 @@ def prepare(**knobs):
   """Does nothing: all that the task needs is drawn from the seed."""
 
 
-def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
-  """Raises ValueError where the model has too few tokens for the prompts."""
+def check(
+  model,
+  *,
+  prompts,
+  eval_prompts,
+  prompt_len,
+  completion_len,
+  uncovered=0,
+  **rest,
+):
+  """Raises ValueError where the model has too few tokens."""
   del rest
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
@@ -155,6 +164,11 @@ def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
     raise ValueError(
       f'task.prompts={prompts} and task.completion_len={completion_len} need a '
       f'larger model.vocab_size than {vocab}'
+    )
+  if uncovered > vocab - completion_len:
+    raise ValueError(
+      f'task.uncovered={uncovered}, expected at most {vocab - completion_len}: '
+      'the reference repeats no token'
     )
 
 
@@ -170,6 +184,7 @@ def make_task(
   peak_shift,
   repeat_penalty,
   sft_batch_size,
+  uncovered=0,
 ):
   """The task with weights drawn from `seed`.
 
@@ -183,6 +198,8 @@ def make_task(
     peak_shift: distance of the best tokens from the demonstrated ones, in
       [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
+    uncovered: number of tokens, the first of the vocabulary, that no golden
+      pair contains.
   """
   del workdir  # nothing is cached
   check(
@@ -214,6 +231,9 @@ def make_task(
     key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
     return demonstrations(shown, held_out.tokens, key, **sizes)
 
+  def covered(batch):
+    return (batch.completions >= uncovered).all(1)
+
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
@@ -230,6 +250,7 @@ def make_task(
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
     held_out_demonstrations=held_out_demonstrations,
+    covered=covered if uncovered else None,
     eval_sets=eval_sets(
       train, held_out, side_of(prompts + eval_prompts, prompt_len), vocab
     ),

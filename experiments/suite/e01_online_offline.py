@@ -62,8 +62,8 @@ def _fall(runs):
   inner = [(run, i) for run in runs for i in range(1, len(run.steps) - 1)]
   if not inner:
     raise ValueError('runs of two points have none between them')
-  scores = np.stack([run.score[i] for run, i in inner])
-  _, given = readings.cross(scores[:, None], scores[:, None])
+  scores = np.stack([run.score[i] for run, i in inner])[:, None]
+  _, given = readings.cross(scores, scores)
   falls = [run.score[i] - run.score[-1] for run, i in inner]
   return readings.put_together(falls, given)
 

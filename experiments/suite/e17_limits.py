@@ -298,14 +298,13 @@ STUDY = Study(
       margin=0.02,
     ),
   ),
-  'The policy has some ten thousand parameters and learns from other prompts '
-  'than it is measured on, so that its share holds what does not generalise as '
-  'well as what optimisation leaves. Best-of-n and the limit ask the proxy on '
-  'the very prompts. The proxy gives a reward to each token alone, which '
-  'best-of-n cannot put together as a policy can.',
+  'Policies learn from other prompts than they are measured on, so that their '
+  'share lacks what does not generalise beside what optimisation leaves, and '
+  'the toy has a few hundred prompts. Best-of-n and the limit ask the proxy on '
+  'the very prompts that are measured.',
   arms=arms,
   changes=changes,
-  strong=('online', 'offline'),
+  frontier=False,
   decides=('align_jax/compare/tempering.py',),
   sections=(add_shares,),
 )

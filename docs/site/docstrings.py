@@ -22,8 +22,12 @@ def rewrite(app, what, name, obj, options, lines):
 def shorten(app, what, name, obj, options, signature, returns):
   """Handles `autodoc-process-signature`: fields are not said twice."""
   del app, name, options
-  shown = what == 'class' and fields(obj)
-  return ('', None) if shown else (signature, returns)
+  if what == 'class' and fields(obj):
+    return '', None
+  if signature and '<' in signature:  # no Python, and so shown as it is
+    signature = re.sub(r'~[\w.]*\.', '', signature)
+    signature = re.sub(r'<[^>]*>', '...', signature)
+  return signature, returns
 
 
 def skip(app, what, name, obj, skipped, options):

@@ -52,6 +52,7 @@ nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'  # which has tables
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 4
+highlight_language = 'none'  # of blocks that name no other
 smartquotes = False  # '' is a text here
 add_module_names = False
 python_maximum_signature_line_length = 100

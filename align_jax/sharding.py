@@ -55,6 +55,7 @@ SAMPLING_RULES: Rules = {
 }
 ANY = 'any'  # a dimension that may lie as XLA likes
 AXES = 'data', 'fsdp', 'rollout', 'context', 'tensor'  # slowest first
+HOST = 'pinned_host'  # JAX's name of the memory of a device's host
 
 _rules = contextvars.ContextVar('rules', default=RULES)
 
@@ -146,10 +147,15 @@ def spec(axes: Axes, rules: Rules | None = None) -> PartitionSpec:
   return PartitionSpec(*(rules.get(a) if a else None for a in axes))
 
 
+def over(name: str) -> tuple[str, ...]:
+  """The mesh axes that split a logical axis."""
+  return _rules.get()[name]
+
+
 def ways(name: str) -> int:
   """Devices that split a logical axis: 1 without a mesh."""
   sizes = jax.sharding.get_abstract_mesh().shape
-  return math.prod(sizes.get(axis, 1) for axis in _rules.get()[name])
+  return math.prod(sizes.get(axis, 1) for axis in over(name))
 
 
 def parts(x: jax.Array, num: int, axis: str = 'batch') -> jax.Array:
@@ -207,8 +213,49 @@ def check(
       )
 
 
+def check_host_memory(field: str) -> None:
+  """Raises ValueError for devices that cannot read their host's memory.
+
+  Args:
+    field: of the config, that asks for it.
+  """
+  device = jax.local_devices()[0]
+  kinds = [memory.kind for memory in device.addressable_memories()]
+  if HOST not in kinds:
+    raise ValueError(
+      f"{field}='host': a {device.device_kind} has memory of kind "
+      f"{', '.join(kinds)}, and none of kind {HOST}, expected 'device'"
+    )
+
+
+def on_host(tree: Any) -> bool:
+  """Whether an array of `tree`, or a tracer, is in the memory of a host."""
+  host = jax.memory.Space.Host
+  arrays = (x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array))
+  return any(jax.typeof(x).memory_space == host for x in arrays)
+
+
+def to_host(tree: T) -> T:
+  """Copies arrays into the memory of their devices' hosts."""
+  kind = lambda x: x.sharding.with_memory_kind(HOST)
+  return jax.tree.map(lambda x: jax.device_put(x, kind(x)), tree)
+
+
+def on_device(tree: T) -> T:
+  """Copies what lies in the memory of hosts to their devices.
+
+  Within a program the copy is the program's, which lets go of it.
+  """
+  near = jax.memory.Space.Device
+  return jax.tree.map(
+    lambda x: jax.device_put(x, near) if on_host(x) else x, tree
+  )
+
+
 def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
   """Puts each array of `tree` on `mesh` by its tuple of logical axes.
+
+  What lies in the memory of a host stays there.
 
   Args:
     tree: arrays.
@@ -222,7 +269,8 @@ def place(tree: T, axes: Any, mesh: Mesh | None) -> T:
 
   def put(path, x, names):
     check(x.shape, names, mesh.shape, jax.tree_util.keystr(path))
-    return hosts.spread(x, NamedSharding(mesh, spec(names)))
+    kind = HOST if on_host(x) else None
+    return hosts.spread(x, NamedSharding(mesh, spec(names), memory_kind=kind))
 
   return jax.tree_util.tree_map_with_path(put, tree, axes)
 

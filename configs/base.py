@@ -26,7 +26,8 @@ def get_config():
       mlp_dim=128,
       tie_embeddings=True,
       # 'plain' | a name in align_jax.models.fused.KERNELS | 'auto': a kernel
-      # that the machine can run, else plain.
+      # that the machine can run, else plain | 'ring': plain, but blocks of keys
+      # travel round mesh.context, where plain gathers them.
       attention='auto',
       # Whether a backward pass computes each layer anew, instead of storing it.
       remat=False,
@@ -97,6 +98,7 @@ def get_config():
       # Where batches come from, see align_jax.lab.arms.SOURCES:
       # - fixed pairs: 'golden_pairs' | 'file_pairs' (the file's own labels)
       # - single answers with the file's own labels: 'file_labels'
+      # - pairs of two chosen policies under golden labels: 'written_pairs'
       # - batches of another run: 'log'
       # - samples of one policy: 'policy' | 'reference' | 'sampler' (an older
       #   copy) | 'one_step_stale' (sampled during the step before) | 'teacher'
@@ -145,9 +147,14 @@ def get_config():
         top_k=0,  # number of likeliest tokens kept. 0: all
         # Least probability of a kept token, relative to the likeliest. 0: all.
         min_p=0.0,
+        dtype='',  # of activations, such as 'bfloat16'. '': the model's own
         cache_dtype='',  # of keys and values. '': that of the activations
         stop_tokens=(),  # ids that end a completion, in addition to EOS
       ),
+      # Importance weights for samples that are not the trained policy's, a
+      # name in align_jax.losses.correction.CORRECTIONS. '': none.
+      correction='',
+      correction_cap=2.0,  # the largest of these weights, at least 1
       num_microbatches=1,  # parts of a batch whose gradients are summed
       # Maximum tokens per microbatch, padding included and each prompt counted
       # once. It replaces num_microbatches, which stays 1. 0: off.
@@ -168,8 +175,8 @@ def get_config():
       # Own trunk: 'reference' | 'reward_model', brought to the rewards' scale.
       critic_init='reference',
       critic_warmup=0,  # first steps, in which the critic alone learns
-      # The run whose last policy is the anchor 'teacher'. 'reference': the SFT
-      # policy. '': no teacher.
+      # The policy that is the anchor 'teacher', named as `writers` are. '':
+      # no teacher.
       teacher_of='',
       context=(),  # token ids that only the teacher sees, in every prompt
       context_after=0,  # prompt tokens in front of them, such as 1 for BOS
@@ -181,11 +188,14 @@ def get_config():
       # parameters. targets: the matrices, by the ends of their paths.
       lora=dict(rank=0, alpha=16.0, targets=('qkv', 'o', 'gate_up', 'down')),
       # 'best_of_n' | 'optimum': reweight samples of the reference instead of
-      # training. '': train.
+      # training. 'tempered': the optimum at larger KLs. '': train.
       reweigh='',
       pool=1024,  # reweigh: samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed
       shuffle=0,  # source='log': steps per shuffled window. 0: one window
+      # source='written_pairs': the two policies, each 'reference', the last of
+      # a run, 'ARM/CONFIGURATION', or one it kept, 'ARM/CONFIGURATION@STEP'.
+      writers=(),
       # Signs that end the run, in align_jax.learn.watch.SIGNS: 'gap' | 'empty'
       # | 'cut' | 'runaway'. (): they are noted.
       stop_on=(),
@@ -211,8 +221,6 @@ def get_config():
   c.methods = ml_collections.ConfigDict()
   c.families = ml_collections.ConfigDict()  # {title: method names}, for figures
 
-  c.ages = (8, 64)  # steps between refreshes, for experiments.staleness
-
   # Measurements on held-out prompts, after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(
     dict(
@@ -220,10 +228,17 @@ def get_config():
       first_step=20,  # step of the first measurement
       points=14,  # number of measurements
       pairs=512,  # held-out pairs, for accuracies
-      # Metrics of the completions, in align_jax.learn.metrics.METRICS.
-      metrics=('length', 'repeats'),
-      # Further prompts: names in the task's `eval_sets`, such as 'train' of the
-      # toy. (): the held-out prompts only.
+      # What completions are like and what is forgotten, see docs/measures.md.
+      # What compares a prompt's completions needs samples=2 or more.
+      metrics=(
+        'length',
+        'repeats',
+        'ead_per_input',
+        'ead_across_inputs',
+        'self_bleu',
+      ),
+      # Further prompts: names in the task's `eval_sets`, such as 'train' and
+      # 'ood' of the toy. (): the held-out prompts only.
       sets=(),
     )
   )
@@ -259,11 +274,15 @@ def get_config():
       tensor=1,  # share each layer
     )
   )
+  # Where the reference's parameters are: on the 'device', or in the memory of
+  # its 'host', of which each program that reads them makes a copy.
+  c.reference_memory = 'device'
   c.workers = 0  # processes. 0: one per core on a CPU, else 1
   # Train runs that differ only in numbers as one program. Useful on
   # accelerators, which one small run does not fill.
   c.together = False
-  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb'.
+  # Where metrics are shown beside metrics.jsonl: 'tensorboard', 'wandb',
+  # 'trackio'.
   c.trackers = ()
   # (first, last) updates of each run to trace; --profile=FIRST:LAST. (): none.
   c.profile = ()

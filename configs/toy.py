@@ -11,6 +11,8 @@ Every run is held at 2 nats, so that arms are compared where they stay: a run
 that only passes a budget scores less there than one that ends there. Strengths
 were chosen on pilot seeds by each arm's own score, docs/results.md has the log.
 
+--config.eval.sets="('ood',)" adds prompts with a token that no training has.
+
 Expect: three minutes on two cores, and online above offline at 2 nats; the
 README has the numbers.
 """
@@ -29,6 +31,7 @@ def get_config():
     completion_len=8,
     peak_shift=0.7,  # how far the best tokens are from the demonstrations
     repeat_penalty=0.6,
+    uncovered=0,  # tokens that no golden pair contains
   )
   c.model.update(
     vocab_size=32,

@@ -25,7 +25,7 @@ from align_jax.lab import (
 )
 from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping, trackers
-from align_jax.models import fused, initial, interface
+from align_jax.models import fused, initial, interface, ring
 from experiments import command, effects, registration, resume
 from experiments.resume import finished
 
@@ -100,7 +100,11 @@ def _judged(run):
 
 
 def check_model_on_mesh(model, mesh):
-  """Arrays have to divide over the devices that they are split over."""
+  """Arrays have to divide over the devices that they are split over.
+
+  A ring needs devices to go round.
+  """
+  ring.check(model.get('attention', ''), mesh.get('context', 1))
   if model.get('checkpoint') or math.prod(mesh.values()) == 1:
     return  # a checkpoint's sizes are not known here
   c = interface.from_fields(**initial.model_fields(model))
@@ -117,6 +121,11 @@ def check_model_on_mesh(model, mesh):
 def check_together(cfg):
   if math.prod(cfg['mesh'].values()) > 1:
     raise ValueError('together=True stacks runs on one device, mesh has more')
+  if cfg['reference_memory'] == 'host':
+    raise ValueError(
+      'together=True stacks the references of its runs, expected '
+      "reference_memory='device', got 'host'"
+    )
   fused.check_vmap(interface.from_fields(**initial.model_fields(cfg['model'])))
 
 
@@ -138,7 +147,9 @@ def jobs_of(cfg, runs, workdir):
   if not todo:
     return []
   telemetry = setups.Telemetry(cfg['trackers'], cfg['profile'])
-  own = setups.setups_of(sweep.shared_of(runs), workdir, telemetry)
+  own = setups.setups_of(
+    sweep.shared_of(runs), workdir, telemetry, cfg['reference_memory']
+  )
   return schedule.make_jobs(own, todo, train_runs, cfg['together'])
 
 
@@ -230,6 +241,8 @@ def experiment(
     with lock.held(workdir, command.command()), stopping.listening():
       sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
       hardware.check(device)
+      if cfg['reference_memory'] == 'host':
+        sharding.check_host_memory('reference_memory')
       if hosts.first():
         lock.drop_unfinished(workdir)
         registration.register(cfg, workdir, rules)

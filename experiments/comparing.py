@@ -116,6 +116,9 @@ def reporter(runs, about):
       result.comparison, result.effects, list(result.references)
     )
     pages.write_tables(workdir, points, *table)
+    if result.measures:
+      rows = [row for t in result.measures for row in (t.header, *t.rows)]
+      pages.write_csv(workdir / 'measures.csv', rows)
     page = Page(about.title)
     fill(page, result, points, cfg, workdir, about)
     provenance.finish(page, cfg, workdir, provenance.used(cfg, runs, points))

@@ -36,7 +36,7 @@ from experiments import common, online_vs_offline
 LOSSLESS = 'points.jsonl', 'metrics.jsonl'  # compared as text
 # Written for people, and read by nothing; or the lock.
 UNREAD = re.compile(
-  r'report\.html|table\.csv|figures/.*|lock|.*\.lock|seed\d+/\w+/\w+\.jsonl|'
+  r'report\.html|table\.csv|measures\.csv|figures/.*|lock|.*\.lock|seed\d+/\w+/\w+\.jsonl|'
   r'.*/speed\.jsonl'
 )
 

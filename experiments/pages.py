@@ -47,7 +47,7 @@ def metric(name):
   """Function point -> its metric per prompt, or nan without samples.
 
   Args:
-    name: a name in `align_jax.learn.metrics.METRICS`.
+    name: a name that `eval.metrics` may have.
   """
 
   def values(point):
@@ -63,20 +63,6 @@ def metric(name):
   return values
 
 
-def on_set(points, name):
-  """The points that were measured on another eval set, with its values.
-
-  Budgets apply to the held-out prompts, so these points have none.
-  """
-  dropped = 'sets', 'shown'
-  return [
-    {**{k: v for k, v in p.items() if k not in dropped}, **p['sets'][name]}
-    | {'kl_budget': 0.0}
-    for p in points
-    if name in p.get('sets', ())
-  ]
-
-
 def reweighed(arms, *kinds):
   """Names of the arms that train nothing, of the given kinds or of all."""
   return [
@@ -86,11 +72,15 @@ def reweighed(arms, *kinds):
   ]
 
 
+def write_csv(path, rows):
+  buffer = io.StringIO()
+  csv.writer(buffer, lineterminator='\n').writerows(rows)
+  write_atomically(path, buffer.getvalue())
+
+
 def write_tables(workdir, points, header, rows):
   """Writes table.csv and points.jsonl beside the page."""
-  buffer = io.StringIO()
-  csv.writer(buffer, lineterminator='\n').writerows([header, *rows])
-  write_atomically(workdir / 'table.csv', buffer.getvalue())
+  write_csv(workdir / 'table.csv', [header, *rows])
   save(workdir / 'points.jsonl', points)
 
 

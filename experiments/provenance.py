@@ -100,6 +100,7 @@ def finish(page, cfg, workdir, kept):
   page.text(f'Written {today} at commit {registration.commit()}.')
   files = {
     'the table': 'table.csv',
+    'further measurements': 'measures.csv',
     'all points': 'points.jsonl',
     'what was registered': registration.NAME,
   }

@@ -38,7 +38,15 @@ ASKED = ('treatment', 'control', 'window', 'margin')  # fields of a look
 CONFIRMATORY = (*ASKED, 'schedule')
 # Fields outside the config's digest: they say how and where runs are computed,
 # or have an entry of their own.
-FREE = ('workers', 'together', 'mesh', 'seeds', 'trackers', 'profile')
+FREE = (
+  'workers',
+  'together',
+  'mesh',
+  'reference_memory',
+  'seeds',
+  'trackers',
+  'profile',
+)
 NAME = 'registration.json'
 
 

@@ -11,6 +11,7 @@ from experiments import (
   equal_steps,
   findings,
   matched,
+  measures,
   pages,
   registration,
   sections,
@@ -28,6 +29,7 @@ class Result:
     refused: sentences on effects that cannot be measured.
     steps, step: all `equal_steps.Step`s, and the one to report.
     accuracies: see `sections.accuracies`.
+    measures: Tables of diversity, forgetting and gold on other prompts.
   """
 
   comparison: frontier.Comparison
@@ -39,6 +41,7 @@ class Result:
   steps: list
   step: equal_steps.Step | None
   accuracies: dict
+  measures: list
 
   @property
   def both(self):
@@ -94,19 +97,28 @@ def work_out(points, cfg, workdir, about, every):
   if both and seeds > 1:
     level = registration.look(cfg, workdir, seeds)
   steps = equal_steps.steps_of(comparison, *names) if both else []
+  references = {
+    run.label: run
+    for run in every
+    if run.pool.how and run.label in comparison.arms
+  }
+  shown = matched.column_budgets(comparison, settings['shown'])
   return Result(
     comparison,
     findings.find(comparison, settings, level),
     names,
-    {
-      run.label: run
-      for run in every
-      if run.pool.how and run.label in comparison.arms
-    },
+    references,
     *matched.effects(comparison, about.effects or difference_of(names)),
     steps,
     equal_steps.chosen(comparison, names, steps),
     accuracies_of(points, workdir, comparison, names),
+    measures.tables(
+      points,
+      cfg,
+      comparison.budgets[shown],
+      [name for name in comparison.arms if name not in references],
+      names if both else (),
+    ),
   )
 
 
@@ -185,6 +197,7 @@ def terminal(result):
     f'{matched.key(result.comparison, arms)} '
     f'{matched.unreached(result.comparison)}'.strip(),
     pages.markdown(*reference_table(result)) if result.references else '',
+    *(pages.markdown(t.header, t.last) for t in result.measures),
     result.ranking,
     '\n'.join([finding.sentence, *finding.notes]),
     result.naive if result.both else '',

@@ -7,7 +7,6 @@ from align_jax.compare.lines import lines_of
 from experiments import (
   equal_steps,
   matched,
-  measures,
   pages,
   provenance,
   sections,
@@ -134,14 +133,13 @@ def add_references(page, result):
     )
 
 
-def add_measures(page, result, points, cfg):
-  """Adds the policies' metrics, and their values on other prompts."""
-  columns = matched.column_budgets(result.comparison, cfg['report']['shown'])
-  budgets = result.comparison.budgets[columns]
-  pair = result.names if result.both else ()
-  asked = points, cfg, budgets, result.trained, pair
-  measures.add_metrics(page, *asked)
-  measures.add_sets(page, *asked)
+def add_measures(page, result):
+  """Adds the policies' metrics, and their gold on other prompts."""
+  for table in result.measures:
+    page.heading(table.title)
+    breaks = np.cumsum([len(part) for part in table.parts])[:-1].tolist()
+    page.table(table.header, table.rows, breaks=breaks)
+    page.note(table.note)
 
 
 def add_accuracies(page, result):
@@ -225,7 +223,7 @@ def fill(page, result, points, cfg, workdir, about):
   add_matched(page, result, points, settings, folder)
   add_effects(page, result, settings, folder, about.explained)
   add_references(page, result)
-  add_measures(page, result, points, cfg)
+  add_measures(page, result)
   add_accuracies(page, result)
   if result.trained:
     page.heading('Peaks, and what a score costs')

@@ -22,8 +22,8 @@ from align_jax.learn.checkpoint import newest_step
 from configs import base
 from experiments import begun
 
-# Fields that change no update: when to write or measure, and how much to
-# compute at once. `steps` has its own rules, see `check_steps`.
+# Fields that change no update: when to write, when and what to measure, and how
+# much to compute at once. `steps` has its own rules, see `check_steps`.
 FREE = {
   'steps',
   'save_every',
@@ -38,6 +38,8 @@ FREE = {
   'eval.first_step',
   'model.remat',
   'eval.points',
+  'eval.metrics',
+  'eval.sets',
 }
 
 
@@ -212,12 +214,13 @@ def check_taught(workdir, run):
   mine = run.directory(workdir)
   for path in sorted(mine.parents[1].glob('*/*/settings.json')):
     begun = (path.parent / 'done.json').exists() or newest_step(path.parent)
-    if begun and held(path.parent).get('teacher_of') == run.name:
+    old = held(path.parent)
+    read = [old.get('teacher_of'), *old.get('writers', ())]
+    if begun and run.name in read:
       raise ValueError(
         f'{mine} would go on from {done} to steps={run.schedule.steps}, but '
-        f'teacher_of={run.name!r} in {path.parent} is '
-        f'its policy after {done}: remove that directory, or choose another '
-        '--workdir'
+        f'{path.parent} has learned from its policy after {done}: remove that '
+        'directory, or choose another --workdir'
       )
 
 

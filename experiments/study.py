@@ -25,6 +25,17 @@ def nothing(cfg):
   return {}
 
 
+def arm_of(cfg, name):
+  """The fields of an arm of a config.
+
+  Raises:
+    ValueError: there is no such arm.
+  """
+  if name not in cfg['arms']:
+    raise ValueError(f'config.arms has no {name!r}, from which its arms derive')
+  return cfg['arms'][name]
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """Claims and what they are tested by.
@@ -35,10 +46,14 @@ class Study:
     title: a question.
     claims: Claims and Exacts.
     arms: config -> {name: arm}, the arms to train. {}: those of the config.
+    variants: config -> {name: changes}. {}: those of the config.
     changes: config -> {dotted field: value}, what else differs from the config.
     trains: False: the claims need no runs.
     strong: names of the arms whose intervals the figure shows.
+    frontier: whether the page has all arms in one figure.
+    decides: further files whose code decides the verdicts.
     caveat: which choice of a small task could have made these verdicts.
+    figure: a file of its figures that RESULTS.md shows. '': none.
     sections: functions (page, evidence, folder of figures), added to the page.
   """
 
@@ -48,15 +63,19 @@ class Study:
   claims: tuple
   caveat: str
   arms: Callable = nothing
+  variants: Callable = nothing
   changes: Callable = nothing
   trains: bool = True
   strong: tuple = ()
+  figure: str = ''
+  frontier: bool = True
+  decides: tuple = ()
   sections: tuple = ()
 
   def config(self, cfg):
     """The study's config, from that of a task."""
-    arms = self.arms(cfg)
-    cfg = {**cfg, 'arms': arms or cfg['arms']}
+    made = dict(arms=self.arms(cfg), variants=self.variants(cfg))
+    cfg = {**cfg, **{name: x for name, x in made.items() if x}}
     return overrides.changed(cfg, self.changes(cfg))
 
   def runs(self, cfg):
@@ -67,7 +86,7 @@ class Study:
   def rules(self):
     """The files whose code decides the verdicts."""
     own = pathlib.Path(self.file).resolve().relative_to(registration.ROOT)
-    return *registration.RULES, *OWN_RULES, str(own)
+    return *registration.RULES, *OWN_RULES, *self.decides, str(own)
 
   def rulings(self, points, cfg, workdir):
     """Pairs (Evidence, [Ruling])."""
@@ -86,7 +105,7 @@ class Study:
       add_ruling(page, ruling)
     for told in provenance.registered(cfg, workdir, self.rules):
       page.note(told)
-    if points:
+    if points and self.frontier:
       add_frontier(page, evidence, workdir / 'figures', self.strong)
     for section in self.sections:
       section(page, evidence, workdir / 'figures')

@@ -4,9 +4,11 @@
   python -m tests.meshes MESH ...   # such as fsdp=2,rollout=2,tensor=2
 
 prints by how much losses, gradients, log-probs of samples and KLs differ, and
-fails if a sampled token does, or anything by more than TOLERANCE.
+fails if a sampled token does, or anything by more than TOLERANCE. Where
+`context` splits rows, keys are gathered, and then sent round in a ring.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -95,9 +97,10 @@ def gradient(forward, name, params, batch, *anchors, parts=1, **hparams):
 METHODS = 'ipo', 'ipo in two parts', 'rloo', 'ppo', 'lora', 'point'
 
 
-def everything(trees, batch, methods):
+def everything(trees, batch, methods, attention):
   """{what: arrays} of one program."""
-  logps = functools.partial(scoring.token_logps, config=C)
+  c, critic = (dataclasses.replace(x, attention=attention) for x in (C, CRITIC))
+  logps = functools.partial(scoring.token_logps, config=c)
   policy, ref = trees['policy'], {'ref': trees['ref']}
   with_critic = {**policy, 'critic': trees['critic']}
   adapted = forwards.with_lora(logps, False, LORA)
@@ -108,29 +111,30 @@ def everything(trees, batch, methods):
       logps, 'ipo', policy, batch, parts=2, beta=0.1
     ),
     'rloo': lambda: gradient(
-      forwards.logps_and_kls(C), 'rloo', policy, batch, ref, **kl
+      forwards.logps_and_kls(c), 'rloo', policy, batch, ref, **kl
     ),
     'ppo': lambda: gradient(
-      forwards.with_values(C, CRITIC, False), 'ppo', with_critic, batch, ref
+      forwards.with_values(c, critic, False), 'ppo', with_critic, batch, ref
     ),
     'lora': lambda: gradient(
       adapted, 'ipo', {lora.KEY: trees['lora']}, batch, {'ref': policy}
     ),
     'point': lambda: scoring.token_kls(
-      policy, trees['ref'], batch.replace(sampler_logps=None), config=C
+      policy, trees['ref'], batch.replace(sampler_logps=None), config=c
     ),
   }
   return {name: found[name]() for name in methods}
 
 
-def run(sizes, methods):
+def run(sizes, methods, attention='plain'):
   """What a mesh of these sizes computes; {}: one device."""
   trees, batch = made()
   prompts = batch.prompts, batch.prompt_valid, jax.random.key(1)
   draw = functools.partial(
     sampling.sample, config=C, group_size=G, max_new_tokens=5, eos_id=1
   )
-  program = jax.jit(functools.partial(everything, methods=methods))
+  told = dict(methods=methods, attention=attention)
+  program = jax.jit(functools.partial(everything, **told))
   if not sizes:
     trees = jax.device_put(trees, jax.devices()[0])
     found = program(trees, batch)
@@ -152,6 +156,14 @@ def distance(x, y):
   return max(jax.tree.leaves(jax.tree.map(of, x, y)))
 
 
+def forms(meshes):
+  """Each mesh with its ways to attend."""
+  for sizes in meshes:
+    yield sizes, 'plain'
+    if sizes.get('context', 1) > 1:
+      yield sizes, 'ring'
+
+
 def compare(meshes, methods=METHODS):
   """{mesh: {what: distance}}, 'tokens' being the share that differs.
 
@@ -159,12 +171,13 @@ def compare(meshes, methods=METHODS):
   """
   jax.config.update('jax_num_cpu_devices', 8)
   (want, drawn), found = run({}, methods), {}
-  for sizes in meshes:
-    got, rows = run(sizes, methods)
+  for sizes, attention in forms(meshes):
+    got, rows = run(sizes, methods, attention)
     off = {name: distance(want[name], got[name]) for name in want}
     off['sampler_logps'] = distance(drawn.sampler_logps, rows.sampler_logps)
     off['tokens'] = float((drawn.completions != rows.completions).mean())
-    found[' '.join(f'{k}={v}' for k, v in sizes.items())] = off
+    name = ' '.join(f'{k}={v}' for k, v in sizes.items())
+    found[name if attention == 'plain' else f'{name} {attention}'] = off
   return found
 
 

@@ -74,6 +74,40 @@ def test_a_loop_of_unknown_length_is_counted_per_turn():
   assert fit_hlo.loops(TPU) == [] and fit_hlo.loops(endless) == [4 + 4 * 8 * 4]
 
 
+def test_what_a_ring_sends_is_counted_though_all_has_channel_1():
+  send = '  %s.{} = f32[4] collective-permute(%q), channel_id=1'
+  text = '\n'.join(['ENTRY %main () -> f32[4] {', *map(send.format, 'ab'), '}'])
+  (kind,) = fit_hlo.summary(fit_hlo.collectives(text)).items()
+  assert kind == ('collective-permute', (2, 2 * 16))
+
+
+def test_collectives_of_one_channel_and_other_arrays_are_others():
+  both = (
+    '  %r.1 = f32[4]{0} all-reduce(%q), channel_id=1, to_apply=%add',
+    '  %r.2 = f32[8]{0} all-reduce(%q), channel_id=1, to_apply=%add',
+  )
+  text = '\n'.join(['ENTRY %main () -> f32[4] {', *both, '}'])
+  found = fit_hlo.summary(fit_hlo.collectives(text))
+  assert found == {'all-reduce': (2, 2 * (16 + 32))}  # there and back
+
+
+def test_a_product_runs_once_on_each_device_that_a_shard_map_names():
+  mesh = jax.sharding.AbstractMesh(
+    (2, 4), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  rows = jax.sharding.PartitionSpec('b')
+  f = jax.shard_map(
+    lambda x: x @ x.T,
+    mesh=mesh,
+    in_specs=rows,
+    out_specs=rows,
+    axis_names={'b'},
+    check_vma=False,
+  )
+  jaxpr = jax.make_jaxpr(f)(jnp.ones((8, 3))).jaxpr
+  assert fit_flops.flops(jaxpr) == 4 * 2 * 2 * 3 * 2
+
+
 def test_products_are_counted_as_often_as_they_run():
   def f(x, w):
     again = jax.checkpoint(jnp.dot)
@@ -154,7 +188,7 @@ from align_jax.lab import protocol, starts, sweep
 from align_jax.models import cpu
 from align_jax.models.interface import of
 from align_jax.tools import fit_hlo
-from align_jax.tools.fit_programs import PROGRAMS, Programs
+from align_jax.tools.fit_programs import PROGRAMS, Programs, bytes_on_device
 from configs import base, toy
 from experiments import common
 
@@ -169,7 +203,8 @@ cfg['arms'] = {
 }
 mesh = sharding.current_mesh()
 runs = {run.arm: run for run in sweep.sweep(cfg) if run.seed == 0}
-found = {name: Programs(run, mesh) for name, run in runs.items()}
+found = {name: Programs(run, mesh, 'device') for name, run in runs.items()}
+away = Programs(runs['rloo'], mesh, 'host')
 
 
 def told(tree):
@@ -201,6 +236,13 @@ print(json.dumps({
   'abstract': told(found['rloo'].state),
   'real': told(state),
   'vocab': found['rloo'].task.model.vocab_size,
+  'bytes': {
+    name: [
+      [x.beside + bytes_on_device(x.arguments), x.host]
+      for x in (PROGRAMS[name](one) for one in (found['rloo'], away))
+    ]
+    for name in ('train', 'sample', 'score', 'evaluate')
+  },
   'layers': found['rloo'].task.model.num_layers,
   # Bytes of the smallest part of a matrix that a device has.
   'least': min(
@@ -224,6 +266,12 @@ def lab():
 def test_what_is_compiled_for_is_the_state_of_the_lab(lab):
   assert len(lab['real']) > 20
   assert lab['abstract'] == lab['real']
+
+
+def test_a_reference_on_its_host_is_not_on_the_device(lab):
+  for name, ((before, none), (after, host)) in lab['bytes'].items():
+    assert none == 0 < host, name
+    assert before - after == host, name
 
 
 def test_no_weight_moves_for_a_token(lab):

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerable import (
+
+from align_jax.losses import LOSSES
+from align_jax.types import Outputs
+from experiments.enumerable import (
   Language,
   flat,
   forward,
@@ -18,9 +21,6 @@ from enumerable import (
   total_variation,
   train,
 )
-
-from align_jax.losses import LOSSES
-from align_jax.types import Outputs
 
 LONG = Language(4, 4)  # 256 completions
 SHORT = Language(4, 2, eos=True)  # 13 completions of one or two tokens
@@ -219,6 +219,25 @@ def test_grpo_reaches_its_own_point(arms, name):
   for scale in (1, std):
     assert total_variation(want, optimum(start, rewards / beta / scale)) > 0.04
   reaches(ARMS.probs(got), want, start)
+
+
+def test_dar_reaches_its_own_point(arms):
+  """ref exp(A / (alpha beta)) / Z, with A in deviations under itself.
+
+  For a smaller alpha beta there is none: the deviation falls faster.
+  """
+  reference, rewards = arms
+  beta, alpha = 2.0, 0.9
+  draw = law_of(ARMS, reference, rewards, 4096, 4096)
+  got = train(
+    'dar', draw, reference, 400, beta=beta, alpha=alpha, cap=float('inf')
+  )
+  start = ARMS.probs(reference)
+  std, p = rewards.std(), start
+  for _ in range(200):
+    p = optimum(start, rewards / (alpha * beta * std))
+    std = np.sqrt(p @ np.square(rewards - p @ rewards))
+  reaches(ARMS.probs(got), p, start)
 
 
 def test_grpo_with_the_kl_in_the_reward(arms):

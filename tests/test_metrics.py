@@ -1,13 +1,16 @@
 """Metrics of completions and further evaluation sets, from sample to page."""
 
+import itertools
+
 import jax
 import made_points
 import numpy as np
 import pytest
 
 from align_jax.files import read_jsonl
-from align_jax.lab import sweep
+from align_jax.lab import checks, sweep
 from align_jax.learn import metrics, probe
+from align_jax.learn.forgetting import FORGETTING
 from align_jax.learn.metrics import METRICS, Samples
 from align_jax.policy.programs import entropies
 from align_jax.types import Batch
@@ -28,7 +31,7 @@ def made(tokens=TOKENS, lengths=LENGTHS, texts=unread, entropies=unread):
   tokens, empty = np.array(tokens), np.zeros((2, 1), int)
   valid = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
   batch = Batch(empty, empty == 0, tokens, valid, valid, None, group_size=2)
-  return Samples(batch, 10, texts, entropies)
+  return Samples(batch, 10, None, texts, entropies)
 
 
 BY_HAND = {
@@ -36,7 +39,6 @@ BY_HAND = {
   'repeats': [1 / 2, 2 / 2],
   'distinct_1': [2 / 4, 2 / 6],
   'distinct_2': [2 / 4, 2 / 6],  # (33, 35) and (12, 21)
-  'ead': [2 / (10 * (1 - 0.9**4)), 2 / (10 * (1 - 0.9**6))],
   'entropy': [(0.1 + 0.2 + 0.3 + 1) / 4, (0.5 * 4 + 2) / 6],
 }
 ENTROPIES = np.array(
@@ -44,7 +46,7 @@ ENTROPIES = np.array(
 )
 
 
-@pytest.mark.parametrize('name', METRICS)
+@pytest.mark.parametrize('name', BY_HAND)
 def test_equals_what_is_counted_by_hand(name):
   got = METRICS[name](made(entropies=lambda: ENTROPIES))
   assert got.dtype == np.float64
@@ -55,20 +57,19 @@ def test_equals_what_is_counted_by_hand(name):
 def test_padding_is_not_read(name):
   other = np.where(np.arange(4) < np.array(LENGTHS)[:, None], TOKENS, 9)
   got = METRICS[name](made(other, entropies=lambda: ENTROPIES))
-  np.testing.assert_allclose(got, BY_HAND[name])
+  want = METRICS[name](made(entropies=lambda: ENTROPIES))
+  np.testing.assert_array_equal(got, want)
 
 
-def test_no_bigram_goes_from_one_completion_to_the_next():
-  got = made([[1, 2], [3, 4]] * 2, [1, 1, 1, 1]).distinct(2)
-  np.testing.assert_array_equal(got, [0, 0])
-
-
-def test_ead_of_even_draws_is_one_whatever_the_length():
-  rng = np.random.default_rng(0)
-  for length in (5, 40):
-    tokens = rng.integers(0, 10, (2000, length))
-    got = METRICS['ead'](made(tokens, [length] * 2000))
-    np.testing.assert_allclose(got.mean(), 1, atol=0.01)
+def test_one_completion_has_no_diversity_within_a_prompt():
+  names = (*METRICS, *FORGETTING)
+  assert metrics.chosen(names, 2) == [METRICS, FORGETTING]
+  found, _ = metrics.chosen(names, 1)
+  assert set(METRICS) - set(found) == metrics.SEVERAL and 'repeats' in found
+  cfg = common.as_dict(toy.get_config())
+  cfg['eval'].update(samples=1, metrics=names)
+  told = checks.notes(sweep.sweep(cfg)[0])[-1]
+  assert 'eval.samples=1' in told and 'self_bleu' in told
 
 
 def test_entropy_is_that_of_every_next_token(
@@ -89,8 +90,8 @@ def test_entropy_is_that_of_every_next_token(
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are():
-  with pytest.raises(ValueError, match="'perplexity' is none of .*'ead'"):
-    metrics.chosen(('length', 'perplexity'))
+  with pytest.raises(ValueError, match="'perplexity' is none of .*'self_bleu'"):
+    metrics.chosen(('length', 'perplexity'), 2)
   cfg = common.as_dict(toy.get_config())
   cfg['eval']['metrics'] = ('lenght',)
   with pytest.raises(ValueError, match=r"eval\.metrics=\('lenght',\)"):
@@ -112,8 +113,8 @@ def trained(tmp_path_factory):
   c = base.smoke(toy.get_config())
   c.seeds = 1
   c.task.update(prompts=24, eval_prompts=8)
-  c.eval.metrics = (*METRICS, 'even_texts')
-  c.eval.sets = ('train',)
+  c.eval.metrics = (*METRICS, 'even_texts', *FORGETTING)
+  c.eval.sets = ('train', 'ood')
   path = tmp_path_factory.mktemp('metrics')
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(METRICS, 'even_texts', even_texts)
@@ -138,13 +139,24 @@ def test_a_planted_metric_is_in_points_and_on_the_page(trained):
 
 def test_a_set_has_what_the_held_out_prompts_have(trained):
   points, page = trained
-  for p in points:
-    other = p['sets']['train']
+  for p, name in itertools.product(points, ('train', 'ood')):
+    other = p['sets'][name]
     pairs = 'implicit_accuracy chosen_log_ratio rejected_log_ratio'.split()
     own = {'arm', 'configuration', 'seed', 'step', 'sets', 'shown', *pairs}
+    own |= {f'{x}{end}' for x in FORGETTING for end in ('', '_by_prompt')}
     assert set(p) - set(other) - own == {'kl_mode', 'kl_budget'}
     assert other['gold_by_prompt'] != p['gold_by_prompt']
   assert 'Gold reward on other prompts' in page
+
+
+def test_what_is_forgotten_is_in_points_and_on_the_page(trained):
+  points, page = trained
+  first, last = points[0], points[-1]
+  assert first['step'] == 0 and abs(first['forward_kl']) < 1e-6
+  assert last['forward_kl'] > 1e-4 and len(last['forward_kl_by_prompt']) == 8
+  assert abs(first['demonstration_logp']) < 1e-6
+  assert last['demonstration_logp'] != first['demonstration_logp']
+  assert 'KL(reference || policy)' in page
 
 
 def test_a_set_has_its_own_samples_whatever_is_beside_it():
@@ -205,52 +217,82 @@ def test_what_has_no_samples_has_no_metric():
 
 def test_a_metric_that_was_not_measured_is_named():
   points = made_points.arms(2, **LONG)
-  with pytest.raises(ValueError, match="expected 'ead' in eval.metrics"):
-    pages.compare(points, config(LONG), metric('ead'))
+  with pytest.raises(ValueError, match="expected 'entropy' in eval.metrics"):
+    pages.compare(points, config(LONG), metric('entropy'))
 
 
-def tables(add, points):
-  """Headings, rows and notes that a section adds."""
-  heard = []
-
-  class Page:
-    def __getattr__(self, kind):
-      return lambda *args, **_: heard.append((kind, *args))
-
+def table(of, points):
   cfg, pair = config(LONG), ('online', 'offline')
-  add(Page(), points, cfg, [0.5, 1.0], list(LONG), pair)
-  return heard
+  return of(points, cfg, [0.5, 1.0], list(LONG), pair)
 
 
 def test_a_table_of_the_metrics_that_vary():
   points = with_metric(made_points.arms(3, **LONG), root)
   points = with_metric(points, lambda p: 8, 'repeats')
-  heading, table, note = tables(measures.add_metrics, points)
-  assert table[1][2:] == [*LONG, 'online - offline']
-  assert [row[:2] for row in table[2]] == [['length', '0.5'], ['length', '1']]
-  assert 'Left out' in note[1] and 'repeats' in note[1]
-  assert not tables(measures.add_metrics, made_points.arms(3, **LONG))
+  found = table(measures.of_metrics, points)
+  assert found.header[2:] == ['reference', *LONG, 'online - offline']
+  assert [row[:2] for row in found.rows] == [['length', '0.5'], ['length', '1']]
+  assert all(row[2].startswith('0.00') for row in found.rows)  # at no KL
+  assert found.last == found.rows[1:]
+  assert 'Left out' in found.note and 'repeats' in found.note
+  assert not table(measures.of_metrics, made_points.arms(3, **LONG))
 
 
-def test_a_table_of_gold_on_each_set_of_prompts():
+def test_what_some_points_lack_is_named():
   points = made_points.arms(3, **LONG)
-  assert not tables(measures.add_sets, points)
-  fields = ('kl_by_prompt', 'gold_by_prompt', 'gold_samples')
-  easy = lambda p: (
-    {k: p[k] for k in fields}
-    | {'gold_by_prompt': (2 * np.array(p['gold_by_prompt'])).tolist()}
-  )
-  points = [{**p, 'sets': {'easy': easy(p)}} for p in points]
-  _, (_, _, rows), _ = tables(measures.add_sets, points)
-  assert [row[0] for row in rows] == ['held out'] * 2 + ['easy'] * 2
-  value = lambda row: float(row[2].split()[0])
-  for one, other in zip(rows[:2], rows[2:]):
-    np.testing.assert_allclose(value(other), 2 * value(one), atol=0.011)
+  some = with_metric(points[:-1], root) + points[-1:]
+  some = with_metric(some, root, 'repeats')
+  found = table(measures.of_metrics, some)
+  assert {row[0] for row in found.rows} == {'repeats'}
+  assert 'some points lack it: length.' in found.note
 
 
-def test_a_run_is_held_on_the_held_out_prompts_alone():
-  [point] = made_points.run('online', 0, 1.0, held=2.0, steps=(64,))
-  point['sets'] = {'easy': {'kl_by_prompt': [1.9] * made_points.PROMPTS}}
-  [other] = pages.on_set([point], 'easy')
-  assert other['kl_by_prompt'][0] == 1.9 and other['kl_budget'] == 0
-  assert point['kl_budget'] == 2 and 'shown' not in other
+def with_set(points, name, gold, prompts):
+  """The points with a set on which they have that gold, and twice their KL."""
+  rows = lambda x: [x] * prompts
+  return [
+    p
+    | {
+      'sets': {
+        name: {
+          'gold_by_prompt': rows(gold(p)),
+          'kl_by_prompt': rows(2 * p['kl_seq_nats']),
+        }
+      }
+    }
+    for p in points
+  ]
+
+
+def test_policies_at_equal_kl_are_read_on_other_prompts():
+  points = made_points.arms(3, **LONG)
+  assert not table(measures.of_sets, points)
+  lost = lambda p: 5 - root(p)
+  points = with_set(points, 'easy', lost, 7)
+  _, header, parts, _ = table(measures.of_sets, points)
+  rows = sum(parts, [])
+  assert header[2:] == [*LONG, 'online - offline']
+  value = {(row[0], row[1]): float(row[2].split()[0]) for row in rows}
+  np.testing.assert_allclose(value['easy', '1'], -1, atol=0.011)
+  np.testing.assert_allclose(value['easy: KL', '1'], 2, atol=0.1)
+  assert value['held out', '1'] > 0
+
+
+def test_other_prompts_may_be_of_another_number():
+  """A configuration is chosen on the held-out prompts, and scored on others."""
+  points = []
+  for config_name, quality in (('good', 1.0), ('bad', 0.2)):
+    mine = list(made_points.run('online', 0, quality, config=config_name))
+    points += with_set(mine, 'easy', lambda p, q=quality: -q, 7)
+  values = measures.on_set('easy', 'gold')
+  compared = pages.compare(points, config(['online']), values)
+  assert {e.value for e in compared.table['online'] if e} == {-1}
+
+
+def test_a_run_is_held_on_the_held_out_prompts():
+  """So its budget is read at its last checkpoint, whatever its KL elsewhere."""
+  mine = list(made_points.run('online', 0, 1.0, held=2.0))
+  points = with_set(mine, 'easy', lambda p: p['step'], 7)
+  values = measures.on_set('easy', 'gold')
+  compared = pages.compare(points, config(['online']), values, [2.0])
+  assert compared.table['online'][0].value == mine[-1]['step']

@@ -160,6 +160,15 @@ def test_demonstrations_are_texts_first_and_then_better_answers(task):
     assert any(text.strip().startswith(x[:4]) for x in GOOD)
 
 
+def test_held_out_demonstrations_are_better_answers(task):
+  held_out = task.held_out_demonstrations()
+  assert held_out.group_size == 1
+  assert 0 < held_out.num_prompts <= len(task.eval_prompts)
+  assert not asked(held_out) & asked(task.pairs)
+  for text in task.decode(held_out)[1]:
+    assert any(text.strip().startswith(x[:4]) for x in GOOD)
+
+
 def test_the_judge_learns_and_says_how_well(task, kwargs):
   told = json.loads((kwargs['workdir'] / 'judge.json').read_text())
   found = told['held_out']

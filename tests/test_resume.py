@@ -10,7 +10,7 @@ from runs import train_arm
 from test_train import final_state
 
 from align_jax.files import read_jsonl
-from align_jax.lab import sweep
+from align_jax.lab import groups, sweep
 from align_jax.learn import sources
 from align_jax.learn.train import drop_log, read_log
 from align_jax.tasks import folders
@@ -267,6 +267,19 @@ def test_settings_that_change_no_update_may_differ(tmp_path):
   assert resume.held(tmp_path)['points'] == 9
   with pytest.raises(ValueError, match='batch_size=4, this one has 8'):
     guard(run.but(batch_size=8))
+
+
+def test_other_measurements_may_be_asked_for_later(tmp_path):
+  def guard(**fields):
+    cfg = config()
+    cfg['eval'] = {**cfg['eval'], **fields}
+    resume.guard(tmp_path, groups.shared(cfg).settings)
+
+  guard()
+  guard(metrics=('length', 'forward_kl'), sets=('ood',))
+  assert resume.held(tmp_path)['eval']['sets'] == ['ood']
+  with pytest.raises(ValueError, match='eval.samples=2, this one has 3'):
+    guard(samples=3)
 
 
 def test_a_task_folder_that_lacks_a_knob_has_its_default(tmp_path):

@@ -217,6 +217,13 @@ def test_demonstrations_are_a_pure_function_of_the_key(task, batch):
   assert (np.asarray(other.completions) != np.asarray(batch.completions)).any()
 
 
+def test_held_out_demonstrations_go_on_from_eval_prompts(task):
+  held_out = task.held_out_demonstrations()
+  rows = lambda x: set(map(tuple, np.asarray(x).tolist()))
+  assert rows(held_out.prompts) == rows(task.eval_prompts.tokens)
+  assert held_out.completions.shape[1] == SFT_LEN and held_out.group_size == 1
+
+
 def test_decode_gives_a_text_per_row(task, batch, kwargs):
   texts, _ = sentiment.read(kwargs['data'], 'text_label')
   prompts, completions = task.decode(batch)

@@ -58,6 +58,8 @@ WRONG = {
   'arm.kl_budget': (-1.0, NAN),
   'arm.kl_mode': ('holt', 1),
   'arm.loss': ('dop', 3, None),
+  'arm.correction': ('TIS', 1),
+  'arm.correction_cap': (0.5, NAN, math.inf),
   'arm.source': ('sampl', 'sampler'),
   'arm.labels': ('gibberish',),
   'arm.reward_scale': ('z',),
@@ -105,7 +107,6 @@ WRONG = {
   'workers': (-1,),
   'together': ('yes',),
   'pilot': (2,),
-  'ages': ((0,), 8),
   'mesh.data': (0, 3),
   'model.dim': (0, -8),
   'model.num_layers': (0,),
@@ -164,6 +165,10 @@ def test_a_misspelt_field_is_refused_with_the_nearest(path, near, cfg):
   assert path.split('.')[-1] in told and near in told
 
 
+RLOO = dict(loss='rloo', loss_kwargs={})
+HALF_FIXED = dict(source='mixed', parts=('golden_pairs', 'policy'))
+
+
 @pytest.mark.parametrize(
   ('arm', 'field'),
   [
@@ -177,7 +182,13 @@ def test_a_misspelt_field_is_refused_with_the_nearest(path, near, cfg):
     (dict(critic='shared'), 'critic'),
     (dict(teacher_of='reference'), 'teacher_of'),
     (dict(truncation_penalty=2.0), 'truncation_penalty'),
+    (dict(writers=('reference', 'reference')), 'writers'),
     (dict(reweigh='optimum', source='reference', group_size=4), 'group_size'),
+    (dict(loss='ipo', correction='token_mask'), 'correction'),
+    (dict(RLOO, correction_cap=3.0), 'correction_cap'),
+    (dict(RLOO, correction='ignore', correction_cap=3.0), 'correction_cap'),
+    (dict(RLOO, source='golden_pairs', correction='ignore'), 'correction'),
+    (dict(RLOO, **HALF_FIXED, correction='ignore'), 'correction'),
   ],
 )
 def test_what_nothing_reads_may_not_be_set(arm, field, cfg):
@@ -193,6 +204,22 @@ def test_what_nothing_reads_may_not_be_set(arm, field, cfg):
     ({}, dict(source='log', log_of='online/default'), 'lead back'),
     ({}, dict(source='log', log_of='offlin/default'), 'did you mean'),
     ({}, dict(source='log'), "log_of='', expected the run to replay"),
+    ({}, dict(source='written_pairs'), 'the two policies that write'),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'online/default')),
+      'lead back',
+    ),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'offline/default@7')),
+      'one of the steps that arm.keep keeps',
+    ),
+    (
+      {},
+      dict(source='written_pairs', writers=('reference', 'offline')),
+      "'ARM/CONFIGURATION[@STEP]'",
+    ),
     ({}, dict(source='sampler'), 'needs its period in refresh_every'),
     ({}, dict(microbatch_tokens=8), 'expected at least 19'),
     ({}, dict(sampling=dict(stop_tokens=(99,))), 'below model.vocab_size=32'),

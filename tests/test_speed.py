@@ -155,23 +155,30 @@ def a_step(clock, batch, metrics, step=1):
   clock.trained(step, metrics)
 
 
-def test_compiling_is_told_with_its_cause(tmp_path):
+def test_compiling_is_told_with_its_cause(tmp_path, caplog):
   ones = np.ones((1, 2), bool)
   batch = Sampled(ones, ones, ones, ones)
 
-  def odd_name(x):
-    return x * 3
+  def odd_name(x, y):
+    return x * 3 + y
 
   program = jax.jit(odd_name)
   with speed.Clock(tmp_path, 1) as clock:
-    for step, size in ((1, 3), (2, 3), (3, 4)):
-      a_step(clock, batch, {'loss': program(jnp.zeros(size))}, step)
+    for step, shapes in enumerate([(3, 3), (3, 3), (4, 4), (4, 1)], 1):
+      loss = program(*map(jnp.zeros, shapes))
+      a_step(clock, batch, {'loss': loss}, step)
   rows = read_jsonl(tmp_path / 'speed.jsonl')
   causes = [
     [cause for name, cause, _ in row.get('compiled', []) if 'odd_name' in name]
     for row in rows
   ]
-  assert causes == [['first'], [], ['again']]
+  assert causes == [
+    ['first'],
+    [],
+    ['again: float32[4] for float32[3]'],
+    ['again: float32[1] for float32[4]'],
+  ]
+  assert not caplog.records  # and nobody is told of it twice
 
 
 def test_flops_are_two_per_weight_of_a_matrix():
@@ -239,6 +246,44 @@ def test_profile_is_a_flag():
   for wrong in ('10', '10:', 'a:b', '10-15'):
     with pytest.raises(ValueError, match='expected --profile=FIRST:LAST'):
       command.split([f'--profile={wrong}'])
+
+
+@pytest.fixture
+def own_trackio(tmp_path, monkeypatch):
+  """The package, with a folder of its own."""
+  monkeypatch.setenv('TRACKIO_DIR', str(tmp_path / 'trackio'))
+  return pytest.importorskip('trackio')
+
+
+def test_trackio_goes_on_in_the_same_runs(tmp_path, own_trackio, capfd):
+  from trackio.sqlite_storage import SQLiteStorage
+
+  runs = [tmp_path / 'seed0' / arm / 'c' for arm in ('online', 'offline')]
+  for step in (0, 2):
+    # Runs that train together are there at the same time.
+    shown = [trackers.opened(('trackio',), run, step)[0] for run in runs]
+    for number, one in enumerate(shown):
+      one.show(step + 1, {'loss': 2.0 + number})
+      one.show(step + 2, {'point/gold': 1.0})
+    for one in shown:
+      one.close()
+  kept = SQLiteStorage.get_runs(trackers.PROJECT)
+  assert len(kept) == 2
+  for name in kept:
+    logged = SQLiteStorage.get_logs(trackers.PROJECT, name)
+    assert [row['step'] for row in logged] == [1, 2, 3, 4]
+    assert [row.get('loss') for row in logged[::2]] == [2 + ('off' in name)] * 2
+  assert capfd.readouterr().out == ''
+
+
+def test_trackio_stays_on_this_machine(tmp_path, monkeypatch):
+  begun = []
+  fake = types.SimpleNamespace(init=lambda **how: begun.append(how))
+  monkeypatch.setitem(sys.modules, 'trackio', fake)
+  for step in (0, 2):
+    trackers.opened(('trackio',), tmp_path / 'seed0', step)
+  assert begun[0] == begun[1] and begun[0]['resume'] == 'allow'
+  assert not begun[0]['embed']
 
 
 def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):

@@ -89,6 +89,14 @@ def test_demonstrations_are_the_rows_that_are_not_held_out(task):
   assert shown == rest and len(task.train_prompts) == 3
 
 
+def test_held_out_demonstrations_are_the_other_rows(task):
+  shown = zip(*task.decode(task.held_out_demonstrations()), strict=True)
+  answers = {r['prompt']: r['completion'] for r in ROWS}
+  shown = list(shown)
+  assert len(shown) == len(task.eval_prompts) == 1
+  assert all(answers[prompt] == text for prompt, text in shown)
+
+
 def test_gold_is_the_rule_for_the_row_of_the_prompt(task):
   batch = task.demonstrations(None, jax.random.key(0), 0)
   turned = batch.replace(completions=np.roll(batch.completions, 1, 0))

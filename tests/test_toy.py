@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from align_jax import tasks
+from align_jax.lab import pairs
+from align_jax.lab.streams import PAIRS
+from align_jax.learn import metrics
 from align_jax.policy import sampling
 from align_jax.policy.programs import expectation
 from align_jax.tasks import toy
@@ -146,10 +149,59 @@ def test_training_prompts_are_a_set_to_measure_on(task):
   assert len(found) == len(task.eval_prompts)
   rows = lambda prompts: set(map(tuple, prompts.tokens.tolist()))
   assert rows(found) < rows(task.train_prompts)
-  assert not make(eval_prompts=0).eval_sets  # they are measured anyhow
+  # They are measured anyhow.
+  assert 'train' not in make(eval_prompts=0).eval_sets
+
+
+def test_held_out_demonstrations_answer_held_out_prompts(task):
+  batch = task.held_out_demonstrations()
+  rows = lambda x: set(map(tuple, np.asarray(x).tolist()))
+  assert rows(batch.prompts) <= rows(task.eval_prompts.tokens)
+  assert batch.num_prompts == len(task.eval_prompts)
+  again = task.held_out_demonstrations()
+  np.testing.assert_array_equal(batch.completions, again.completions)
+
+
+def test_prompts_out_of_distribution_have_a_token_that_no_training_has(task):
+  found, held_out = task.eval_sets['ood'].tokens, task.eval_prompts.tokens
+  seen = np.concatenate([task.train_prompts.tokens, held_out])
+  assert ((found > seen.max()).sum(1) == 1).all()
+  assert ((found == held_out).sum(1) == found.shape[1] - 1).all()
+  vocab = int(seen.max()) + 1
+  assert 'ood' not in toy.eval_sets(
+    task.train_prompts, task.eval_prompts, vocab, vocab
+  )
 
 
 def test_sets_that_the_task_does_not_have_are_refused(task):
   tasks.check_sets(task, ['train'])
-  with pytest.raises(ValueError, match=r"'tests' is none .* \['train'\]"):
+  with pytest.raises(
+    ValueError, match=r"'tests' is none .* \['ood', 'train'\]"
+  ):
     tasks.check_sets(task, ['train', 'tests'])
+
+
+def test_golden_pairs_lack_uncovered_tokens(task, sampled):
+  """As many pairs as asked for, and the first ones that a whole task has."""
+  params, batch = sampled
+  partly = make(uncovered=2)
+  draw = lambda task: pairs.sample_pairs(
+    task, params, task.train_prompts, 0, PAIRS, 10, 60
+  )
+  got, whole = draw(partly), draw(task)
+  assert got.num_prompts == whole.num_prompts == 60
+  assert got.completions.min() == 2 and whole.completions.min() == 0
+  first = next(x for x in whole.completions.reshape(-1, 8) if x.min() > 1)
+  np.testing.assert_array_equal(got.completions[:2].ravel(), first)
+  [share] = metrics.uncovered(partly.covered).values()
+  samples = metrics.Samples(batch, 8, None, None)
+  want = (np.asarray(batch.completions) < 2).any(1).mean()
+  np.testing.assert_allclose(share(samples).mean(), want, rtol=1e-6)
+  assert 0.1 < want < 0.95 and metrics.uncovered(task.covered) == {}
+
+
+def test_a_task_without_covered_pairs_is_refused():
+  check = {**FIELDS, 'prompts': 5, 'eval_prompts': 2}
+  toy.check({'vocab_size': 8}, uncovered=4, **check)
+  with pytest.raises(ValueError, match='task.uncovered=5, expected at most 4'):
+    toy.check({'vocab_size': 8}, uncovered=5, **check)

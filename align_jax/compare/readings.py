@@ -17,6 +17,7 @@ less often the more seeds there are (docs/intervals.md).
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ class Curve:
   seed: int
   steps: np.ndarray  # int [C]
   kl: np.ndarray  # [C, E]  nats; the first checkpoint is the reference, 0
-  score: np.ndarray  # [C, E]
+  score: np.ndarray  # [C, E'], of these prompts or of others
   held: float = 0.0  # nats at which the run itself was held; 0: nowhere
   stopped: bool = False  # there, instead of being held
   # [C, E]  what configurations and checkpoints are chosen by; None: the score
@@ -50,7 +51,7 @@ def curves(points, score, merit=None):
   Args:
     points: dicts with arm, configuration, seed, step, kl_by_prompt, and
       kl_budget with kl_mode where the run was held or stopped at one.
-    score: point -> one number per prompt.
+    score: point -> one number per prompt, of as many in every point.
     merit: the same, of what configurations are chosen by; None: the score.
   Raises:
     ValueError: points were measured on different numbers of prompts.
@@ -187,28 +188,29 @@ class Reading:
     return 'plateau' if few else 'passage'
 
 
+@functools.cache
 def halves_of(num_prompts: int) -> list[np.ndarray]:
   """Index arrays of two disjoint halves of the prompts, alike in every seed."""
   rng = np.random.default_rng(HALVES_SEED)
   return np.array_split(rng.permutation(num_prompts), 2)
 
 
-def cross(values, halves, merits=None):
+def cross(values, merits):
   """The best of C rows of values, chosen on one half and taken on the other.
 
   Args:
-    values: [C, K, E]; nan for a row that has none.
-    halves: see `halves_of`.
-    merits: [C, K, E], by which the best is chosen; None: the values.
+    values: [C, K, E']; nan for a row that has none.
+    merits: [C, K, E], by which the best is chosen. E and E' are halved alike
+      if they are equal; else values are of other prompts.
   Returns:
-    [K, E], and the row that each half was given: two arrays [K].
+    [K, E'], and the row that each half was given: two arrays [K].
   """
   if len(values) == 1:
     return values[0], [np.zeros(values.shape[1], int)] * 2
-  merits = values if merits is None else merits
   taken = np.full(values.shape[1:], np.nan)
   given = []
-  for choose, take in (halves, halves[::-1]):
+  chosen_on, taken_on = (halves_of(x.shape[2]) for x in (merits, values))
+  for choose, take in zip(chosen_on, taken_on[::-1]):
     mean = merits[:, :, choose].mean(2)
     best = np.where(np.isnan(mean), -np.inf, mean).argmax(0)  # [K]
     rows = np.arange(len(best))
@@ -217,12 +219,10 @@ def cross(values, halves, merits=None):
   return taken, given
 
 
-def put_together(
-  rows: Sequence[np.ndarray], given: Sequence, halves: Sequence[np.ndarray]
-) -> np.ndarray:
+def put_together(rows: Sequence[np.ndarray], given: Sequence) -> np.ndarray:
   """Of C rows [E] the one that `cross` gave each half, at one budget: [E]."""
   result = np.empty_like(rows[0])
-  for [best], take in zip(given, halves[::-1]):
+  for [best], take in zip(given, halves_of(len(rows[0]))[::-1]):
     result[take] = rows[best][take]
   return result
 
@@ -249,7 +249,6 @@ class Arm:
         f'arm {name!r} has several configurations and one number for all '
         'prompts: too few to choose one on a half of them'
       )
-    self._halves = halves_of(prompts)
 
   def missed(self) -> list[str]:
     """Runs that ended away from where they were to be held: texts."""
@@ -275,7 +274,6 @@ class Arm:
   def _of_seed(self, runs, budgets):
     values, given = cross(
       np.stack([read(run, budgets) for run in runs]),
-      self._halves,
       np.stack([read(run, budgets, run.chosen_by) for run in runs]),
     )
     columns = np.arange(len(budgets))
@@ -302,14 +300,14 @@ class Arm:
       rows = list(zip(runs, at))
       score, given = self._best(rows)
       kls = [run.kl[i] for run, i in rows]
-      parts.append((score, put_together(kls, given, self._halves)))
+      parts.append((score, put_together(kls, given)))
     return tuple(np.stack(x) for x in zip(*parts))
 
   def _best(self, rows):
     """Of pairs (run, checkpoint) the best: as `cross` at one budget."""
     of = lambda f: np.stack([f(run)[i] for run, i in rows])[:, None]
     score, merit = of(lambda run: run.score), of(lambda run: run.chosen_by)
-    score, given = cross(score, self._halves, merit)
+    score, given = cross(score, merit)
     return score[0], given
 
   def peak(self) -> tuple[np.ndarray, ...]:
@@ -327,5 +325,5 @@ class Arm:
     top, given = self._best(every)
     kls = [run.kl[i] for run, i in every]
     falls = [run.score[i] - run.score[-1] for run, i in every]
-    taken = (put_together(x, given, self._halves) for x in (kls, falls))
+    taken = (put_together(x, given) for x in (kls, falls))
     return top, *taken

@@ -33,6 +33,7 @@ a { color: var(--s0) }
   letter-spacing: -.01em }
 .above .word strong { color: var(--s0) }
 .below .word strong { color: var(--s1) }
+.verdict + .verdict { margin-top: 1.6rem }
 .verdict ul { padding-left: 1.1rem; margin: .6rem 0; color: var(--soft);
   font-size: .9rem; max-width: 46rem }
 .note { color: var(--soft); font-size: .9rem }
@@ -49,7 +50,9 @@ th, td { padding: .28rem 0 .28rem 1rem; text-align: right;
 .break td { border-top: 2px solid var(--soft) }
 thead th { color: var(--soft); vertical-align: bottom; white-space: normal }
 th:first-child, td:first-child { padding-left: 0 }
-th.text, td.text { text-align: left } .missing { color: var(--soft) }
+th.text, td.text { text-align: left }
+td.long { white-space: normal; min-width: 14rem }
+.missing { color: var(--soft) }
 figure { margin: 1rem 0 }
 figure svg { display: block; width: 100%; height: auto }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem }
@@ -70,6 +73,7 @@ pre { background: var(--window); border-radius: .4rem; padding: .8rem;
 """
 
 MISSING = '–'  # in a cell: not every seed got there
+LONG = 50  # characters of a cell from which it may take several lines
 
 
 def theme() -> str:
@@ -201,29 +205,37 @@ class Page:
     rows: Sequence[Sequence[str]],
     text_columns: int = 1,
     breaks: Collection[int] = (),
+    links: Sequence[str] = (),
   ) -> None:
     """Rows of strings, if any; the first `text_columns` align left.
 
     Args:
       breaks: indices of the rows that a line parts from those above.
+      links: for each row the file that its first cell leads to. (): none.
     """
 
     if not rows:
       return
 
-    def cell(tag, i, content):
+    def cell(tag, i, content, href):
       names = ['text'] if i < text_columns else []
       names += ['missing'] if content == MISSING else []
+      names += ['long'] if len(content) > LONG else []
       css = f' class="{" ".join(names)}"' if names else ''
       scope = '' if tag == 'td' else ' scope="col"'
-      return f'<{tag}{css}{scope}>{typeset(content)}</{tag}>'
+      shown = typeset(content)
+      if href and not i:
+        shown = f'<a href="{html.escape(href)}">{shown}</a>'
+      return f'<{tag}{css}{scope}>{shown}</{tag}>'
 
-    line = lambda tag, row: ''.join(
-      cell(tag, i, str(content)) for i, content in enumerate(row)
+    line = lambda tag, row, href='': ''.join(
+      cell(tag, i, str(content), href) for i, content in enumerate(row)
     )
     tag = lambda i: '<tr class="break">' if i in breaks else '<tr>'
+    hrefs = links or [''] * len(rows)
     body = ''.join(
-      f'{tag(i)}{line("td", row)}</tr>\n' for i, row in enumerate(rows)
+      f'{tag(i)}{line("td", row, href)}</tr>\n'
+      for i, (row, href) in enumerate(zip(rows, hrefs))
     )
     self._add(
       f'<div class="scroll"><table><thead><tr>{line("th", header)}</tr></thead>'

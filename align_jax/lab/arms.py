@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from align_jax import ops
-from align_jax.lab import reference_logps
+from align_jax.lab import reference_logps, written
 from align_jax.lab.labels import labelled_by
 from align_jax.lab.placing import on_mesh
 from align_jax.lab.streams import ARM
@@ -92,7 +92,7 @@ def reference(stage, run):
 
   how = run.sampling.how
   exact = getattr(stage.task.model, 'dtype', '') == 'float32'
-  exact = exact and how.own and not how.cache_dtype
+  exact = exact and how.own and not (how.dtype or how.cache_dtype)
   return _online(stage, run, draw, read, annotate if exact else None)
 
 
@@ -153,6 +153,15 @@ def _epochs(stage, run, pairs):
 def golden_pairs(stage, run):
   """The fixed data set of golden-labelled pairs of the reference."""
   return _fixed(stage, run, stage.pairs, _epochs(stage, run, stage.pairs))
+
+
+def written_pairs(stage, run):
+  """As many golden pairs, with a completion of each of the run's `writers`."""
+  size = run.updates.batch_size
+  pairs = written.written_pairs(
+    stage, run.source.writers, stage.pairs.num_prompts, size
+  )
+  return _fixed(stage, run, pairs, _epochs(stage, run, pairs))
 
 
 def _of_file(name, field):
@@ -232,13 +241,18 @@ class Source:
 
 
 BUCKETS = ('length_buckets',)
+CORRECTION = ('correction', 'correction_cap')
 ONLINE = ('labels', 'judge', 'reward_scale', 'truncated', 'truncation_penalty')
+ONLINE += CORRECTION
 DUEL = (*ONLINE, 'rows_at_once', 'sampling')
 GROUPS = (*DUEL, 'group_size')
 TEACHER = ('teacher_of', 'context', 'context_after')
 
 SOURCES = {
   'golden_pairs': Source(golden_pairs, BUCKETS, labels='golden'),
+  'written_pairs': Source(
+    written_pairs, (*BUCKETS, 'writers'), labels='golden'
+  ),
   'file_pairs': Source(_of_file('file_pairs', 'pairs'), BUCKETS, labels='file'),
   'file_labels': Source(
     _of_file('file_labels', 'labelled'), BUCKETS, 'single', labels='file'

@@ -4,6 +4,7 @@
 """
 
 from align_jax import judges, tasks
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.arms import SOURCES
 from align_jax.lab.forwards import FORWARDS
 from align_jax.lab.labels import LABELS, REWARD_SCALES
@@ -11,7 +12,7 @@ from align_jax.lab.proxies import PROXIES
 from align_jax.lab.reads import reads, unread
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.lab.starts import needs_of, stats_of
-from align_jax.learn import buckets
+from align_jax.learn import buckets, metrics
 from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.losses.kl import BIASED
@@ -44,6 +45,7 @@ def check_run(run, shared):
   _check_times(run, shared)
   check_hparams(run.loss, lambda key: f'{run.name}: loss_kwargs.{key}')
   _check_sampling(run)
+  _check_adapter(run, shared.model)
   _check_lora(run, shared.model)
   if 'values' in needs_of(run.loss) and run.critic.init == 'reward_model':
     _check_critic(run, shared.proxy)
@@ -107,7 +109,8 @@ def _check_pool(run):
       "reward compares a group's completions with one another, expected one "
       'that scores each by itself'
     )
-  if run.pool.size % run.updates.batch_size:
+  parted = run.pool.how != TEMPERED  # that draws all of a prompt's at once
+  if parted and run.pool.size % run.updates.batch_size:
     raise ValueError(
       f'{run.where("pool")}={run.pool.size}, expected a multiple of '
       f'batch_size={run.updates.batch_size}, in which it is drawn'
@@ -141,6 +144,12 @@ def _check_rows(run):
       f"{what} takes no rows of source 'hybrid', expected another source or "
       f'one of {[k for k, x in LOSSES.items() if x.rows == "hybrid"]}'
     )
+  if loss.rewards == 'successes' and run.labels.scale == 'reference':
+    raise ValueError(
+      f"{run.where('reward_scale')}='reference', expected 'none' or "
+      f"'preference': {what} divides by the group's mean reward, which must "
+      'be at least 0'
+    )
   if loss.rows == 'mismatched' and run.updates.batch_size < 2:
     raise ValueError(
       f'{run.where("batch_size")}={run.updates.batch_size}, expected at least '
@@ -170,6 +179,8 @@ def _check_parts(run):
     )
   if source.name == 'log' and not source.log_of:
     raise ValueError(f"{run.name}: log_of='', expected the run to replay")
+  if 'written_pairs' in _all_sources(run):
+    _check_writers(run)
   for name in _all_sources(run):
     anchor = SOURCES[name].anchor
     if anchor == 'sampler' and anchor not in run.schedule.refresh_every:
@@ -185,6 +196,21 @@ def _check_parts(run):
     raise ValueError(
       f'{run.name}: length_buckets={source.length_buckets}, expected none for '
       'a run whose log another one reads'
+    )
+
+
+def _check_writers(run):
+  """Pairs have two writers, and gold's own labels."""
+  writers, noise = run.source.writers, run.shared.golden.label_noise
+  if len(writers) != 2:
+    raise ValueError(
+      f'{run.where("writers")}={writers}, expected the two policies that write '
+      "the pairs of source 'written_pairs'"
+    )
+  if noise:
+    raise ValueError(
+      f'golden.label_noise={noise:g}, expected 0: source '
+      f"'written_pairs' of {run.name} has gold's own labels"
     )
 
 
@@ -363,6 +389,17 @@ def _check_sampling(run):
     )
 
 
+def _check_adapter(run, model):
+  """What only the package's own transformer can do while it samples."""
+  for key in ('dtype', 'cache_dtype'):
+    value = getattr(run.sampling.how, key)
+    if value and model.get('adapter'):
+      raise ValueError(
+        f"{run.where('sampling')}.{key}={value!r}, expected '': the policy is "
+        f'model.adapter={model["adapter"]!r}'
+      )
+
+
 def _check_lora(run, model):
   if not run.lora.rank:
     return
@@ -405,5 +442,11 @@ def notes(run):
     found.append(
       f'{run.arm}: the KL term {kl!r} does not have the gradient of the '
       f'reverse sequence KL; its expected gradient is {BIASED[kl]}'
+    )
+  left_out = metrics.left_out(run.shared.eval.metrics, run.shared.eval.samples)
+  if left_out:
+    found.append(
+      f'eval.samples={run.shared.eval.samples}: {", ".join(left_out)} compare '
+      'the completions of a prompt, and are not measured'
     )
   return found

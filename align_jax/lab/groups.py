@@ -10,6 +10,7 @@ from align_jax.lab.fields import (
   flag,
   items,
   number,
+  one_of,
   table,
   text,
 )
@@ -90,7 +91,7 @@ class Experiment:
 
   seeds: int = count(most=PILOT_SEEDS)
   pilot: bool = flag()
-  ages: tuple = items('steps, at least 1', lambda x: is_whole(x) and x > 0)
+  reference_memory: str = one_of(('device', 'host'))
   workers: int = count(0)
   together: bool = flag()
   trackers: tuple = items(

@@ -1,11 +1,12 @@
 """Links between runs, which read each other's logs and last policies."""
 
 from align_jax.lab.checks import group_size_of
+from align_jax.lab.named import REFERENCE, split
 from align_jax.values import nearest
 
 
 def check_links(runs):
-  """Checks the runs' `log_of` and `teacher_of`.
+  """Checks the runs' `log_of`, `teacher_of` and `writers`.
 
   Args:
     runs: all runs of an experiment.
@@ -15,21 +16,31 @@ def check_links(runs):
   by_name = {(r.variant, r.name): r for r in runs}
   names = sorted({run.name for run in runs})
   for run in runs:
-    for key, name in (
-      ('log_of', run.source.log_of),
-      ('teacher_of', run.teacher.run),
-    ):
-      if name in ('', 'reference') and not (key == 'log_of' and name):
+    for key, name in links_of(run):
+      if name == REFERENCE and key != 'log_of':
         continue
-      other = by_name.get((run.variant, name))
+      of, step = split(name) if key != 'log_of' else (name, None)
+      other = by_name.get((run.variant, of))
       if other is None:
         raise ValueError(
           f'{run.where(key)}={name!r} is none of the runs {", ".join(names)}: '
-          f'{nearest(name, names)}'
+          f'{nearest(of, names)}'
         )
-      _check_link(run, other, key)
+      _check_link(run, other, key, name)
+      if step and step not in other.schedule.keep.steps:
+        raise ValueError(
+          f'{run.where(key)}={name!r}, expected one of the steps that '
+          f'{other.where("keep")} keeps, {other.schedule.keep.steps}'
+        )
   for run in runs:
     _check_circle(run, by_name)
+
+
+def links_of(run):
+  """Yields (field, name) of the runs and policies that a run reads."""
+  named = {'log_of': [run.source.log_of], 'teacher_of': [run.teacher.run]}
+  named['writers'] = run.source.writers
+  yield from ((key, name) for key in named for name in named[key] if name)
 
 
 def _check_circle(run, by_name):
@@ -39,8 +50,8 @@ def _check_circle(run, by_name):
     for name in ahead.pop().needed:
       if name == run.name:
         raise ValueError(
-          f'{run.name}: log_of or teacher_of lead back to it, expected runs '
-          'that do not wait for one another'
+          f'{run.name}: log_of, teacher_of or writers lead back to it, so '
+          'that it waits for itself'
         )
       if name not in waits:
         waits.add(name)
@@ -59,10 +70,10 @@ def _check_log_groups(run, logged):
       )
 
 
-def _check_link(run, other, key):
-  if key == 'teacher_of' and other.lora.rank:
+def _check_link(run, other, key, name):
+  if key != 'log_of' and other.lora.rank:
     raise ValueError(
-      f'{run.name}: teacher_of={other.name!r} trains adapters '
+      f'{run.where(key)}={name!r} trains adapters '
       '(lora.rank > 0), expected a run of all parameters'
     )
   if key == 'log_of' and 'mixed' == run.source.name:

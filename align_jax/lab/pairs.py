@@ -10,17 +10,18 @@ from align_jax.learn import batches, finite, stopping
 from align_jax.policy.programs import policy_programs, sampler
 
 
-def sample_parts(task, params, prompts, key, size, group_size, finish):
-  """Completions of the policy, sampled in parts.
+def sample_parts(draw, params, prompts, key, size, finish):
+  """Completions, sampled in parts.
 
   Args:
+    draw: (params, prompts, valid, key) -> Batch.
     prompts: N Prompts.
     size: prompts sampled at once.
     finish: Batch -> Batch, applied to each part.
   Returns:
-    Batch of N prompts, G = `group_size`, on the host.
+    Batch of N prompts, on the host.
   """
-  draw, parts = sampler(task, group_size), []
+  parts = []
   for start in range(0, len(prompts), size):
     stopping.check(f'while the reference answers {len(prompts)} prompts')
     # The last batch wraps around, so all batches have one shape.
@@ -30,9 +31,14 @@ def sample_parts(task, params, prompts, key, size, group_size, finish):
   return batches.take(batches.concatenate(parts), np.arange(len(prompts)))
 
 
-def sample_pairs(task, params, prompts, seed, which, size, num):
-  """`num` gold-labelled pairs of the policy on random prompts.
+def sample_pairs(task, params, prompts, seed, which, size, num, writers=None):
+  """`num` gold-labelled pairs on random prompts.
 
+  Pairs that the task does not cover are drawn anew.
+
+  Args:
+    params: of the reference, which annotates them.
+    writers: their sampler and its parameters. None: the reference writes.
   Returns:
     Batch of `num` prompts with G = 2 and rewards (1, 0), or (0.5, 0.5) for
     ties, annotated with the policy as the reference.
@@ -46,9 +52,34 @@ def sample_pairs(task, params, prompts, seed, which, size, num):
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
     return annotate(params, batch)
 
-  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
-  drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
-  return sample_parts(task, params, drawn, key, size, 2, labelled)
+  rng, key = np.random.default_rng([seed, which]), stream(seed, which)
+  draw, written_by = writers or (sampler(task, 2), params)
+  found, missing = [], num
+  while missing > 0:
+    drawn = tasks.Prompts(*prompts[rng.integers(0, len(prompts), num)])
+    pairs = sample_parts(draw, written_by, drawn, key, size, labelled)
+    pairs = covered(task, pairs)
+    found.append(pairs)
+    missing -= pairs.num_prompts
+    key = jax.random.fold_in(key, num)  # parts have the numbers below
+  return batches.take(batches.concatenate(found), np.arange(num))
+
+
+def covered(task, pairs):
+  """The pairs of which the task covers both completions.
+
+  Raises:
+    ValueError: it covers none of these pairs.
+  """
+  if task.covered is None:
+    return pairs
+  both = np.asarray(task.covered(pairs)).reshape(-1, 2).all(1)
+  if not both.any():
+    raise ValueError(
+      f'golden.pairs: of {len(both)} pairs the task covers none, expected one '
+      'or more'
+    )
+  return batches.take(pairs, np.flatnonzero(both))
 
 
 def sample_opponents(task, params, seed, size, num):
@@ -64,7 +95,8 @@ def sample_opponents(task, params, seed, size, num):
   prompts = tasks.Prompts(tokens[index], valid[index])
   key = stream(seed, OPPONENTS)
   bare = lambda batch: batch.replace(sampler_logps=None)
-  return sample_parts(task, params, prompts, key, size, num, bare)
+  draw = sampler(task, num)
+  return sample_parts(draw, params, prompts, key, size, bare)
 
 
 def flip(pairs, share, seed):

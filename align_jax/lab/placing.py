@@ -19,6 +19,10 @@ def start_state(params, tx, axes, anchors=None, stats=None):
   params = place(params)
   anchors = {name: place(tree) for name, tree in anchors.items()}
   state = step.init_state(params, tx, anchors, stats)
+  if mesh is None and sharding.on_host(anchors):
+    # Arrays in a host's memory are committed to its device. So is what comes of
+    # them, and a program would be compiled again for it.
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding), state)
   return sharding.on_mesh(state, mesh)
 
 

@@ -5,6 +5,8 @@ import functools
 import pathlib
 import tempfile
 
+import numpy as np
+
 from align_jax import hosts, paths
 from align_jax.lab import grouping
 from align_jax.lab.arms import make_source, sources_of
@@ -14,10 +16,18 @@ from align_jax.lab.setups import Telemetry
 from align_jax.lab.stages import prepare
 from align_jax.lab.starts import needs_of, start_of
 from align_jax.lab.steps import numbers, optimizer, train_step_of
-from align_jax.lab.streams import ARM, BUDGET, EVAL, silent, stream
+from align_jax.lab.streams import (
+  ARM,
+  BUDGET,
+  EVAL,
+  FORGETTING,
+  silent,
+  stream,
+)
+from align_jax.learn import batches, metrics, speed, together, trackers
 from align_jax.learn import budget as budgets
-from align_jax.learn import metrics, speed, together, trackers
 from align_jax.learn.checkpoint import Checkpoints
+from align_jax.learn.forgetting import Texts
 from align_jax.learn.logs import Writer
 from align_jax.learn.probe import Probe, checkpoint_steps, measure
 from align_jax.learn.train import Schedule, train
@@ -114,7 +124,9 @@ def _start(stage, run):
 def train_step_for(stage, run, forward, reads_anchors, state):
   """A run's train step, jitted once per process."""
   tx = optimizer_for(stage, run)
-  return train_step_of(forward, run.loss, tx, state, run.updates, reads_anchors)
+  return train_step_of(
+    forward, run.loss, tx, state, run.updates, reads_anchors, run.correction
+  )
 
 
 def _schedule(setup, run):
@@ -163,12 +175,39 @@ def expected_gold(task):
   return lambda params, batch: mean(params, batch, task.gold_steps(batch))
 
 
+def texts_of(stage, draw, batch_size):
+  """The Texts that all policies of a stage are measured on.
+
+  Args:
+    draw: the sampler of evaluations.
+  """
+  task, reference = stage.task, stage.reference
+  logps, kls, annotate = policy_programs(task.model)
+
+  @functools.cache
+  def samples():
+    key = stream(stage.seed, FORGETTING)
+    return draw(reference, *task.eval_prompts[:], key)
+
+  @functools.cache
+  def demonstrations():
+    found = hosts.fetch(task.held_out_demonstrations())
+    parts = batches.chunks(found, batch_size)
+    parts = [annotate(reference, part) for part in parts]
+    number = np.arange(found.num_prompts)
+    return hosts.fetch(batches.take(batches.concatenate(parts), number))
+
+  return Texts(samples, demonstrations, kls, logps, batch_size)
+
+
 def make_probe(setup, stage):
   """The Probe that measures a stage's policies."""
   task, shared = stage.task, setup.shared
   logps, kls, _ = policy_programs(task.model)
+  draw = sampler(task, shared.eval.samples)
+  chosen = metrics.chosen(shared.eval.metrics, shared.eval.samples)
   return Probe(
-    sample=sampler(task, shared.eval.samples),
+    sample=draw,
     kls=kls,
     logps=logps,
     entropies=entropies(task.model),
@@ -178,7 +217,10 @@ def make_probe(setup, stage):
     proxy=stage.proxy,
     decode=task.decode,
     vocab_size=task.model.vocab_size,
-    metrics=metrics.chosen(shared.eval.metrics),
+    eos_id=task.eos_id,
+    metrics=chosen[0] | metrics.uncovered(task.covered),
+    texts=texts_of(stage, draw, shared.batch_size),
+    forgetting=chosen[1],
     prompts=task.eval_prompts[:],
     sets={name: task.eval_sets[name][:] for name in shared.eval.sets},
     pairs=stage.held_out,

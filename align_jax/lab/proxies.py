@@ -5,7 +5,7 @@ import functools
 
 import jax
 
-from align_jax import hosts, ops
+from align_jax import hosts, ops, sharding
 from align_jax.lab.pairs import sample_opponents
 from align_jax.lab.placing import on_mesh, replicated, start_state
 from align_jax.lab.steps import numbers, optimizer, train_step_of
@@ -37,7 +37,7 @@ def from_reference(task, key, reference):
   config = dataclasses.replace(task.model, head='scalar')
   # Jitted, so that what the reference has is not drawn at all.
   head = jax.jit(lambda key: of(config).init(key, config)['head'])(key)
-  params = {**reference, 'head': head}
+  params = {**sharding.on_device(reference), 'head': head}
   return scorer(config), params, of(config).axes(config)
 
 

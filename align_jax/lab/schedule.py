@@ -114,12 +114,12 @@ def rehearse(setup, runs, report):
 def rehearsals(todo, train):
   """A job that rehearses one of the first runs while the first seed is made.
 
+  It needs the task alone, the first of all jobs.
   Otherwise both workers would later compile the same programs at once.
   """
   for job in todo:
     if job.fn is train and not any(map(waits, job.args[1])):
-      task = task_name(job.args[0].owners['task'])
-      return [Job('rehearsal', rehearse, job.args, (task,))]
+      return [Job('rehearsal', rehearse, job.args, (todo[0].name,))]
   return []
 
 
@@ -131,10 +131,15 @@ def waits(run):
 
 def run_all(todo, train, workers):
   """Runs the jobs with a progress bar."""
+  with Progress(todo) as progress:
+    run_under(progress, todo, train, workers)
+
+
+def run_under(progress, todo, train, workers):
+  """Runs the jobs, whose steps a Progress counts."""
   if workers > 1:  # after the task and the first seed
     todo = [*todo[:2], *rehearsals(todo, train), *todo[2:]]
-  with Progress(todo) as progress:
-    jobs.run(todo, workers=workers, progress=progress)
+  jobs.run(todo, workers=workers, progress=progress)
 
 
 class Progress:
@@ -160,6 +165,8 @@ class Progress:
     self._bar.close()
 
   def __call__(self, name, step, info):
+    if name not in self._steps:  # a rehearsal is no part of the work
+      return
     new = min(step, self._steps[name]) - self._done[name]
     self._done[name] += new
     point = ' '.join(f'{key}={value:.2f}' for key, value in info.items())

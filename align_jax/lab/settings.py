@@ -10,6 +10,7 @@ import dataclasses
 
 from align_jax import judges  # noqa: F401  for `Labels.judge`
 from align_jax.compare.reweigh import REWEIGH
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.fields import (
   added,
   build,
@@ -24,12 +25,14 @@ from align_jax.lab.fields import (
   text,
   within,
 )
+from align_jax.lab.named import REFERENCE, is_policy, split
+from align_jax.learn import metrics as metric_lib
 from align_jax.learn.kept import Keep
-from align_jax.learn.metrics import METRICS
 from align_jax.learn.rewards import ENSEMBLES
 from align_jax.learn.truncated import TRUNCATED
 from align_jax.learn.watch import SIGNS
 from align_jax.losses import LOSSES
+from align_jax.losses.correction import CORRECTIONS
 from align_jax.models.lora import Lora
 from align_jax.policy import programs
 from align_jax.values import as_tuple, is_number, is_whole
@@ -128,7 +131,10 @@ class Eval:
   points: int = count()
   pairs: int = count()
   metrics: tuple = added(
-    items(f'names out of {", ".join(METRICS)}', lambda x: x in METRICS),
+    items(
+      f'names out of {", ".join(metric_lib.every())}',
+      lambda x: x in metric_lib.every(),
+    ),
     ('length', 'repeats'),
   )
   sets: tuple = added(
@@ -145,6 +151,9 @@ class Source:
   mixture: float = number(above=0, below=1)
   log_of: str = text()
   shuffle: int = count(0)
+  writers: tuple = added(
+    items("policies, 'reference' or 'ARM/CONFIGURATION[@STEP]'", is_policy), ()
+  )
   length_buckets: tuple = items(
     '(prompt positions, completion positions)',
     lambda x: len(x) == 2 and all(is_whole(n) and n > 0 for n in x),
@@ -158,7 +167,7 @@ class Sampling:
   group_size: int = count()
   rows_at_once: int = count(0)
   how: programs.Sampling = field(
-    'temperature, top_p, top_k, min_p, cache_dtype, stop_tokens',
+    'temperature, top_p, top_k, min_p, dtype, cache_dtype, stop_tokens',
     lambda x: True,
     key='sampling',
     convert=lambda x: within(programs.Sampling, x, programs.DRAWING),
@@ -182,6 +191,14 @@ class Loss:
 
   name: str = one_of(LOSSES, key='loss')
   kwargs: dict = table(key='loss_kwargs')
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+  """What is done about samples that are not the trained policy's."""
+
+  how: str = added(one_of(('', *CORRECTIONS), key='correction'), '')
+  cap: float = added(number(least=1, key='correction_cap'), 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +242,11 @@ class Critic:
 class Teacher:
   """The policy that a run is distilled from, and what it is shown."""
 
-  run: str = text(key='teacher_of')
+  run: str = field(
+    "'', 'reference' or 'ARM/CONFIGURATION[@STEP]'",
+    lambda x: x == '' or is_policy(x),
+    key='teacher_of',
+  )
   context: tuple = items('tokens', lambda x: is_whole(x) and x >= 0)
   after: int = count(0, key='context_after')
 
@@ -244,7 +265,7 @@ class KL:
 class Pool:
   """Samples of the reference, reweighted instead of training."""
 
-  how: str = one_of(('', *REWEIGH), key='reweigh')
+  how: str = one_of(('', *REWEIGH, TEMPERED), key='reweigh')
   size: int = count(key='pool')
 
 
@@ -300,6 +321,7 @@ class Run:
   sampling: Sampling
   labels: Labels
   loss: Loss
+  correction: Correction
   updates: Updates
   optimizer: Optimizer
   schedule: Schedule
@@ -331,8 +353,9 @@ class Run:
   @property
   def needed(self):
     """Names of the runs whose log or last policy it reads."""
-    names = self.source.log_of, self.teacher.run
-    return [name for name in names if name not in ('', 'reference')]
+    policies = [split(x)[0] for x in (self.teacher.run, *self.source.writers)]
+    names = dict.fromkeys([self.source.log_of, *policies])
+    return [name for name in names if name not in ('', REFERENCE)]
 
   def but(self, **values):
     """A copy with other values of its config's fields or of its attributes.

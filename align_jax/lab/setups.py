@@ -38,6 +38,7 @@ class Setup:
   Attributes:
     variant: its name. '': the experiment has none.
     owners: {part of a stage: the variant it belongs to}.
+    reference_memory: where the reference lies, 'device' or 'host'.
   """
 
   shared: Shared
@@ -45,6 +46,7 @@ class Setup:
   variant: str
   owners: dict
   telemetry: Telemetry = Telemetry()
+  reference_memory: str = 'device'
 
   def folder(self, part, number):
     """The folder with one part of a seed's stage."""
@@ -71,7 +73,9 @@ def depends_on(shared):
   )
 
 
-def setups_of(shared, workdir, telemetry=Telemetry()):
+def setups_of(
+  shared, workdir, telemetry=Telemetry(), reference_memory='device'
+):
   """{variant: Setup} of an experiment.
 
   Args:
@@ -90,6 +94,7 @@ def setups_of(shared, workdir, telemetry=Telemetry()):
       name,
       {part: owner(name, part) for part in parts[name]},
       telemetry,
+      reference_memory,
     )
     for name, one in shared.items()
   }

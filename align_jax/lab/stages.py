@@ -7,7 +7,7 @@ continues from the last checkpoint of what it has not.
 import dataclasses
 from collections.abc import Callable
 
-from align_jax import hosts, paths, tasks
+from align_jax import hosts, paths, sharding, tasks
 from align_jax.files import write_record
 from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
@@ -88,7 +88,10 @@ def _prepare(setup, seed, report):
   shared = setup.shared
   task = make_task(setup, seed)
   tasks.check_sets(task, shared.eval.sets)
+  tasks.check_demonstrations(task, shared.eval.metrics)
   reference = train_sft(setup, task, seed, report)
+  if setup.reference_memory == 'host':
+    reference = sharding.to_host(reference)
   pairs, held_out = golden_pairs(setup, task, seed, reference)
   later = lambda done, info: report(shared.sft.steps + done, info)
   proxy = make_proxy(setup, task, seed, reference, pairs, later)

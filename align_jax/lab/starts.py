@@ -4,18 +4,18 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from align_jax import hosts
+from align_jax import hosts, sharding
 from align_jax.lab.arms import sources_of
 from align_jax.lab.labels import LABELS, reward_of
 from align_jax.lab.placing import start_state
 from align_jax.lab.streams import LORA, stream
+from align_jax.lab.written import params_named
 from align_jax.learn import budget
-from align_jax.learn.checkpoint import final_params
 from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES, hparams_of
 from align_jax.models import lora
 from align_jax.models.interface import of
-from align_jax.policy.programs import policy_of, scorer
+from align_jax.policy.programs import scorer
 
 
 def start_of(stage, run, tx):
@@ -24,8 +24,9 @@ def start_of(stage, run, tx):
   Args:
     tx: the run's optimizer.
   """
-  params, axes = trained_of(stage, run)
-  anchors = anchors_of(stage, run, params)
+  near = sharding.on_device(stage.reference)
+  params, axes = trained_of(dataclasses.replace(stage, reference=near), run)
+  anchors = anchors_of(stage, run, params, near)
   return start_state(params, tx, axes, anchors, stats_of(run))
 
 
@@ -46,22 +47,26 @@ def needs_of(loss):
   return LOSSES[loss.name].needs_of(loss.kwargs)
 
 
-def anchors_of(stage, run, params):
+def anchors_of(stage, run, params, near):
   """The older copies of params that a run reads: {name: params}.
 
   'ref' may move. The KL is still measured from the original reference.
 
   Args:
     params: the parameters that the run trains.
+    near: the reference on the devices, where `stage.reference` may not be: the
+      start of anchors that move, and what adapters read in every update.
   """
   refreshed = run.schedule.refresh_every
-  anchors = dict.fromkeys(['ref', *refreshed], stage.reference)
+  anchors = dict.fromkeys(['ref', *refreshed], near)
   if any(source.anchor == PREVIOUS for source in sources_of(run)):
-    anchors[PREVIOUS] = stage.reference
+    anchors[PREVIOUS] = near
   if run.lora.rank and 'ref' in refreshed:
-    anchors[lora.BASE] = stage.reference
+    anchors[lora.BASE] = near
+  if not run.lora.rank or lora.BASE in anchors:
+    anchors['ref'] = stage.reference
   if run.teacher.run:
-    anchors['teacher'] = teacher_params(stage, run.teacher.run)
+    anchors['teacher'] = params_named(stage, run.teacher.run)
   if run.kl.nats:
     anchors |= {budget.INSIDE: params, budget.HELD: params}
   return anchors
@@ -108,19 +113,6 @@ def adapters_of(stage, settings):
   key = stream(stage.seed, LORA)
   adapters = lora.init(key, stage.reference, config, settings)
   return {lora.KEY: adapters}, {lora.KEY: lora.axes(config, settings)}
-
-
-def teacher_params(stage, name):
-  """The last policy of the named run, or the stage's for 'reference'."""
-  if name == 'reference':
-    return stage.reference
-  params = final_params(stage.folder / name)
-  if lora.KEY in params:
-    raise ValueError(
-      f'teacher_of={name!r} trained adapters (lora.rank > 0), expected a run '
-      'of all parameters'
-    )
-  return policy_of(params)
 
 
 def stats_of(run):

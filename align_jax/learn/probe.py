@@ -11,8 +11,9 @@ import numpy as np
 from align_jax import hosts, ops
 from align_jax.files import listed
 from align_jax.learn.batches import chunks, first_rows
+from align_jax.learn.forgetting import Texts
 from align_jax.learn.metrics import Samples
-from align_jax.learn.stopping import check
+from align_jax.learn.stopping import EVALUATION, check
 from align_jax.losses.preference import log_ratios
 from align_jax.types import Batch
 
@@ -20,7 +21,6 @@ from align_jax.types import Batch
 # nothing, and what it has beyond them is rounding of float32. Chosen, not
 # measured.
 TIE_DECIMALS = 4
-EVALUATION = 'in an evaluation'  # when a request to stop came
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Probe:
   proxy: Callable  # Batch -> f32 [B], what training is rewarded by
   decode: Callable  # Batch -> prompts, completions: a text per row
   vocab_size: int  # V
+  eos_id: int | tuple | None  # tokens that end a completion
   metrics: dict  # {name: Samples -> f64 [E]}, see `metrics.METRICS`
+  texts: Texts
+  forgetting: dict  # {name: (texts, params, ref_params) -> f64 [N]}
   prompts: tuple  # tokens [E, S], valid [E, S]; held out
   sets: dict  # {name: such a tuple}, measured beside `prompts`
   pairs: Batch  # held-out gold-labelled pairs of the reference, annotated
@@ -89,10 +92,14 @@ def measure(probe, params, ref_params):
   """One point: a dict of plain numbers, lists and dicts, ready for JSON.
 
   What `measure_on` says of `probe.prompts`, how the policy ranks held-out
-  pairs, a few completions as text (`shown`), and, where there are any, `sets`:
-  {name: what `measure_on` says of a further set}.
+  pairs, what it forgets, a few completions as text (`shown`), and, where there
+  are any, `sets`: {name: what `measure_on` says of a further set}.
   """
   point, batch = measure_on(probe, params, ref_params, probe.prompts, probe.key)
+  forgotten = {
+    name: measured(probe.texts, params, ref_params)
+    for name, measured in probe.forgetting.items()
+  }
   sets = {
     name: measure_on(
       probe, params, ref_params, prompts, key_of(probe.key, name)
@@ -102,6 +109,7 @@ def measure(probe, params, ref_params):
   return {
     **pair_statistics(probe, params),
     **point,
+    **named(forgotten),
     **({'sets': sets} if sets else {}),
     'shown': shown(probe, batch),
   }
@@ -150,12 +158,21 @@ def measure_on(probe, params, ref_params, prompts, key):
     **with_error('gold', gold),
     'proxy': float(proxy.mean()),
     'proxy_accuracy': ranking_accuracy(proxy, samples),
-    **{name: float(x.mean()) for name, x in measured.items()},
+    **by_prompt(kl=kl.mean(1), gold=gold.mean(1), proxy=proxy.mean(1)),
+    **named(measured),
+    'gold_samples': listed(samples),
   }
-  vectors = {'kl': kl.mean(1), 'gold': gold.mean(1), 'proxy': proxy.mean(1)}
-  for name, vector in {**vectors, **measured}.items():
-    point[f'{name}_by_prompt'] = listed(vector)
-  return {**point, 'gold_samples': listed(samples)}, of.batch
+  return point, of.batch
+
+
+def by_prompt(**vectors):
+  return {f'{name}_by_prompt': listed(x) for name, x in vectors.items()}
+
+
+def named(vectors):
+  """{name: vector} -> the mean of each, and the vector itself as a list."""
+  means = {name: float(x.mean()) for name, x in vectors.items()}
+  return {**means, **by_prompt(**vectors)}
 
 
 def with_error(name, x):
@@ -169,6 +186,7 @@ def samples_of(probe, params, batch):
   return Samples(
     hosts.fetch(batch),
     probe.vocab_size,
+    probe.eos_id,
     probe.decode,
     lambda: hosts.fetch(probe.entropies(params, batch)),
   )

@@ -11,7 +11,6 @@ hardly longer has no tokens per second.
 
 import contextlib
 import dataclasses
-import functools
 import queue
 import sys
 import threading
@@ -22,6 +21,7 @@ import numpy as np
 
 from align_jax import hosts, paths
 from align_jax.files import line, write_atomically
+from align_jax.learn import compiled
 
 # FLOP/s of dense bfloat16 matrix products by device_kind, of data sheets.
 PEAKS = {
@@ -36,11 +36,8 @@ PEAKS = {
   'TPU v6 lite': 918e12,
 }
 RESOLUTION = 0.01  # seconds
-COMPILED = '/jax/core/compile/backend_compile_duration'
 
 _running = []  # clocks of runs under way; the last is the innermost
-_compiled = []  # rows on programs that no clock has written yet
-_names = set()  # of all programs that this process has compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Clock:
 
   def __enter__(self):
     if hosts.first():
-      _listen()
+      compiled.listen()
       self._drop_half_a_row()
       self._rows = paths.Growing(self._path)
     _running.append(self)
@@ -119,8 +116,7 @@ class Clock:
     self._mark('training', metrics)
     if self._due:
       self._write()
-      compiled = [_compiled.pop(0) for _ in _compiled[:]]
-      self._left.put((step, (self._batch, compiled), None))
+      self._left.put((step, (self._batch, compiled.take()), None))
       self._batch, self._stage = None, 'batch'
 
   def _mark(self, stage, result):
@@ -152,7 +148,7 @@ class Clock:
       self._rows.write(line(row))
 
   def _row(self, step, times, took, when):
-    batch, compiled = took
+    batch, programs = took
     stages = list(times)
     found = {
       f'{stage}_seconds': times[stage] - times[before]
@@ -165,7 +161,7 @@ class Clock:
         row[f'{stage}_tokens_per_second'] = tokens / seconds
     computed = tokens + _count(batch.prompt_valid)
     row |= self._utilisation(computed, found['training_seconds']) | _memory()
-    return {**row, 'compiled': compiled} if compiled else row
+    return {**row, 'compiled': programs} if programs else row
 
   def _utilisation(self, tokens, seconds):
     peak = PEAKS.get(jax.local_devices()[0].device_kind)
@@ -201,19 +197,6 @@ def sampled(batch):
   traced = isinstance(batch.completions, jax.core.Tracer)
   if _running and not traced:
     _running[-1].sampled(batch)
-
-
-def _note_compiled(event, seconds, fun_name='', **_):
-  if event == COMPILED:
-    cause = 'again' if fun_name in _names else 'first'
-    _names.add(fun_name)
-    _compiled.append([fun_name, cause, round(seconds, 3)])
-
-
-@functools.cache
-def _listen():
-  """Once per process: JAX keeps listeners."""
-  jax.monitoring.register_event_duration_secs_listener(_note_compiled)
 
 
 @contextlib.contextmanager

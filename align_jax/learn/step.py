@@ -1,6 +1,7 @@
 """One train step for every method."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,7 +57,11 @@ def refresh(
     view: params -> what the anchors keep of them.
   """
   due = [name for name, n in every.items() if n and step and step % n == 0]
-  fresh = {name: jax.tree.map(jnp.copy, view(state.params)) for name in due}
+  fresh = {}
+  for name in due:
+    away = sharding.on_host(state.anchors[name])
+    copy = sharding.to_host if away else partial(jax.tree.map, jnp.copy)
+    fresh[name] = copy(view(state.params))
   return state.replace(anchors={**state.anchors, **fresh})
 
 
@@ -112,7 +117,8 @@ def parts_within(batch: Batch, tokens: int) -> int:
   )
 
 
-ROW_MEANS = ('reward', 'kl', 'baseline')  # metrics that are means over rows
+# Metrics that are means over rows.
+ROW_MEANS = ('reward', 'kl', 'baseline', 'importance')
 
 
 def value_and_grad(
@@ -256,7 +262,7 @@ def make_train_step(
 
   def updated(state, anchors, batch, hparams):
     hparams = {**hparams, **state.stats}
-    anchors = (anchors,) if reads_anchors else ()
+    anchors = (sharding.on_device(anchors),) if reads_anchors else ()
     if prepare:
       of_loss = {k: v for k, v in hparams.items() if k != 'learning_rate'}
       with jax.named_scope('prepare'):

@@ -7,6 +7,7 @@ import threading
 from align_jax import hosts
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
+EVALUATION = 'in an evaluation'  # when a request came, see `check`
 _asked: list[int] = []  # signals so far
 _answered: list[int] = []  # those of the last `listening` that has ended
 

@@ -1,11 +1,15 @@
 """Where metrics are shown, beside the files that runs and pages read."""
 
 import contextlib
+import contextvars
 import hashlib
 import importlib.util
 import os
+import sys
 
 from align_jax import hosts, paths
+
+PROJECT = 'align_jax'  # of W&B and of Trackio
 
 
 class TensorBoard:
@@ -36,13 +40,11 @@ class WandB:
   def __init__(self, directory, step):
     import wandb
 
-    name = os.fspath(directory)
-    key = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-    local = {'dir': name} if paths.is_local(directory) else {}
+    local = {'dir': os.fspath(directory)} if paths.is_local(directory) else {}
     self._run = wandb.init(
-      project=os.environ.get('WANDB_PROJECT', 'align_jax'),
-      name='/'.join(directory.parts[-3:]),
-      id=key,
+      project=os.environ.get('WANDB_PROJECT', PROJECT),
+      name=_short(directory),
+      id=_key(directory),
       resume='allow',
       reinit='create_new',
       **local,
@@ -57,10 +59,51 @@ class WandB:
     self._run.finish()
 
 
+class Trackio:
+  """A run of Trackio on this machine, which goes on where this one does."""
+
+  def __init__(self, directory, step):
+    import trackio
+
+    with _aside():
+      # Its `init` ends the run before it in the same context, and runs that
+      # train together are several at a time.
+      self._run = contextvars.Context().run(
+        trackio.init,
+        project=PROJECT,
+        name=f'{_short(directory)} {_key(directory)}',
+        resume='allow',
+        embed=False,
+      )
+
+  def show(self, step, values):
+    self._run.log(values, step=step)
+
+  def close(self):
+    with _aside():
+      self._run.finish()
+
+
+def _aside():
+  """Trackio prints to where reports go."""
+  return contextlib.redirect_stdout(sys.stderr)
+
+
+def _short(directory):
+  return '/'.join(directory.parts[-3:])
+
+
+def _key(directory):
+  """Tells runs of one short name apart."""
+  name = os.fspath(directory).encode()
+  return hashlib.blake2b(name, digest_size=8).hexdigest()
+
+
 # By the name configs use: the package, and (directory, step) -> a tracker.
 TRACKERS = {
   'tensorboard': ('tensorboardX', TensorBoard),
   'wandb': ('wandb', WandB),
+  'trackio': ('trackio', Trackio),
 }
 
 

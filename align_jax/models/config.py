@@ -50,7 +50,9 @@ class ModelConfig:
   post_norms: bool = False  # attention and MLP are normed on the way out too
   qk_norm: bool = False  # each query and key head is normed before RoPE
   # Attention.
-  attention: str = 'auto'  # 'plain' | a name in fused.KERNELS | 'auto'
+  # 'plain' | 'ring': plain, but keys travel where a mesh splits rows | a name
+  # in fused.KERNELS | 'auto'.
+  attention: str = 'auto'
   qkv_bias: bool = False
   o_bias: bool = False
   attention_scale: float | None = None  # of the scores; None: head_dim**-0.5
@@ -198,7 +200,7 @@ ALLOWED = {  # what each field may be
   'no_tokens': items('(first, after) of ids', _is_range),
   'norm': one_of(('rms', 'layer')),
   'norm_offset': number(),
-  'attention': one_of(('auto', 'plain', *fused.KERNELS)),
+  'attention': one_of(('auto', 'plain', 'ring', *fused.KERNELS)),
   'activation': one_of(ACTIVATIONS),
   'num_experts': count(0),
   'experts_per_token': count(0),

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax import ops, sharding
-from align_jax.models import cache, cpu, fused, weights
+from align_jax.models import cache, cpu, fused, ring, weights
 from align_jax.models.attention import OWN, PROMPT, SHARED, attend, masked
 from align_jax.models.config import ModelConfig  # noqa: F401
 from align_jax.models.layers import mlp, norm, project, soft_cap, with_bias
@@ -159,11 +159,17 @@ def _prompt_layer(x, layer, places, valid, c, kernel, last=None):
   Given `last`, the x returned is [P, last, D], of the last slots.
   """
   q, k, v = _qkv(x, layer, places, c)
-  kv = tuple(shard(jnp.moveaxis(x, 1, 2), 'batch', 'heads') for x in (k, v))
-  x, q = ops.last_slots(x, last), ops.last_slots(q, last)
-  if kernel and last is None:
+  heads_first = lambda x: jnp.moveaxis(x, 1, 2)
+  slots = 'context' if ring.runs(c) else None  # None: of all tokens
+  kv = tuple(shard(heads_first(x), 'batch', 'heads', slots) for x in (k, v))
+  x = ops.last_slots(x, last)
+  if ring.runs(c):  # on devices that all have queries, whatever is wanted
+    attended = ring.over_prompts(q, kv, layer, places.index, valid, c)
+    attended = ops.last_slots(attended, last)
+  elif kernel and last is None:
     attended = kernel(q, k, v, valid, valid)
   else:
+    q = ops.last_slots(q, last)
     attended = _attend_prompts(q, kv, layer, places.index, valid, c)
   return _after_attention(x, attended, layer, c), kv
 
@@ -185,9 +191,8 @@ def _completion_layer(x, layer, places, prompt, prompt_kv, valid, c, kernel):
   if kernel:
     attended = _attend_rows(q, k, v, prompt[0], prompt_kv, valid, kernel)
   else:
-    attended = _attend_completions(
-      q, k, v, layer, places.index, prompt, prompt_kv, valid, c
-    )
+    over = ring.over_completions if ring.runs(c) else _attend_completions
+    attended = over(q, k, v, layer, places.index, prompt, prompt_kv, valid, c)
   return _after_attention(x, attended, layer, c)
 
 

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from align_jax import hosts, values
+from align_jax import hosts, sharding, values
 from align_jax.models import bow, cache, lora
+from align_jax.models.config import DTYPES
 from align_jax.policy import sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
 
 # Fields of a Batch that no model reads.
 UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
+UNREAD += ('weights',)
 
 
 def bare(batch):
@@ -22,9 +24,20 @@ def bare(batch):
   return batch.replace(prepared={}, **dict.fromkeys(UNREAD))
 
 
-def _reading(f):
+def _jit(f, **fixed):
+  """Jitted `f(*args, **fixed)`, for arrays on devices or on their hosts."""
+
+  def near(*args, **more):
+    args, more = sharding.on_device((args, more))
+    return f(*args, **fixed, **more)
+
+  near.__name__ = f.__name__
+  return jax.jit(near)
+
+
+def _reading(f, **fixed):
   """Jitted `f(params, batch)`: one program, whichever other fields are set."""
-  program = jax.jit(f)
+  program = _jit(f, **fixed)
   return lambda params, batch: program(params, bare(batch))
 
 
@@ -41,14 +54,20 @@ class Programs(NamedTuple):
 @functools.cache
 def policy_programs(config):
   """The Programs of the policy that a config describes."""
-  logps = _reading(functools.partial(scoring.token_logps, config=config))
+  logps = _reading(scoring.token_logps, config=config)
   return Programs(logps, _finite_kls(config), scoring.make_annotate(logps))
+
+
+@functools.cache
+def exact_kls(config):
+  """Jitted `scoring.token_kls`."""
+  return _jit(scoring.token_kls, config=config)
 
 
 def _finite_kls(config):
   """`scoring.token_kls`, with an error that names a token of infinite KL."""
-  kls = jax.jit(functools.partial(scoring.token_kls, config=config))
-  forbidden = jax.jit(functools.partial(scoring.forbidden_draw, config=config))
+  kls = exact_kls(config)
+  forbidden = _jit(scoring.forbidden_draw, config=config)
 
   def checked(params, ref_params, batch):
     found = kls(params, ref_params, batch)
@@ -70,13 +89,13 @@ def _finite_kls(config):
 @functools.cache
 def expectation(config):
   """Jitted (params, batch, worth f32 [B, T, V]) -> f32 [B, T]."""
-  return jax.jit(functools.partial(scoring.expected, config=config))
+  return _jit(scoring.expected, config=config)
 
 
 @functools.cache
 def entropies(config):
   """Jitted (params, batch) -> entropy of the next token, f32 [B, T]."""
-  return _reading(functools.partial(scoring.token_entropies, config=config))
+  return _reading(scoring.token_entropies, config=config)
 
 
 DRAWING = {  # what each field of Sampling may be
@@ -84,6 +103,7 @@ DRAWING = {  # what each field of Sampling may be
   'top_p': values.number(above=0, most=1),
   'top_k': values.count(0),
   'min_p': values.number(least=0, most=1),
+  'dtype': values.one_of(('', *DTYPES)),
   'cache_dtype': values.one_of(('', *cache.STORES)),
   'stop_tokens': values.items(
     'token ids', lambda x: values.is_whole(x) and x >= 0
@@ -98,6 +118,8 @@ class Sampling:
   Attributes:
     temperature: divides the logits; > 0.
     top_p, top_k, min_p: see `draw_tokens.Truncation`; 1, 0 and 0 cut nothing.
+    dtype: of activations, and so of the weights where they meet them; '': the
+      model's own.
     cache_dtype: how keys and values are kept, a name in `cache.STORES`; '': as
       the activations are.
     stop_tokens: ids that end a completion, as the task's EOS does.
@@ -107,6 +129,7 @@ class Sampling:
   top_p: float = 1.0
   top_k: int = 0
   min_p: float = 0.0
+  dtype: str = ''
   cache_dtype: str = ''
   stop_tokens: tuple[int, ...] = ()
 
@@ -160,8 +183,11 @@ def sampler(task, group_size, rows_at_once=0, how=Sampling()):
     rows_at_once: see `sampling.sample_many`; 0: all at once.
     how: Sampling. Its numbers are traced: they compile nothing.
   """
+  model = task.model
+  if how.dtype:
+    model = dataclasses.replace(model, dtype=how.dtype)
   program = _sampler(
-    task.model,
+    model,
     group_size,
     task.max_new_tokens,
     task.eos_id,
@@ -176,18 +202,17 @@ def sampler(task, group_size, rows_at_once=0, how=Sampling()):
 def _sampler(
   config, group_size, max_new_tokens, eos_id, rows_at_once, cache_dtype
 ):
-  f = sampling.sample
+  f, more = sampling.sample, {}
   if rows_at_once:
-    f = functools.partial(sampling.sample_many, slots=rows_at_once)
-  return jax.jit(
-    functools.partial(
-      f,
-      config=config,
-      group_size=group_size,
-      max_new_tokens=max_new_tokens,
-      eos_id=eos_id,
-      cache_dtype=cache_dtype,
-    )
+    f, more = sampling.sample_many, {'slots': rows_at_once}
+  return _jit(
+    f,
+    config=config,
+    group_size=group_size,
+    max_new_tokens=max_new_tokens,
+    eos_id=eos_id,
+    cache_dtype=cache_dtype,
+    **more,
   )
 
 
@@ -207,19 +232,19 @@ def scorer(config):
   """Jitted (params, batch) -> f32 [B]. None is the bag of words."""
   if config is None:
     return _reading(bow.scores)
-  return _reading(functools.partial(scoring.scores, config=config))
+  return _reading(scoring.scores, config=config)
 
 
 @functools.cache
 def token_scorer(config):
   """Jitted (params, batch) -> f32 [B, T], the score after each token."""
-  return _reading(functools.partial(scoring.token_scores, config=config))
+  return _reading(scoring.token_scores, config=config)
 
 
 CRITICS = ('critic', 'value_head')  # keys that are not the policy's
 
 
-_merge = jax.jit(lora.merge)
+_merge = _jit(lora.merge)
 
 
 def policy_of(params, base=None):

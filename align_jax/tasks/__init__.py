@@ -32,7 +32,11 @@ class Task:
   # Only for a gold reward that is a sum over tokens; it lowers the noise of
   # measurements.
   gold_steps: Callable[[Batch], Any] | None = None
+  # Which completions golden pairs may hold: Batch -> bool [B]. None: all.
+  covered: Callable[[Batch], Any] | None = None
   tokenizer: pathlib.Path | None = None  # folder of its files, for export
+  # Demonstrations that SFT does not learn from: () -> Batch, G = 1.
+  held_out_demonstrations: Callable[[], Batch] | None = None
   # Further prompts to measure policies on, by their names in `eval.sets`.
   eval_sets: dict[str, Prompts] = dataclasses.field(default_factory=dict)
 
@@ -85,6 +89,15 @@ def check_sets(task, names):
         f"eval.sets={tuple(names)}: {name!r} is none of the task's sets "
         f'{sorted(task.eval_sets)}'
       )
+
+
+def check_demonstrations(task, metrics):
+  """Raises ValueError where a metric needs what the task does not have."""
+  if 'demonstration_logp' in metrics and task.held_out_demonstrations is None:
+    raise ValueError(
+      f"eval.metrics={tuple(metrics)}: 'demonstration_logp' needs the task's "
+      'held_out_demonstrations, and it has none'
+    )
 
 
 def prepare(name, **knobs):

@@ -142,6 +142,12 @@ def distinct_prompts(pairs):
   return Prompts(tokens[index], valid[index])
 
 
+def held_out_answers(pairs, eval_prompts):
+  """Good answers to held-out prompts, as many as prompts at most: G = 1."""
+  best = good_answers(pairs)
+  return batches.first_rows(best, min(best.num_prompts, eval_prompts))
+
+
 def _held_out(pairs, eval_prompts):
   found = distinct_prompts(pairs)
   check_held_out(found, eval_prompts)
@@ -180,6 +186,7 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
     folder, eos_token=form.eos_token or None, needs_bos=False
   )
   rows = batches.load(rows_file(folder, 'policy'))
+  held_out = batches.load(rows_file(folder, 'held_out'))
   shown = [rows]
   if judge.judge_share:
     shown.append(batches.load(rows_file(folder, 'judge')))
@@ -188,9 +195,7 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
     max_new_tokens=form.completion_len,
     eos_id=all_ends(vocabulary.eos_id, ends(folder)),
     train_prompts=distinct_prompts(rows),
-    eval_prompts=_held_out(
-      batches.load(rows_file(folder, 'held_out')), eval_prompts
-    ),
+    eval_prompts=_held_out(held_out, eval_prompts),
     demonstrations=texts_first(
       folder,
       form.pretrain_steps,
@@ -199,6 +204,7 @@ def make_task(*, seed, workdir, model, sft_batch_size, eval_prompts, **made):
       form.prompt_len + form.completion_len,
       demonstrator(batches.concatenate(shown), sft_batch_size),
     ),
+    held_out_demonstrations=lambda: held_out_answers(held_out, eval_prompts),
     gold=make_gold(folder, judge, config.vocab_size, vocabulary.tokenizer),
     decode=data_lib.decoder(vocabulary.tokenizer),
     pairs=rows if rows.group_size == 2 else None,

@@ -38,6 +38,7 @@ from align_jax.tasks.windows import (
   distinct_prompts,
   draw_windows,
   encode,
+  openings,
 )
 
 
@@ -244,6 +245,10 @@ def make_task(
       shortest=sft_len,
     )
 
+  def held_out_demonstrations():
+    index = held_out[:eval_prompts]
+    return openings(arrays, bos_id, index, prompt_len=prompt_len, size=sft_len)
+
   return Task(
     model=only_tokens(config, tokenizer),
     max_new_tokens=texts.completion_len,
@@ -251,6 +256,7 @@ def make_task(
     train_prompts=trained_on,
     eval_prompts=asked,
     demonstrations=demonstrate,
+    held_out_demonstrations=held_out_demonstrations,
     gold=load_gold(folder / 'judge.npz', gold_config),
     decode=data_lib.decoder(tokenizer),
     tokenizer=folder,

@@ -124,6 +124,20 @@ def split(texts, prompts, eval_prompts):
   return order[eval_prompts:], order[:eval_prompts]
 
 
+def answers_of(encoded, index):
+  """The rows `index` with their own completions: a Batch."""
+  prompts, prompt_valid = encoded.prompts[index]
+  completions, valid = encoded.completions[index], encoded.valid[index]
+  return Batch(
+    prompts=prompts,
+    prompt_valid=prompt_valid,
+    completions=completions,
+    valid=valid,
+    mask=valid,
+    rewards=np.ones(len(index), np.float32),
+  )
+
+
 def demonstrator(encoded, index, batch_size, wrong_share):
   """A source of uniformly random rows among `index`.
 
@@ -240,6 +254,7 @@ def text_task(
     train_prompts=Prompts(*encoded.prompts[train[:prompts]]),
     eval_prompts=Prompts(*encoded.prompts[held_out]),
     demonstrations=demonstrator(encoded, train, sft_batch_size, wrong_share),
+    held_out_demonstrations=lambda: answers_of(encoded, held_out),
     gold=from_text(gold, decode),
     decode=decode,
   )

@@ -87,7 +87,10 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   )
 
 
-EVAL_SETS = ('train',)  # names of further prompts to measure on
+HELD_OUT = (
+  2**31 - 1
+)  # the stream of held-out demonstrations; training's are low
+EVAL_SETS = ('train', 'ood')  # names of further prompts to measure on
 
 
 def side_of(number, length):
@@ -116,12 +119,44 @@ def split_prompts(num_train, num_eval, length):
   return train, wrap(cube[num_train : num_train + num_eval])
 
 
+def out_of_distribution(prompts, seen, vocab_size):
+  """The prompts, each with one token that no training has; alike in all seeds.
+
+  Args:
+    seen: the tokens of all other prompts are below this.
+  """
+  rng = np.random.default_rng(1)
+  tokens, rows = prompts.tokens.copy(), np.arange(len(prompts))
+  places = rng.integers(0, tokens.shape[1], len(prompts))
+  tokens[rows, places] = rng.integers(seen, vocab_size, len(prompts))
+  return Prompts(tokens, prompts.valid)
+
+
+def eval_sets(train, held_out, seen, vocab_size):
+  """{name: Prompts} to measure on beside the held-out ones, of as many."""
+  found = {}
+  if held_out is not train:  # else they are measured anyhow
+    found['train'] = Prompts(*train[: len(held_out)])
+  if seen < vocab_size:
+    found['ood'] = out_of_distribution(held_out, seen, vocab_size)
+  return found
+
+
 def prepare(**knobs):
   """Does nothing: all that the task needs is drawn from the seed."""
 
 
-def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
-  """Raises ValueError where the model has too few tokens for the prompts."""
+def check(
+  model,
+  *,
+  prompts,
+  eval_prompts,
+  prompt_len,
+  completion_len,
+  uncovered=0,
+  **rest,
+):
+  """Raises ValueError where the model has too few tokens."""
   del rest
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
@@ -129,6 +164,11 @@ def check(model, *, prompts, eval_prompts, prompt_len, completion_len, **rest):
     raise ValueError(
       f'task.prompts={prompts} and task.completion_len={completion_len} need a '
       f'larger model.vocab_size than {vocab}'
+    )
+  if uncovered > vocab - completion_len:
+    raise ValueError(
+      f'task.uncovered={uncovered}, expected at most {vocab - completion_len}: '
+      'the reference repeats no token'
     )
 
 
@@ -144,6 +184,7 @@ def make_task(
   peak_shift,
   repeat_penalty,
   sft_batch_size,
+  uncovered=0,
 ):
   """The task with weights drawn from `seed`.
 
@@ -157,6 +198,8 @@ def make_task(
     peak_shift: distance of the best tokens from the demonstrated ones, in
       [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
+    uncovered: number of tokens, the first of the vocabulary, that no golden
+      pair contains.
   """
   del workdir  # nothing is cached
   check(
@@ -183,6 +226,14 @@ def make_task(
     sizes = dict(size=completion_len, batch_size=sft_batch_size)
     return demonstrations(shown, shown_to, key, **sizes)
 
+  def held_out_demonstrations():
+    sizes = dict(size=completion_len, batch_size=len(held_out))
+    key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
+    return demonstrations(shown, held_out.tokens, key, **sizes)
+
+  def covered(batch):
+    return (batch.completions >= uncovered).all(1)
+
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
@@ -198,6 +249,9 @@ def make_task(
     gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
-    # As many as are held out. If none are, the held-out set is this one.
-    eval_sets={'train': Prompts(*train[:eval_prompts])} if eval_prompts else {},
+    held_out_demonstrations=held_out_demonstrations,
+    covered=covered if uncovered else None,
+    eval_sets=eval_sets(
+      train, held_out, side_of(prompts + eval_prompts, prompt_len), vocab
+    ),
   )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'run': ('', 'trains and compares: align run EXPERIMENT --config=... ...'),
+  'reproduce': ('', 'runs all studies of a config: verdicts and a site'),
   'data show': ('show_data', 'a file, as the model will see it'),
   'frontier': ('show_frontier', 'the arms of a table of points at equal KL'),
   'kl': ('measure_kl', 'the sequence KL of two checkpoints, in nats'),
@@ -120,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tool = importlib.import_module(f'align_jax.tools.{name}')
     sys.exit(tool.main(arguments[size:]))
   try:
-    run(arguments[size:])
+    own = [words] if words != 'run' else []
+    run([*own, *arguments[size:]])
   except ValueError as error:
     sys.exit(f'error: {error}')
 

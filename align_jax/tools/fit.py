@@ -17,6 +17,7 @@ import jax
 from align_jax import sharding
 from align_jax.lab import config_file, overrides, sweep
 from align_jax.lab.settings import Run
+from align_jax.models import ring
 from align_jax.tools import fit_all, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import show, with_config
 from align_jax.tools.fit_measure import measure
@@ -66,7 +67,7 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
     f'arm {run.arm!r}'
   )
   with jax.set_mesh(mesh):
-    programs = Programs(run, mesh)
+    programs = Programs(run, mesh, cfg['reference_memory'])
     for name in names:
       measured = measure(PROGRAMS[name](programs), found, limit)
       heads = getattr(programs.task.model, 'num_kv_heads', 1)
@@ -134,6 +135,9 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
       raise ValueError(f'--{flag} is required')
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), fit_slices.find(args.topology)
+  # A search splits no row.
+  context = 1 if args.search else cfg['mesh'].get('context', 1)
+  ring.check(cfg['model'].get('attention', ''), context)
   if args.search:
     asked = [(run.arm, name) for name in names]
     done, _ = fit_search.search(cfg, found, asked, print)

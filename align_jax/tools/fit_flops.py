@@ -31,10 +31,18 @@ def _flops(jaxpr, turns):
     times = {
       'scan': lambda eqn: eqn.params['length'],
       'while': lambda eqn: turns,
-      'shard_map': lambda eqn: eqn.params['mesh'].size,
+      'shard_map': _devices,
     }.get(eqn.primitive.name, lambda eqn: 1)(eqn)
     total += times * sum(_flops(inner, turns) for inner in _inner(eqn))
   return total
+
+
+def _devices(eqn):
+  """How often a shard_map runs its body: XLA splits the other axes itself."""
+  told = eqn.params
+  name = 'newly_manual_axes'  # as of jax 0.10
+  axes = told[name] if name in told else told['manual_axes']
+  return math.prod(told['mesh'].shape[axis] for axis in axes)
 
 
 def _loops(jaxpr) -> int:

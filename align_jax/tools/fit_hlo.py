@@ -75,11 +75,13 @@ def collectives(text: str) -> list[Op]:
   """All collectives of a compiled program, `compiled.as_text()`.
 
   The TPU compiler runs one beside the computations that do not need it. It is
-  written down in each of them, under the same channel: one, all the same.
+  written down in each of them, of the same arrays and under the same channel:
+  one, all the same. But JAX gives every `ppermute` channel 1.
   """
   found = {}
   for channel, op in _walk(computations(text), '', 1, False):
-    found[channel or len(found)] = op
+    once = channel and op.kind != 'collective-permute'
+    found[(channel, op.kind, op.arrays) if once else len(found)] = op
   return list(found.values())
 
 

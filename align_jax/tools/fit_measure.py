@@ -19,6 +19,7 @@ class Measured(NamedTuple):
   seconds: float  # that the compiler took
   limit: int
   beside: int  # what it does not read, and what stays on the chip meanwhile
+  host: int  # in the memory of the chip's host
   arguments: int
   temporaries: int
   peak: int  # of the program, arguments included
@@ -85,6 +86,7 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
     seconds=seconds,
     limit=limit,
     beside=program.beside,
+    host=program.host,
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     peak=memory.peak_memory_in_bytes,
@@ -126,6 +128,7 @@ def _too_large(program, limit, seconds, peak):
     seconds=seconds,
     limit=limit,
     beside=program.beside,
+    host=program.host,
     arguments=bytes_on_device(program.arguments),
     temporaries=0,
     peak=peak,

@@ -5,7 +5,6 @@ say where they lie, so nothing is allocated.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import tempfile
@@ -25,7 +24,7 @@ from align_jax.lab.stages import Stage
 from align_jax.learn import step
 from align_jax.models import initial
 from align_jax.models.interface import from_fields, of, shapes
-from align_jax.policy import programs, scoring
+from align_jax.policy import programs
 from align_jax.policy.programs import Sampling
 from align_jax.tools import fit_models
 from align_jax.types import Batch, Params, Prompts
@@ -38,6 +37,7 @@ class Program(NamedTuple):
   f: Callable  # jitted
   arguments: tuple
   beside: int  # bytes on each device that it does not read, and that stay there
+  host: int  # bytes in the memory of hosts, for each device
   copies: int  # bytes of what it certainly stores: gradients, weights to sample
   rows: int  # completions
   tokens: int  # drawn one after another; 0: it samples none
@@ -85,8 +85,14 @@ class Abstract:
     """Split by rows, as `sharding.place_batch` does."""
     return jax.tree.map(lambda x: self._on(x, sharding.spec(('batch',))), tree)
 
-  def _on(self, x, spec):
-    place = NamedSharding(self.mesh, spec)
+  def to_host(self, tree):
+    """The same in the memory of hosts, as `sharding.to_host` does."""
+    return jax.tree.map(
+      lambda x: self._on(x, x.sharding.spec, sharding.HOST), tree
+    )
+
+  def _on(self, x, spec, kind='device'):
+    place = NamedSharding(self.mesh, spec, memory_kind=kind)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
@@ -97,10 +103,20 @@ def shape(*size, dtype=jnp.float32):
 
 def bytes_on_device(tree) -> int:
   """Of shapes on a mesh: what each device has. Numbers count nothing."""
+  return _bytes(tree, away=False)
+
+
+def bytes_on_host(tree) -> int:
+  """The same of what is in the memory of hosts, for each device."""
+  return _bytes(tree, away=True)
+
+
+def _bytes(tree, away):
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
     if hasattr(x, 'sharding')
+    and (x.sharding.memory_kind == sharding.HOST) == away
   )
 
 
@@ -161,16 +177,18 @@ def params_of(shared, model) -> Params:
 class Programs:
   """The programs of a run on a mesh."""
 
-  def __init__(self, run: Run, mesh: Mesh):
+  def __init__(self, run: Run, mesh: Mesh, reference_memory: str):
     steps.forget()  # those of another mesh
     self.run, self.on = run, Abstract(mesh)
     self.task = task = task_of(run.shared)
     axes = of(task.model).axes(task.model)
-    reference = self.on.place(params_of(run.shared, task.model), axes)
+    self.near = self.on.place(params_of(run.shared, task.model), axes)
+    self.reference, self.axes = self.near, axes
+    if reference_memory == 'host':
+      self.reference = self.on.to_host(self.near)
     self.sizes = task.eval_prompts.tokens.shape[1], task.max_new_tokens
-    self.reference, self.axes = reference, axes
     self.stage: Any = Stage(
-      None, run.seed, task, reference, None, None, None, None, None
+      None, run.seed, task, self.reference, None, None, None, None, None
     )
     self.state, self.tx = self._state()
 
@@ -183,9 +201,9 @@ class Programs:
       return starts.trained_of(stage, self.run)[0]
 
     bare = lambda x: shape(*x.shape, dtype=x.dtype)
-    shapes = jax.eval_shape(trained, jax.tree.map(bare, self.reference))
+    shapes = jax.eval_shape(trained, jax.tree.map(bare, self.near))
     params = self.on.place(shapes, axes)
-    anchors = starts.anchors_of(self.stage, self.run, params)
+    anchors = starts.anchors_of(self.stage, self.run, params, self.near)
     state = jax.eval_shape(
       lambda p, a: step.init_state(p, tx, a, starts.stats_of(self.run)),
       params,
@@ -213,7 +231,7 @@ class Programs:
     models = [self.state, self.reference]
     if proxy.verifier == 'transformer':
       models += [
-        jax.tree.map(lambda x: self.on._on(x, x.sharding.spec), self.reference)
+        jax.tree.map(lambda x: self.on._on(x, x.sharding.spec), self.near)
         for _ in range(proxy.members)
       ]
     leaves = jax.tree.leaves(models)
@@ -224,7 +242,8 @@ class Programs:
     read = {id(x) for x in jax.tree.leaves(arguments)}
     beside = sum(size for key, size in kept.items() if key not in read)
     rows = len(batch.rewards)
-    return Program(name, f, arguments, beside, copies, rows, tokens)
+    away = bytes_on_host(self.reference)
+    return Program(name, f, arguments, beside, away, copies, rows, tokens)
 
   def train(self) -> Program:
     """The update of the run."""
@@ -261,16 +280,25 @@ class Programs:
     given = self._batch(prompts, group)
     host = self.on.replicated((given.prompts, given.prompt_valid))
     key = self.on.replicated(jax.eval_shape(lambda: jax.random.key(0)))
-    arguments = self.reference, *host, key
+    arguments = self._sampled_from(), *host, key
     tokens = self.task.max_new_tokens
-    return self._program(name, f, arguments, given, self._weights(), tokens)
+    copies = self._weights(how.dtype)
+    return self._program(name, f, arguments, given, copies, tokens)
 
-  def _weights(self):
+  def _sampled_from(self):
+    """The parameters of who samples; merged ones are as large as a base."""
+    if not self.sampled or self.run.source.name == 'reference':
+      return self.reference
+    if self.run.lora.rank:
+      return self.near
+    return programs.policy_of(self.state.params)
+
+  def _weights(self, dtype=''):
     """Bytes on each device of the weights as sampling lays them out."""
-    dtype = getattr(self.task.model, 'dtype', 'float32')
+    dtype = dtype or getattr(self.task.model, 'dtype', 'float32')
     cast = lambda x: shape(*x.shape, dtype=dtype)
     with sharding.sampling():
-      placed = self.on.place(jax.tree.map(cast, self.reference), self.axes)
+      placed = self.on.place(jax.tree.map(cast, self.near), self.axes)
     return bytes_on_device(placed)
 
   def sample(self) -> Program:
@@ -293,7 +321,7 @@ class Programs:
     prompts = len(self.task.eval_prompts)
     batch = self._batch(prompts, self.run.shared.eval.samples)
     batch = self.on.rows(batch)
-    f = jax.jit(functools.partial(scoring.token_kls, config=self.task.model))
+    f = programs.exact_kls(self.task.model)
     arguments = self.state.params, self.reference, batch
     return self._program('evaluate', f, arguments, batch)
 

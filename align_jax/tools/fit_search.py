@@ -67,7 +67,8 @@ def compiled(cfg, arm, name, found, limit) -> Measured:
   run = sweep.sweep(one)[0]
   mesh = sharding.make_mesh(list(found.devices()), **cfg['mesh'])
   with jax.set_mesh(mesh):
-    return measure(PROGRAMS[name](Programs(run, mesh)), found, limit)
+    programs = Programs(run, mesh, cfg['reference_memory'])
+    return measure(PROGRAMS[name](programs), found, limit)
 
 
 def search(

@@ -25,7 +25,10 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
   """
   verdict = 'fits' if x.fits else f'DOES NOT FIT: {knob}'
   beside = f' and {gib(x.beside)} beside it' if x.beside else ''
-  yield (f'{x.name}: {gib(x.peak)} GiB{beside} of {gib(x.limit)}: {verdict}')
+  host = f', {gib(x.host)} a chip on its host' if x.host else ''
+  yield (
+    f'{x.name}: {gib(x.peak)} GiB{beside} of {gib(x.limit)}{host}: {verdict}'
+  )
   yield (
     f'  arguments {gib(x.arguments)}, temporaries {gib(x.temporaries)} GiB; '
     f'{x.seconds:.0f} s to compile'
@@ -77,9 +80,13 @@ def knob(name: str, cfg: dict, arm: dict, kv_heads: int) -> str:
         f'--config.mesh.fsdp={mesh["fsdp"] // 2} '
         f'--config.mesh.rollout={2 * mesh["rollout"]}'
       )
+    if _may_leave(cfg, arm):
+      return LEAVE
     if name == 'sample':
       return f'--config.arm.batch_size={arm["batch_size"] // 2}'
     return 'fewer eval.samples or eval prompts'
+  if _may_leave(cfg, arm):
+    return LEAVE
   if name == 'evaluate':
     return 'fewer eval.samples or eval prompts'
   return f'--config.arm.batch_size={arm["batch_size"] // 2}'
@@ -92,4 +99,12 @@ def _training(cfg, arm):
     return '--config.model.remat=True'
   if arm['batch_size'] // arm['num_microbatches'] >= 2 * ways:
     return f'--config.arm.num_microbatches={2 * arm["num_microbatches"]}'
-  return 'a larger slice, or mesh.tensor'
+  return LEAVE if _may_leave(cfg, arm) else 'a larger slice, or mesh.tensor'
+
+
+LEAVE = '--config.reference_memory=host'
+
+
+def _may_leave(cfg, arm):
+  """Whether the reference is on the devices, and no adapters' base."""
+  return cfg['reference_memory'] == 'device' and not arm['lora']['rank']

@@ -10,7 +10,7 @@ unlimited proxy, unlimited golden).
 """
 
 from experiments.claims import Claim, Gap
-from experiments.study import Study, main
+from experiments.study import Study, arm_of, main
 
 FINITE = 'online, finite gold'
 SOURCE = 'Tang et al. 2024 (2405.08448), fig. 1, taken apart'
@@ -23,7 +23,7 @@ def arms(cfg):
   It has as many golden labels as `offline`: batches of the policy's samples,
   each labelled once and learned from EPOCHS times.
   """
-  online, golden = cfg['arms']['online'], cfg['golden']['pairs']
+  online, golden = arm_of(cfg, 'online'), cfg['golden']['pairs']
   size = max(1, cfg['arm']['batch_size'] // EPOCHS)
   finite = {
     **online,
@@ -80,6 +80,7 @@ STUDY = Study(
   '--config.proxy.verifier=transformer.',
   arms=arms,
   strong=('online', 'offline'),
+  figure='gold_vs_kl.png',
 )
 runs, report = STUDY.runs, STUDY.report
 

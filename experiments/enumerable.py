@@ -12,6 +12,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.learn import optimizers, step
 from align_jax.losses import LOSSES, prepared
+from align_jax.losses.correction import corrected
 from align_jax.types import Batch, Outputs
 
 
@@ -107,6 +108,7 @@ class Language:
     sampler=None,
     rewards=0.0,
     values=None,
+    correction='',
     **hparams,
   ):
     """Minus the gradient of a loss, the mean over batches.
@@ -116,6 +118,7 @@ class Language:
       weights: [M] or a number.
       sampler: the policy that wrote the rows; None is `policy`.
       rewards: [N]; values: [N, T], a critic.
+      correction: a name in CORRECTIONS; its weights have no bound.
     Returns:
       f64, flat.
     """
@@ -132,6 +135,8 @@ class Language:
         batch = self.rows(index, group_size, **fields)
         out = jax.tree.map(lambda x: jnp.asarray(x)[index], outputs)
         frozen = jax.lax.stop_gradient(out)
+        if correction:
+          batch = corrected(frozen, batch, correction, cap=jnp.inf)
         batch = prepared(name, frozen, batch, hparams)
         out = out if name != 'nash_md' else out.logps
         return LOSSES[name](out, batch, **hparams)[0]
@@ -162,6 +167,31 @@ def systematic(logps, size):
 
 def total_variation(p, q):
   return 0.5 * np.abs(p - q).sum()
+
+
+def kl(p, q):
+  """KL(p || q) of laws f64 [N], nats."""
+  on = p > 0
+  return float((p[on] * np.log(p[on] / q[on])).sum())
+
+
+def best_of_n(law, scores, n):
+  """The law of the best of n draws from a law; ties share what they have.
+
+  F(y)^n - F^-(y)^n for levels of equal score, F their distribution function
+  (Beirami et al. 2024, lemma 1).
+
+  Args:
+    law, scores: [N].
+  Returns:
+    f64 [N].
+  """
+  _, level = np.unique(scores, return_inverse=True)
+  mass = np.bincount(level, law)
+  up_to = np.cumsum(mass)
+  up_to /= up_to[-1]  # what rounding leaves would be raised to the power of n
+  below = np.concatenate([[0], up_to[:-1]])
+  return law / mass[level] * (up_to**n - below**n)[level]
 
 
 def optimum(law, exponent):

@@ -1,0 +1,158 @@
+"""Runs all studies of a config: their verdicts, one table, one site.
+
+  align reproduce --config=configs/toy.py --workdir=runs/claims \
+    [--only=E3,E8] [--report]
+
+A study lies in WORKDIR/CONFIG/KEY, with its own page. WORKDIR/index.html and
+WORKDIR/RESULTS.md have the verdicts of all configs that were run into WORKDIR.
+The same command goes on where it was interrupted; --report trains nothing.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+
+from align_jax import hardware, hosts, paths, sharding
+from align_jax.files import write_record
+from align_jax.lab import jobs, lock, schedule
+from align_jax.learn import stopping
+from align_jax.values import nearest
+from experiments import command, common, effects, registration, resume, site
+from experiments.suite import studies
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A study of one config.
+
+  Attributes:
+    study: study.Study.
+    runs: its Runs.
+    folder: where it lies.
+  """
+
+  study: object
+  runs: list
+  folder: paths.Path
+
+
+def chosen(only):
+  """The studies to run.
+
+  Raises:
+    ValueError: a name is no study's key.
+  """
+  every = studies()
+  for key in only:
+    if key not in every:
+      raise ValueError(f'--only={key}: no such study, {nearest(key, every)}')
+  return [study for key, study in every.items() if key in (only or every)]
+
+
+def parts_of(cfg, folder, only):
+  """The Parts of a config, checked.
+
+  A study that the config cannot serve is left out with a note, unless it was
+  asked for by name.
+
+  Raises:
+    ValueError: what a study that was asked for finds wrong.
+  """
+  found = []
+  for study in chosen(only):
+    try:
+      runs = study.runs(cfg)
+      common.check(cfg, runs)
+    except (ValueError, KeyError) as error:
+      if only:
+        raise ValueError(f'{study.key}: {error}') from None
+      resume.say([f'{study.key} is left out: {error}'])
+    else:
+      found.append(Part(study, runs, folder / study.key))
+  return found
+
+
+def train(cfg, parts):
+  """Trains what is unfinished, study by study, under one progress bar."""
+  todo = [part_jobs(cfg, part) for part in parts]
+  workers = cfg['workers'] or jobs.default_workers()
+  with schedule.Progress([job for own in todo for job in own]) as progress:
+    for own in filter(None, todo):  # each has workers of its own
+      schedule.run_under(progress, own, common.train_runs, workers)
+
+
+def part_jobs(cfg, part):
+  """Opens the folder of a Part. Returns its jobs, named after the study."""
+  lock.drop_unfinished(part.folder)
+  registration.register(cfg, part.folder, part.study.rules)
+  if not part.runs:
+    return []
+  resume.open_workdir(cfg, part.runs, part.folder)
+  found = common.jobs_of(cfg, part.runs, part.folder)
+  if found:
+    common.note_start(part.folder)
+  rename = lambda name: f'{part.study.key}/{name}'
+  return [
+    dataclasses.replace(
+      job, name=rename(job.name), needs=tuple(map(rename, job.needs))
+    )
+    for job in found
+  ]
+
+
+def report(cfg, parts):
+  """Writes the page of every study that has what it needs."""
+  for part in parts:
+    points = common.read_points(part.folder, part.runs)
+    if points or not part.runs:
+      told = part.study.report(points, cfg, part.folder)
+      hosts.say(f'{part.study.key}. {part.study.title}\n{told}\n')
+
+
+NAME = 'reproduced.json'
+
+
+def note(cfg, folder):
+  """Records what the results of a config were computed with, once."""
+  path = folder / NAME
+  if not path.exists():
+    told = {
+      'command': command.command(),
+      'commit': registration.commit(),
+      'versions': common.versions(),
+      'machine': site.machine(),
+      'date': time.strftime('%Y-%m-%d', time.gmtime()),
+      'seeds': cfg['seeds'],
+    }
+    write_record(path, told)
+
+
+def run(cfg, given):
+  if not command.WORKDIR.value:
+    raise ValueError('--workdir is required')
+  workdir = paths.absolute(command.WORKDIR.value)
+  folder = workdir / pathlib.Path(command.CONFIG.value).stem
+  parts = parts_of(cfg, folder, command.ONLY.value)
+  together = lambda cfg: [r for s in chosen(()) for r in tried(s, cfg)]
+  effects.check(together, cfg, given)
+  with lock.held(workdir, command.command()), contextlib.ExitStack() as stack:
+    if not command.REPORT.value:
+      stack.enter_context(stopping.listening())
+      sharding.use_mesh(**cfg['mesh'])
+      hardware.check(command.DEVICE.value)
+      note(cfg, folder)
+      train(cfg, parts)
+    report(cfg, parts)
+    print(site.write(workdir, studies()))
+
+
+def tried(study, cfg):
+  try:
+    return study.runs(cfg)
+  except (ValueError, KeyError):
+    return []
+
+
+if __name__ == '__main__':
+  command.start(run)

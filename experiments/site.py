@@ -1,0 +1,134 @@
+"""All verdicts of a workdir: index.html and RESULTS.md, made from records.
+
+Nothing here is computed, so the same records give the same bytes.
+"""
+
+import os
+import platform
+
+from align_jax import paths
+from align_jax.compare.report import Page
+from align_jax.files import read_record, write_atomically
+from experiments import claims
+from experiments.study import NAME as VERDICTS
+
+REPRODUCED = 'reproduced.json'  # of a config
+HEADER = ['study', 'claim', 'verdict', 'number', 'seeds']
+
+
+def machine():
+  """Processor and cores, such as 'Intel Xeon @ 2.2GHz, 2 cores'."""
+  name = platform.processor() or platform.machine()
+  info = paths.path('/proc/cpuinfo')
+  if info.exists():
+    lines = info.read_text('utf-8').splitlines()
+    models = [x for x in lines if x.startswith('model name')]
+    name = models[0].partition(':')[2].strip() if models else name
+  return f'{name}, {os.cpu_count()} cores'
+
+
+def configs_of(workdir):
+  """{name of a config: its record} of all that were run into `workdir`."""
+  return {
+    path.parent.name: read_record(path)
+    for path in sorted(workdir.glob(f'*/{REPRODUCED}'))
+  }
+
+
+def verdicts_of(workdir, config, studies):
+  """{Study: its record of verdicts} of the studies that were reported on."""
+  found = {}
+  for study in studies.values():
+    path = workdir / config / study.key / VERDICTS
+    if path.exists():
+      found[study] = read_record(path)
+  return found
+
+
+def rows_of(verdicts):
+  """A row for each claim."""
+  return [
+    [study.key, x['says'], x['word'], x['value'], str(x['seeds'] or '')]
+    for study, record in verdicts.items()
+    for x in record['verdicts']
+  ]
+
+
+def minutes(folder):
+  """Minutes of one core that the finished runs in a folder took."""
+  done = folder.glob('**/done.json')
+  return sum(read_record(path).get('seconds', 0) for path in done) / 60
+
+
+def counted(rows):
+  """'5 reproduced, 2 undecided': how many claims got each word."""
+  words = [row[2] for row in rows]
+  told = [f'{words.count(w)} {w}' for w in claims.WORDS if w in words]
+  return ', '.join(told)
+
+
+def made_by(record, spent):
+  """Lines on how the results of a config were made."""
+  return [
+    f'{record["command"]}',
+    f'{record["date"]}, commit {record["commit"]}; {record["machine"]}; '
+    f'{spent:.0f} minutes of one core in training',
+    record['versions'].replace('\n', ', '),
+  ]
+
+
+def write(workdir, studies):
+  """Writes index.html and RESULTS.md. Returns a line for the terminal.
+
+  Args:
+    studies: {key: Study}.
+  """
+  page = Page('Claims about online and offline alignment')
+  lines = ['# Results', '', *INTRODUCTION, '']
+  for config, record in configs_of(workdir).items():
+    verdicts = verdicts_of(workdir, config, studies)
+    rows, told = rows_of(verdicts), made_by(record, minutes(workdir / config))
+    add_config(page, config, verdicts, rows, told)
+    lines += markdown_of(workdir, config, verdicts, rows, told)
+  page.write(workdir / 'index.html')
+  write_atomically(workdir / 'RESULTS.md', '\n'.join(lines))
+  return f'site: {workdir / "index.html"}'
+
+
+INTRODUCTION = (
+  'Each claim is of a paper. Its number, its rule and its margin were fixed in',
+  'code before the runs: `experiments/suite/` has a module for each study.',
+  'A number above 0 speaks for the claim, unless it is a claim of equality.',
+  'Brackets are 95% intervals over seeds and prompts.',
+)
+
+
+def add_config(page, config, verdicts, rows, told):
+  """Adds the table of a config to the index."""
+  page.heading(f'{config}: {counted(rows)}')
+  page.text(' '.join(INTRODUCTION).replace('`', ''), 'note')
+  links = [f'{config}/{row[0]}/report.html' for row in rows]
+  page.table(HEADER, rows, text_columns=3, links=links)
+  for line in told:
+    page.note(line)
+
+
+def markdown_of(workdir, config, verdicts, rows, told):
+  """The lines of a config in RESULTS.md."""
+  yield f'## {config}'
+  yield ''
+  yield f'{counted(rows)}.'
+  yield ''
+  yield from [f'    {told[0]}', '', *told[1:], '']
+  yield f'| {" | ".join(HEADER)} |'
+  yield f'|{" --- |" * len(HEADER)}'
+  for row in rows:
+    yield f'| {" | ".join(row)} |'
+  yield ''
+  for study in verdicts:
+    figure = workdir / config / study.key / 'figures' / study.figure
+    if study.figure and figure.exists():
+      yield f'![{study.title}]({figure.relative_to(workdir)})'
+      yield ''
+      yield f'{study.key}. {study.title}'
+      yield ''

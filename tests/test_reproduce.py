@@ -1,0 +1,75 @@
+"""All studies by one command: what is run, and the site of their verdicts."""
+
+import numpy as np
+import pytest
+
+from configs import toy
+from experiments import registration, reproduce, site
+from experiments.suite import studies
+from tests import browser, made_points, suite_points
+
+CFG = {**toy.get_config().to_dict(), 'seeds': suite_points.SEEDS}
+STUDY = studies()['E3']
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A workdir with one study, of made-up points."""
+  root = tmp_path_factory.mktemp('claims')
+  folder = made_points.fill(root / 'toy' / 'E3')
+  registration.register(CFG, folder, STUDY.rules)
+  reproduce.note(CFG, root / 'toy')
+  of = lambda quality: np.full(suite_points.SEEDS, quality)
+  qualities = {name: of(1.0) for name in STUDY.arms(CFG)}
+  qualities |= {'online+gold': of(3.0), 'offline': of(2.0)}
+  STUDY.report(suite_points.runs_of(qualities), CFG, folder)
+  site.write(root, studies())
+  return root
+
+
+def test_the_table_has_every_verdict(workdir):
+  text = (workdir / 'RESULTS.md').read_text()
+  rows = [x.split(' | ') for x in text.splitlines() if x.startswith('| E3')]
+  assert [row[2] for row in rows] == [
+    'opposite',
+    'not reproduced',
+    'reproduced',
+    'opposite',
+  ]
+  assert '1 reproduced, 1 not reproduced, 2 opposite.' in text
+
+
+def test_the_same_records_give_the_same_bytes(workdir):
+  names = 'RESULTS.md', 'index.html'
+  before = [(workdir / name).read_bytes() for name in names]
+  site.write(workdir, studies())
+  assert before == [(workdir / name).read_bytes() for name in names]
+
+
+def test_pages_open_without_errors_and_lead_on(workdir):
+  index, errors = browser.opened(workdir / 'index.html')
+  assert not errors
+  leads = browser.links(index)
+  assert leads and all((workdir / link).exists() for link in leads)
+  page, errors = browser.opened(workdir / leads[0])
+  assert not errors and '<svg' in page and 'amplification' in page
+  beside = browser.links(page)
+  assert beside and all(
+    (workdir / leads[0]).parent.joinpath(x).exists() for x in beside
+  )
+
+
+def test_a_study_is_found_by_its_key(tmp_path):
+  [part] = reproduce.parts_of(CFG, tmp_path, ['E3'])
+  assert part.folder == tmp_path / 'E3' and part.runs
+  with pytest.raises(ValueError, match="--only=E33: no such study.*'E3'"):
+    reproduce.parts_of(CFG, tmp_path, ['E33'])
+
+
+def test_what_a_config_cannot_serve_is_told(tmp_path, capsys):
+  cfg = {**CFG, 'arms': {}}
+  with pytest.raises(ValueError, match='E3: '):
+    reproduce.parts_of(cfg, tmp_path, ['E3'])
+  parts = reproduce.parts_of(cfg, tmp_path, [])
+  assert 'E3' not in [part.study.key for part in parts]
+  assert 'E3 is left out' in capsys.readouterr().err

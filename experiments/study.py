@@ -25,17 +25,6 @@ def nothing(cfg):
   return {}
 
 
-def arm_of(cfg, name):
-  """The fields of an arm of a config.
-
-  Raises:
-    ValueError: there is no such arm.
-  """
-  if name not in cfg['arms']:
-    raise ValueError(f'config.arms has no {name!r}, from which its arms derive')
-  return cfg['arms'][name]
-
-
 @dataclasses.dataclass(frozen=True)
 class Study:
   """Claims and what they are tested by.

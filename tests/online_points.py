@@ -10,8 +10,6 @@ from experiments.suite import (
 )
 from tests.suite_points import SEEDS, runs_of
 
-# Studies of arms, whose page needs no more of points than that they rise.
-REPORTED = 'E1', 'E1-', 'E2', 'E3', 'E5', 'E6', 'E10', 'E14', 'E16'
 FREE = e01_online_offline.FREE
 PAIR = e01_online_offline.PAIR
 ALIKE = np.ones(SEEDS)

@@ -8,9 +8,11 @@ import pytest
 
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
+from align_jax.files import write_record
 from configs import toy
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
+from experiments.suite import e13_coverage as e13
 from experiments.suite import studies
 from tests import limit_points, made_points, online_points, suite_points
 
@@ -116,21 +118,43 @@ def test_a_study_runs_on_the_toy(study):
   common.check(study.config(CFG), study.runs(CFG))
 
 
-@pytest.mark.parametrize('key', online_points.REPORTED)
-def test_a_study_reports_on_all_its_runs(key, tmp_path, monkeypatch):
-  study = STUDIES[key]
+def points_of(run, quality):
+  """Made points of a run, with what studies read beside gold and KL."""
+  if run.pool.how:
+    rng = np.random.default_rng(run.seed)
+    made = list(made_points.reweighed(run.label, run.seed, quality))
+    for point in made:
+      gold = point['gold_by_prompt'] + 0.05 * rng.normal(
+        size=made_points.PROMPTS
+      )
+      point['gold_by_prompt'] = gold.tolist()
+    return made
+  own = dict(config=run.configuration, held=run.kl.nats, speed=quality)
+  more = {
+    'implicit_accuracy': 0.5 * quality,
+    'uncovered': 0.1 * quality,
+  }
+  made = made_points.run(run.label, run.seed, quality, **own)
+  return [{**point, **more} for point in made]
 
+
+TRAINED = [study for study in STUDIES.values() if study.trains]
+
+
+@pytest.mark.parametrize('study', TRAINED, ids=lambda s: s.key)
+def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
   def drawn_once(page, draw, *told):
     plt.close(draw(WIDE))
 
   monkeypatch.setattr(Page, 'figure', drawn_once)
+  # What is computed without points has tests of its own.
+  decided = tuple(c for c in study.claims if isinstance(c, claims.Claim))
+  study = dataclasses.replace(study, claims=decided)
+  write_record(tmp_path / e13.TABLES, {x: [1.0, 2.0] for x in e13.METHODS})
   cfg = {**CFG, 'seeds': 2}
   points = []
   for number, run in enumerate(study.runs(cfg)):
-    own = dict(config=run.configuration, held=run.kl.nats)
-    quality = 1 + 0.01 * number
-    for point in made_points.run(run.label, run.seed, quality, **own):
-      points.append({**point, 'implicit_accuracy': 0.5 * quality})
+    points += points_of(run, 1 + 0.01 * number)
   told = study.report(points, cfg, made_points.fill(tmp_path, 2))
   assert not any(line.startswith('NO VERDICT') for line in told.splitlines())
   assert len(told.splitlines()) == len(study.claims)

@@ -194,7 +194,7 @@ def test_golden_pairs_lack_uncovered_tokens(task, sampled):
   first = next(x for x in whole.completions.reshape(-1, 8) if x.min() > 1)
   np.testing.assert_array_equal(got.completions[:2].ravel(), first)
   [share] = metrics.uncovered(partly.covered).values()
-  samples = metrics.Samples(batch, 8, None, None)
+  samples = metrics.Samples(batch, 8, None, None, None)
   want = (np.asarray(batch.completions) < 2).any(1).mean()
   np.testing.assert_allclose(share(samples).mean(), want, rtol=1e-6)
   assert 0.1 < want < 0.95 and metrics.uncovered(task.covered) == {}

@@ -77,9 +77,11 @@ class Trackio:
       )
 
   def show(self, step, values):
+    """Logs {name: number} as of a step."""
     self._run.log(values, step=step)
 
   def close(self):
+    """Ends the run."""
     with _aside():
       self._run.finish()
 

@@ -52,8 +52,13 @@ nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'  # which has tables
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 4
+highlight_language = 'none'  # of blocks that name no other
+smartquotes = False  # '' is a text here
 add_module_names = False
 python_maximum_signature_line_length = 100
+# Defaults as the code has them: their values are this machine's, such as the
+# whole of os.environ.
+autodoc_preserve_defaults = True
 autodoc_member_order = 'bysource'
 autodoc_default_options = {'members': True, 'ignore-module-all': True}
 autosummary_ignore_module_all = True
@@ -61,6 +66,7 @@ autosummary_context = {'start': public.starts('align_jax')}
 
 html_theme = 'sphinx_book_theme'
 html_title = project
+html_use_index = html_domain_indices = False  # the search finds names
 html_static_path = ['static']
 html_css_files = ['site.css']
 html_theme_options = {

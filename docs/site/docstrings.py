@@ -5,6 +5,7 @@ import inspect
 import re
 
 SECTION = re.compile(r'(Args|Attributes|Returns|Yields|Raises):(.*)')
+LISTS = 'Args', 'Attributes', 'Raises'  # of names and what they are
 ITEM = re.compile(r'([\w*.]+(?:, [\w*.]+)*): +(.*)', re.DOTALL)
 CODE = re.compile(r'`([^`]+)`(\w?)')
 NAME = re.compile(r'[A-Za-z][\w.]*')
@@ -22,8 +23,12 @@ def rewrite(app, what, name, obj, options, lines):
 def shorten(app, what, name, obj, options, signature, returns):
   """Handles `autodoc-process-signature`: fields are not said twice."""
   del app, name, options
-  shown = what == 'class' and fields(obj)
-  return ('', None) if shown else (signature, returns)
+  if what == 'class' and fields(obj):
+    return '', None
+  if signature and '<' in signature:  # no Python, and so shown as it is
+    signature = re.sub(r'~[\w.]*\.', '', signature)
+    signature = re.sub(r'<[^>]*>', '...', signature)
+  return signature, returns
 
 
 def skip(app, what, name, obj, skipped, options):
@@ -43,11 +48,9 @@ def to_rst(lines):
       section = found[1]
       yield from ('', f':{section}:', f'  {inline(found[2].strip())}', '')
     elif section and indent:
-      item = (
-        ITEM.fullmatch(text) if section not in ('Returns', 'Yields') else ''
-      )
-      text = f'* **{escape(item[1])}** – {inline(item[2])}' if item else text
-      yield from (f'  {text if item else inline(text)}', '')
+      item = ITEM.fullmatch(text) if section in LISTS else None
+      name = f'* **{escape(item[1])}** – ' if item else ''
+      yield from (f'  {name}{inline(item[2] if item else text)}', '')
     elif indent:
       yield from ('::', '', *(f'  {line}' for line in text.splitlines()), '')
     else:

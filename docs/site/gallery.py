@@ -7,7 +7,7 @@ import pathlib
 import docstrings
 
 ROOT = pathlib.Path(__file__).parents[2]
-FIGURES = {  # of docs/, by module
+FIGURES = {  # of docs/, by module; any other's is docs/MODULE.png, if any
   'online_vs_offline': 'toy.png',
   'method_zoo': 'zoo_gold_vs_kl.png',
 }
@@ -44,8 +44,9 @@ def _section(path, key=''):
   title, *lines = docstring.splitlines()
   name = path.relative_to(ROOT)
   parts = [f'### {key}{title}', f'[`{name}`](../../{name})']
-  if path.stem in FIGURES:
-    parts.append(f'![gold reward against KL](../{FIGURES[path.stem]})')
+  figure = FIGURES.get(path.stem, f'{path.stem}.png')
+  if (ROOT / 'docs' / figure).exists():
+    parts.append(f'![gold reward against KL](../{figure})')
   for indent, text in docstrings.blocks(lines):
     parts.append(f'```bash\n{text}\n```' if indent else text)
   return '\n\n'.join(parts)

@@ -1,7 +1,7 @@
 """The papers that are cited, and where: docs/papers.md with its last columns.
 
 docs/papers.md has a row per paper. Where it is cited is read off the code, the
-configs, the experiments and docs/methods.md.
+configs, the experiments and the other pages.
 """
 
 import ast
@@ -14,9 +14,9 @@ NONE = '–'  # of a paper without a number here
 ROW = re.compile(r'^\| ([^|]+ \d{4}) \| ([^|]+) \| ([\d.]+|–) \|$', re.M)
 # A line break within a citation, also of a comment.
 GAP = r'\s+(?:# *)?'
-NAME = r'[A-Z][a-z]+(?:-[A-Z][a-z]+)?'
+NAME = rf'(?:Del{GAP})?[A-Z][A-Za-z]+(?:-[A-Z][a-z]+)?'
 CITED = re.compile(
-  rf'((?:{NAME},{GAP})*{NAME}(?:{GAP}et{GAP}al\.|{GAP}(?:and|&){GAP}{NAME})?'
+  rf'\b((?:{NAME},{GAP})*{NAME}(?:{GAP}et{GAP}al\.|{GAP}(?:and|&){GAP}{NAME})?'
   rf'{GAP}(?:19|20)\d\d)\b'
   rf'(?:[^a-z]{{1,4}}(?:arXiv{GAP})?(\d{{4}}\.\d{{5}}))?'
 )
@@ -37,12 +37,12 @@ def citations(text):
 
 
 def places():
-  """Yields (citation, id, kind, place); kind is methods, configs or code."""
-  methods = (ROOT / 'docs' / 'methods.md').read_text('utf-8')
-  for title, text in re.findall(r'^###? (.+)\n((?:(?!#).*\n)*)', methods, re.M):
-    for _, *cited in citations(text):
-      anchor = re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
-      yield *cited, 'methods', f'[{title}](methods.md#{anchor})'
+  """Yields (citation, id, kind, place); kind is docs, configs or code."""
+  for page in sorted((ROOT / 'docs').glob('*.md')):
+    if page.name != 'papers.md':
+      for title, text in _sections(page):
+        for _, *cited in citations(text):
+          yield *cited, 'docs', title
   for folder in ('configs', 'experiments'):
     for path in sorted((ROOT / folder).rglob('*.py')):
       name = path.relative_to(ROOT)
@@ -53,6 +53,17 @@ def places():
     for offset, *cited in citations(text):
       line = text.count('\n', 0, offset) + 1
       yield *cited, 'code', _owner(path, text, line)
+
+
+def _sections(page):
+  """Yields (link, text) of a page's parts: the methods, or all of it."""
+  text = page.read_text('utf-8')
+  if page.name != 'methods.md':
+    yield f'[{page.stem}]({page.name})', text
+    return
+  for title, part in re.findall(r'^##+ (.+)\n((?:(?!#).*\n)*)', text, re.M):
+    anchor = re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
+    yield f'[{title}](methods.md#{anchor})', part
 
 
 def _owner(path, text, line):
@@ -69,19 +80,26 @@ def _owner(path, text, line):
 def index(rows):
   """{(citation, id): {kind: [place]}}, in the order of `rows`.
 
+  A citation without a number is the paper's that has none, if two have its
+  name.
+
   Raises:
     ValueError: a citation has no row, or could mean two; or a row is cited
       nowhere.
   """
   found = {row: collections.defaultdict(dict) for row in rows}
+  wrong = {}
   for name, number, kind, place in places():
     fits = [row for row in rows if row[0] == name and number in ('', row[1])]
-    if len(fits) != 1:
-      raise ValueError(
-        f'{place} cites {name} {number}: docs/papers.md has {len(fits)} such '
-        'rows, expected 1'
-      )
-    found[fits[0]][kind][place] = True
+    if len(fits) > 1:
+      fits = [row for row in fits if row[1] == NONE]
+    if len(fits) == 1:
+      found[fits[0]][kind][place] = True
+    else:
+      wrong[f'{name} {number}'.strip()] = place
+  if wrong:
+    told = '; '.join(f'{name} ({place})' for name, place in wrong.items())
+    raise ValueError(f'docs/papers.md: expected a row for each of {told}')
   if idle := [name for (name, _), kinds in found.items() if not kinds]:
     raise ValueError(f'docs/papers.md: cited nowhere: {", ".join(idle)}')
   return found
@@ -91,11 +109,11 @@ def page(text):
   """docs/papers.md with columns that say where a paper is cited."""
   rows = table(text)
   lines = ['```{table}', ':class: papers', '']
-  lines += ['| paper | methods and configs | code |', '|---|---|---|']
+  lines += ['| paper | methods, guides and configs | code |', '|---|---|---|']
   for (name, number), found in index(rows).items():
     address = f'https://arxiv.org/abs/{number}'
     paper = name if number == NONE else f'[{name}]({address})'
-    configs = ', '.join([*found['methods'], *found['configs']])
+    configs = ', '.join([*found['docs'], *found['configs']])
     code = ', '.join(_links(found['code']))
     lines.append(f'| {paper}: {rows[name, number]} | {configs} | {code} |')
   return text[: text.index('| paper |')] + '\n'.join([*lines, '```', ''])

@@ -23,6 +23,7 @@ from experiments.study import Study, main
 UNCOVERED = 2  # tokens that no golden pair contains
 LEAKS, HOLDS = 1.3, 1.1  # mass that no pair covers, over the reference's
 OFFLINE, HELD = ('dpo', 'ipo'), ('rloo', 'hypo')
+METHODS = *OFFLINE, *HELD
 SEEDS = 6  # of the tables
 TABLES = 'tables.json'
 
@@ -69,7 +70,7 @@ def tabled(workdir):
   path = workdir / TABLES
   if path.exists():
     return read_record(path)
-  found = {name: [] for name in (*OFFLINE, *HELD)}
+  found = {name: [] for name in METHODS}
   for seed in range(SEEDS):
     task = tables.Tables(seed, tables.mlp, tables.init(seed, width=3))
     for name, ratios in found.items():
@@ -118,7 +119,7 @@ def add_masses(page, evidence, folder):
   page.heading('Mass that no pair covers, over the reference')
   of, rows = tabled(evidence.workdir), []
   shown = lambda x: show(estimate(np.reshape(x, (-1, 1)), False))
-  for name in (*OFFLINE, *HELD):
+  for name in METHODS:
     row = [name, shown(of[name])]
     try:
       row.append(shown(on_task(evidence, name)))

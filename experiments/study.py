@@ -18,7 +18,9 @@ from experiments import claims, common, matched, pages, provenance, registration
 
 COLOURS = {claims.REPRODUCED: 'above', claims.OPPOSITE: 'below'}
 NAME = 'verdicts.json'
-OWN_RULES = 'experiments/claims.py', 'experiments/study.py'
+OWN_RULES = tuple(
+  f'experiments/{name}.py' for name in ('claims', 'derived', 'study')
+)
 
 
 def nothing(cfg):

@@ -24,12 +24,19 @@ UNCOVERED = 2  # tokens that no golden pair contains
 LEAKS, HOLDS = 1.3, 1.1  # mass that no pair covers, over the reference's
 OFFLINE, HELD = ('dpo', 'ipo'), ('rloo', 'hypo')
 METHODS = *OFFLINE, *HELD
+# Of a nat on fresh samples, in HyPO. Chosen so that it moves at all, on a pilot
+# seed.
+KL_PRICE = 1e-3
+WINDOW = 0.5, 1.5  # nats, which all arms pass
 SEEDS = 6  # of the tables
 TABLES = 'tables.json'
 
 
 def arms(cfg):
   """DPO and IPO on the golden pairs, HyPO on the same, and RLOO.
+
+  None but RLOO is held at a KL: what holds a run turns its beta, and a smaller
+  beta leaves HyPO with its KL term alone, which returns it to the reference.
 
   Raises:
     ValueError: the config has no arm `offline` or no method `rloo`.
@@ -39,16 +46,18 @@ def arms(cfg):
       raise ValueError(
         f'config.{group} has no {name!r}, from which E13 derives'
       )
-  ipo, rloo = cfg['arms']['offline'], cfg['methods']['rloo']
-  rate = ipo['sweep'][0]['learning_rate']
+  rloo = cfg['methods']['rloo']
+  ipo = {**cfg['arms']['offline'], 'kl_budget': 0.0}
+  strength = ipo['sweep'][0]
+  rate, beta = strength['learning_rate'], strength['loss_kwargs']['beta']
   like = lambda **hparams: dict(learning_rate=rate, loss_kwargs=hparams)
-  dpo = {**ipo, 'loss': 'dpo', 'sweep': (like(beta=0.1),)}
+  dpo = {**ipo, 'loss': 'dpo', 'sweep': (like(beta=beta),)}
   hypo = {
     **dpo,
     'loss': 'hypo',
     'source': 'hybrid',
     'parts': ('golden_pairs',),
-    'sweep': (like(beta=0.1, kl_coef=0.1),),
+    'sweep': (like(beta=beta, kl_coef=KL_PRICE),),
   }
   return {
     'dpo': dpo,
@@ -59,7 +68,7 @@ def arms(cfg):
 
 
 def changes(cfg):
-  return {'task.uncovered': UNCOVERED}
+  return {'task.uncovered': UNCOVERED, 'report.window': WINDOW}
 
 
 def tabled(workdir):
@@ -182,9 +191,10 @@ STUDY = Study(
   ),
   'In a table what no pair holds can only lose: the leak is through parameters '
   'that responses share, and on the task two tokens share all but their '
-  'embeddings with the others. What an uncovered token is worth is drawn like '
-  'that of all others, so that a policy gradient neither wants nor shuns it; '
-  'every arm is held at the same KL, which bounds how far mass can go.',
+  'embeddings with the others. The reference draws them often, and what moves '
+  'towards the completions of pairs leaves them. What an uncovered token is '
+  'worth is drawn like that of all others. HyPO has one price of KL: far below '
+  'it is DPO, and far above it stays at the reference.',
   arms=arms,
   changes=changes,
   strong=('dpo', 'hypo'),

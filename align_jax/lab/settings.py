@@ -91,6 +91,8 @@ class Golden:
 @dataclasses.dataclass(frozen=True)
 class Proxy:
   verifier: str = text()
+  model: dict = added(table(), {})
+  variant: str = added(text(), '')
   loss: str = text()
   loss_kwargs: dict = table()
   opponents: int = count()

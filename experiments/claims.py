@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from align_jax.compare import intervals, verdict
+from align_jax.compare import intervals, readings, verdict
 from experiments import pages
 
 REPRODUCED, OPPOSITE = 'reproduced', 'opposite'
@@ -187,6 +187,25 @@ class Gap:
     return evidence.gap(self.first, self.second, self.window)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """Measures a weighted sum of Gaps.
+
+  Attributes:
+    parts: pairs (weight, Gap).
+  """
+
+  parts: tuple
+
+  def __call__(self, evidence):
+    return sum(weight * gap(evidence) for weight, gap in self.parts)
+
+
+def mean_of(*gaps):
+  """Measures the mean of several Gaps: a Sum."""
+  return Sum(tuple((1 / len(gaps), gap) for gap in gaps))
+
+
 def rule(claim, evidence):
   """The Ruling on a claim."""
   try:
@@ -250,6 +269,51 @@ def jackknife(f, num_seeds):
   whole = f(every)
   less = np.array([f(np.delete(every, i)) for i in every])
   return num_seeds * whole - (num_seeds - 1) * less
+
+
+def peak_kl(run):
+  """The KL in nats at which a run's gold reward is largest.
+
+  The vertex of the parabola, in sqrt(KL), through the best checkpoint and its
+  neighbours; of a run that is best at its end, the KL there.
+
+  Args:
+    run: points in order of step.
+  """
+  d = np.sqrt([p['kl_seq_nats'] for p in run])
+  gold = np.array([p['gold'] for p in run])
+  i = int(gold.argmax())
+  near = slice(i - 1, i + 2)
+  if i in (0, len(run) - 1) or len(set(d[near])) < 3:
+    return float(d[i] ** 2)
+  a, b, _ = np.polyfit(d[near], gold[near], 2)  # a < 0: the middle is highest
+  vertex = np.clip(-b / (2 * a), d[near].min(), d[near].max())
+  return float(vertex**2)
+
+
+def fall(run):
+  """Gold reward lost from a run's best checkpoint to its last.
+
+  The best is one between the first and the last, so that a run that still rises
+  falls by less than 0. It is chosen on one half of the prompts and scored on
+  the other.
+
+  Args:
+    run: points in order of step.
+  """
+  gold = np.array([p['gold_by_prompt'] for p in run])
+  halves, lost = readings.halves_of(gold.shape[1]), []
+  for choose, take in (halves, halves[::-1]):
+    best = 1 + gold[1:-1, choose].mean(1).argmax()
+    lost.append((gold[best] - gold[-1])[take].mean())
+  return float(np.mean(lost))
+
+
+def correlation(x, y):
+  """Pearson's correlation of two lists; nan where one of them is constant."""
+  x, y = (np.asarray(z, float) - np.mean(z) for z in (x, y))
+  size = np.sqrt((x @ x) * (y @ y))
+  return float(x @ y / size) if size else np.nan
 
 
 def overlap(evidence, *arms):

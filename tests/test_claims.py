@@ -7,8 +7,9 @@ from configs import toy
 from experiments import claims, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, suite_points
+from tests import made_points, size_points, suite_points
 
+suite_points.MADE |= size_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 

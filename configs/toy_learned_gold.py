@@ -8,7 +8,8 @@ reward of configs/toy.py from preferences, with other weights in every seed;
 task/judgeN/judge.json says how far it agrees with that reward. All else is
 as in configs/toy.py, and was chosen under the programmed reward.
 
-Expect: the cost of configs/toy.py, and JUDGE seconds more for each seed.
+Expect: the cost of configs/toy.py, and half a minute of one core more for each
+seed.
 """
 
 from configs import toy
@@ -25,8 +26,8 @@ def get_config():
       head_dim=16,
       mlp_dim=128,
     ),
-    judge_steps=1000,
-    judge_batch_size=64,
-    judge_learning_rate=3e-3,
+    judge_steps=600,
+    judge_batch_size=32,  # prompts, with 8 completions each
+    judge_learning_rate=1e-3,
   )
   return c

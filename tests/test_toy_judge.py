@@ -23,8 +23,8 @@ JUDGE = dict(
 def pairs():
   shown = 3 * jax.random.normal(jax.random.key(1), (27, 8))
   prompts = np.indices((3, 3, 3), np.int32).reshape(3, -1).T
-  draw = lambda num: toy_judge.draw_pairs(
-    shown, prompts, jax.random.key(0), size=4, num=num
+  draw = lambda num: toy_judge.draw_groups(
+    shown, prompts, jax.random.key(0), size=4, num=num, group=2
   )
   return draw(200)
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from align_jax import hosts, ops, paths
-from align_jax.losses.supervised import bradley_terry
 from align_jax.tasks.folders import make_once
 from align_jax.tasks.judge import (
   check_training,
@@ -27,11 +26,12 @@ from align_jax.tasks.pair_judge import interval, scores
 from align_jax.types import Batch
 
 HELD_OUT = 1024  # pairs that the judge is tested on
+GROUP = 8  # completions of a prompt that are compared, each with each
 
 
-@functools.partial(jax.jit, static_argnames=('size', 'num'))
-def draw_pairs(shown, prompts, key, *, size, num):
-  """Random prompts with two unlabelled completions each: a Batch.
+@functools.partial(jax.jit, static_argnames=('size', 'num', 'group'))
+def draw_groups(shown, prompts, key, *, size, num, group):
+  """Random prompts with unlabelled completions: a Batch.
 
   Every completion is, with equal chance, of uniform tokens, some of them
   repeated, or demonstrated. So the judge sees both sides of what it judges.
@@ -40,10 +40,12 @@ def draw_pairs(shown, prompts, key, *, size, num):
     shown: f32 [N, V], logits of the demonstrations of each prompt.
     prompts: int32 [N, S].
     size: tokens of a completion.
+    num: how many prompts.
+    group: completions of each.
   """
   keys = jax.random.split(key, 4)
   index = jax.random.randint(keys[0], (num,), 0, len(prompts))
-  logits = jnp.repeat(shown[index], 2, axis=0)
+  logits = jnp.repeat(shown[index], group, axis=0)
   noisy = logits + jax.random.gumbel(keys[1], logits.shape)
   demonstrated = jax.lax.top_k(noisy, size)[1]
   rows, vocab = logits.shape
@@ -57,8 +59,24 @@ def draw_pairs(shown, prompts, key, *, size, num):
     valid=full,
     mask=full,
     rewards=jnp.zeros(rows),
-    group_size=2,
+    group_size=group,
   )
+
+
+def preferences(scores, batch):
+  """Cross entropy of all preferences within a group with their chances.
+
+  The chances are those of Bradley and Terry 1952 under the batch's rewards.
+  They say how much better a completion is, and teach more than outcomes do.
+
+  Args:
+    scores: f32 [B].
+  """
+  s, r = (ops.by_group(x, batch.group_size) for x in (scores, batch.rewards))
+  ahead = lambda x: x[:, :, None] - x[:, None]
+  chances = jax.nn.sigmoid(ahead(r))
+  loss = 2 * (chances * jax.nn.softplus(-ahead(s))).mean()
+  return loss, {'weight': jnp.float32(len(s))}
 
 
 def tested(gold, reward, pairs):
@@ -66,19 +84,18 @@ def tested(gold, reward, pairs):
 
   Returns:
     dict: `pairs`; `accuracy`, the share that it orders alike, its ties counting
-    one half; `interval`, of 95%; `correlation` of the scores; `scale`, the
-    ratio of their standard deviations.
+    one half; `interval`, of 95%; `correlation` of the differences within pairs;
+    `scale`, the ratio of their standard deviations.
   """
   found, true = scores(gold, pairs), ops.by_group(hosts.fetch(reward(pairs)), 2)
-  sign = lambda x: np.sign(x[:, 0] - x[:, 1])
-  decided = sign(true) != 0
-  alike = (0.5 + 0.5 * sign(found) * sign(true))[decided]
+  found, true = (x[:, 0] - x[:, 1] for x in (found, true))
+  alike = (0.5 + 0.5 * np.sign(found) * np.sign(true))[true != 0]
   share = float(alike.mean())
   return {
     'pairs': len(alike),
     'accuracy': share,
     'interval': interval(share, len(alike)),
-    'correlation': float(np.corrcoef(found.ravel(), true.ravel())[0, 1]),
+    'correlation': float(np.corrcoef(found, true)[0, 1]),
     'scale': float(true.std() / found.std()),
   }
 
@@ -90,8 +107,8 @@ class Judge:
   Attributes:
     judge_model: dict of ModelConfig fields, without vocab_size and head. {}:
       the programmed reward is gold.
-    judge_steps, judge_batch_size, judge_learning_rate: of its training, and 0
-      without one.
+    judge_steps, judge_batch_size, judge_learning_rate: of its training, a batch
+      being prompts with GROUP completions each. 0 without a judge_model.
   """
 
   judge_model: dict = dataclasses.field(default_factory=dict)
@@ -121,30 +138,31 @@ def check(judge):
 def learned(folder, seed, reward, shown, prompts, size, judge, settings):
   """The judge of a seed: Batch -> f32 [B].
 
-  It is trained once, and its scores have the programmed reward's deviation, so
-  that a margin means as much.
+  It is trained once. Its differences within pairs have the programmed reward's
+  deviation, so that a margin means as much.
 
   Args:
     folder: of the task; the judge and judge.json are in its seed's.
     reward: the programmed reward, Batch -> f32 [B].
-    shown, prompts, size: see `draw_pairs`.
+    shown, prompts, size: see `draw_groups`.
     judge: Judge.
     settings: all that the programmed reward and `shown` depend on.
   """
   folder = paths.path(folder) / f'judge{seed}'
   config = judge_config(judge.judge_model, shown.shape[1])
   key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
-  drawn = functools.partial(draw_pairs, shown, prompts, size=size)
+  drawn = functools.partial(draw_groups, shown, prompts, size=size)
 
   def draw(step):
-    pairs = drawn(jax.random.fold_in(key, step), num=judge.judge_batch_size)
-    return pairs.replace(rewards=reward(pairs))  # the better one is preferred
+    size = judge.judge_batch_size
+    groups = drawn(jax.random.fold_in(key, step), num=size, group=GROUP)
+    return groups.replace(rewards=reward(groups))
 
   def build(partial):
     steps = judge.judge_steps
     params = fit(
       config,
-      bradley_terry,
+      preferences,
       np.zeros(config.vocab_size, np.float32),  # no token is good in itself
       draw,
       steps=steps,
@@ -152,7 +170,7 @@ def learned(folder, seed, reward, shown, prompts, size, judge, settings):
     )
     save_params(partial / 'judge.npz', params)
     gold = load_gold(partial / 'judge.npz', config)
-    pairs = drawn(jax.random.fold_in(key, steps), num=HELD_OUT)
+    pairs = drawn(jax.random.fold_in(key, steps), num=HELD_OUT, group=2)
     found = tested(gold, reward, hosts.fetch(pairs))
     text = json.dumps(found, indent=1) + '\n'
     (partial / 'judge.json').write_text(text, encoding='utf-8')

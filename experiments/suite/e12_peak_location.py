@@ -59,7 +59,7 @@ def arms(cfg):
 
 
 def changes(cfg):
-  first = max(cfg['eval']['first_step'] // max(PASSES), 1)
+  first = max(cfg['eval']['first_step'] // min(PASSES), 1)
   return {'eval.first_step': first}
 
 
@@ -122,7 +122,9 @@ STUDY = Study(
     ),
   ),
   'Off support means that the reference prefers unrelated tokens. It still '
-  'samples every token, so that its pairs show the best ones now and then.',
+  'samples every token, so that its pairs show the best ones now and then. '
+  'Runs that reuse their batches have as many updates and so fewer samples, at '
+  'the learning rate that was chosen for one pass.',
   arms=arms,
   variants=variants,
   changes=changes,

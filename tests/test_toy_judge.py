@@ -57,6 +57,11 @@ def test_the_judge_is_learned_once_and_has_the_scale_of_what_it_learned(
     make(workdir=tmp_path, **{**JUDGE, 'judge_steps': 3})
 
 
+def test_a_workdir_of_an_earlier_version_has_the_programmed_reward():
+  assert tasks.defaults('toy') == vars(toy_judge.Judge())
+  json.dumps(tasks.defaults('toy'))
+
+
 def test_agreement_is_that_of_the_order_of_pairs(pairs):
   reward = lambda batch: batch.completions.sum(1) * 1.0
   alike = lambda sign: toy_judge.tested(

@@ -272,23 +272,27 @@ def jackknife(f, num_seeds):
 
 
 def peak_kl(run):
-  """The KL in nats at which a run's gold reward is largest.
+  """The KL in nats at which a run's gold reward is largest, by a fitted law.
 
-  The vertex of the parabola, in sqrt(KL), through the best checkpoint and its
-  neighbours; of a run that is best at its end, the KL there.
+  The law is R(d) = d (a - b log d) of d = sqrt(KL) (Gao et al. 2022, sec. 3.1):
+  a single best checkpoint says little where a peak is flat. Where the law has
+  no peak before the run's largest KL, it is that.
 
   Args:
     run: points in order of step.
+  Raises:
+    ValueError: the run has too few points beside its first.
   """
-  d = np.sqrt([p['kl_seq_nats'] for p in run])
-  gold = np.array([p['gold'] for p in run])
-  i = int(gold.argmax())
-  near = slice(i - 1, i + 2)
-  if i in (0, len(run) - 1) or len(set(d[near])) < 3:
-    return float(d[i] ** 2)
-  a, b, _ = np.polyfit(d[near], gold[near], 2)  # a < 0: the middle is highest
-  vertex = np.clip(-b / (2 * a), d[near].min(), d[near].max())
-  return float(vertex**2)
+  kl, gold = (np.array([p[k] for p in run]) for k in ('kl_seq_nats', 'gold'))
+  moved = kl > 0
+  if moved.sum() < 3:
+    raise ValueError('a run has too few points to fit its peak')
+  d = np.sqrt(kl[moved])
+  law = np.stack([d, -d * np.log(d)], 1)
+  a, b = np.linalg.lstsq(law, gold[moved] - gold[0], rcond=None)[0]
+  if b <= 0:
+    return float(kl.max())
+  return float(np.exp(min(2 * (a / b - 1), np.log(kl.max()))))
 
 
 def fall(run):

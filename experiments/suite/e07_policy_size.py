@@ -97,9 +97,12 @@ def add_peaks(page, evidence, folder):
     rows.append([arm, f'{start:.2f}', *shown, f'{past} of {len(golds)}'])
   if rows:
     page.heading('The peak at each width')
-    header = 'arm', 'gold at start', 'gold at peak', 'its KL (nats)'
+    header = 'arm', 'gold at start', 'best gold', 'KL of the peak (nats)'
     page.table([*header, 'runs past their peak'], rows)
-    page.note('Means over the runs, with the least and the largest.')
+    page.note(
+      'Means over the runs, with the least and the largest. The KL of the peak '
+      'is that of the law d (a - b log d), d = sqrt(KL), fitted to each run.'
+    )
 
 
 TANG = 'Tang et al. 2024 (2405.08448)'
@@ -121,7 +124,7 @@ STUDY = Study(
       'the peak stays',
       'Policies of all sizes peak at the same KL under one proxy.',
       'Gao et al. 2022 (2210.10760), sec. 3.4',
-      f'log of the KL of the peak, online at {WIDE} - at {NARROW} width',
+      f'log of the KL of the fitted peak, online at {WIDE} - at {NARROW} width',
       peaks_apart,
       equal=True,
       margin=float(np.log(1 + WITHIN)),

@@ -17,8 +17,8 @@ from experiments.study import Study, main
 
 SUPPORT = {'on': 0.0, 'off': 1.0}  # `task.peak_shift`: equal, or unrelated
 PASSES = 4, 16  # over each batch
-# The rate of runs that reuse their batches is divided by this: chosen on a pilot
-# seed by their own gain at 2 nats.
+# The rate of runs that reuse their batches is divided by this. Chosen on a
+# pilot seed by their own gain at 2 nats.
 SLOWER = 4
 WITHIN = 0.05  # of the gain
 

@@ -4,10 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from align_jax import sharding
 from align_jax.files import write_record
 from align_jax.lab import schedule, setups, stages, sweep
 from align_jax.learn import batches
 from align_jax.models import transformer
+from align_jax.models.interface import shapes
+from align_jax.tools.fit_programs import Programs
 from configs import base, toy
 from experiments import common
 
@@ -63,8 +66,7 @@ def test_a_sized_proxy_has_its_own_size(tmp_path):
   setup = setups_of(config(other=OTHER), tmp_path)['first']
   params = stages.prepare(setup, 0).proxy_params
   c = transformer.ModelConfig(vocab_size=16, head='scalar', **SIZE)
-  shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), c))
-  same = jax.tree.map(lambda a, b: a.shape == b.shape, params, shapes)
+  same = jax.tree.map(lambda a, b: a.shape == b.shape, params, shapes(c))
   assert jax.tree.all(same)
 
 
@@ -98,3 +100,17 @@ def test_a_proxy_that_cannot_be_made_or_lent_is_refused(cfg, message):
   with pytest.raises(ValueError, match=message) as refused:
     common.check(cfg, sweep.sweep(cfg))
   assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_sized_proxy_counts_where_it_lies():
+  """`align fit` knows the bytes of each of its members."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+
+  def resident(**proxy):
+    run = sweep.sweep(config(**proxy))[0]
+    with jax.set_mesh(mesh):
+      return sum(Programs(run, mesh, 'device')._resident().values())
+
+  own = resident(members=2) - resident(verifier='bow', model={})
+  c = transformer.ModelConfig(vocab_size=16, head='scalar', **SIZE)
+  assert own == 2 * sum(4 * x.size for x in jax.tree.leaves(shapes(c)))

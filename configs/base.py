@@ -69,7 +69,14 @@ def get_config():
   # The proxy: a reward model trained on the golden pairs.
   c.proxy = ml_collections.ConfigDict(
     dict(
-      verifier='bow',  # 'bow': bag of words | 'transformer': as the SFT policy
+      # 'bow': bag of words | 'transformer': as the SFT policy, and from it |
+      # 'sized': a transformer of proxy.model, from random parameters.
+      verifier='bow',
+      # verifier='sized': fields of ModelConfig, without vocab_size and head.
+      model=dict(),
+      # The variant whose proxy this one uses, see docs/pipelines.md. '': its
+      # own.
+      variant='',
       # 'bradley_terry': pairs | 'preference_model': pairs in both orders |
       # 'verifier', 'binary_cross_entropy': single completions, gold in [0, 1].
       loss='bradley_terry',

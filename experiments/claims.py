@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from align_jax.compare import intervals, verdict
+from align_jax.compare import intervals, readings, verdict
 from experiments import pages
 
 REPRODUCED, OPPOSITE = 'reproduced', 'opposite'
@@ -274,6 +274,48 @@ def jackknife(f, num_seeds):
   whole = f(every)
   less = np.array([f(np.delete(every, i)) for i in every])
   return num_seeds * whole - (num_seeds - 1) * less
+
+
+def peak_kl(run):
+  """The KL in nats at which a run's gold reward is largest, by a fitted law.
+
+  The law is R(d) = d (a - b log d) of d = sqrt(KL) (Gao et al. 2022, sec. 3.1):
+  a single best checkpoint says little where a peak is flat. Where the law has
+  no peak before the run's largest KL, it is that.
+
+  Args:
+    run: points in order of step.
+  Raises:
+    ValueError: the run has too few points beside its first.
+  """
+  kl, gold = (np.array([p[k] for p in run]) for k in ('kl_seq_nats', 'gold'))
+  moved = kl > 0
+  if moved.sum() < 3:
+    raise ValueError('a run has too few points to fit its peak')
+  d = np.sqrt(kl[moved])
+  law = np.stack([d, -d * np.log(d)], 1)
+  a, b = np.linalg.lstsq(law, gold[moved] - gold[0], rcond=None)[0]
+  if b <= 0:
+    return float(kl.max())
+  return float(np.exp(min(2 * (a / b - 1), np.log(kl.max()))))
+
+
+def fall(run):
+  """Gold reward lost from a run's best checkpoint to its last.
+
+  The best is one between the first and the last, so that a run that still rises
+  falls by less than 0. It is chosen on one half of the prompts and scored on
+  the other.
+
+  Args:
+    run: points in order of step.
+  """
+  gold = np.array([p['gold_by_prompt'] for p in run])
+  halves, lost = readings.halves_of(gold.shape[1]), []
+  for choose, take in (halves, halves[::-1]):
+    best = 1 + gold[1:-1, choose].mean(1).argmax()
+    lost.append((gold[best] - gold[-1])[take].mean())
+  return float(np.mean(lost))
 
 
 def correlation(x, y):

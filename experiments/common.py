@@ -26,6 +26,7 @@ from align_jax.lab import (
 from align_jax.lab.config_file import as_dict
 from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface, ring
+from align_jax.models.config import scorer_config
 from experiments import command, effects, registration, resume
 from experiments.resume import finished
 
@@ -54,15 +55,18 @@ def select(runs, only):
 def check(cfg, runs):
   """Raises ValueError for what would fail only after hours of compute."""
   groups.check(cfg)
-  for one in sweep.shared_of(runs).values():
+  shared = sweep.shared_of(runs)
+  for one in shared.values():
     stage_checks.check_shared(one)
+  stage_checks.check_lent(shared)
   for run in runs:
     checks.check_run(run, run.shared)
   links.check_links(runs)
   check_mesh(cfg['mesh'], runs)
   trackers.check(cfg['trackers'])
-  for one in sweep.shared_of(runs).values():
+  for one in shared.values():
     check_model_on_mesh(one.model, cfg['mesh'])
+    check_proxy_on_mesh(one, cfg['mesh'])
   if cfg['together']:
     check_together(cfg)
   resume.say(note for run in runs for note in checks.notes(run))
@@ -107,10 +111,24 @@ def check_model_on_mesh(model, mesh):
   ring.check(model.get('attention', ''), mesh.get('context', 1))
   if model.get('checkpoint') or math.prod(mesh.values()) == 1:
     return  # a checkpoint's sizes are not known here
-  c = interface.from_fields(**initial.model_fields(model))
+  check_on_mesh(
+    interface.from_fields(**initial.model_fields(model)), mesh, 'model'
+  )
+
+
+def check_proxy_on_mesh(shared, mesh):
+  """The same of a proxy with a size of its own."""
+  if shared.proxy.model:
+    vocab = shared.model.get('vocab_size') or 1
+    config = scorer_config(shared.proxy.model, vocab, 'proxy.model')
+    check_on_mesh(config, mesh, 'proxy.model')
+
+
+def check_on_mesh(c, mesh, where):
+  """Raises ValueError for a parameter that the mesh does not divide."""
 
   def fits(path, x, names):
-    sharding.check(x.shape, names, mesh, f'mesh: model{keystr(path)}')
+    sharding.check(x.shape, names, mesh, f'mesh: {where}{keystr(path)}')
 
   shapes, axes = interface.shapes(c), interface.of(c).axes(c)
   jax.tree_util.tree_map_with_path(fits, shapes, axes)

@@ -77,7 +77,7 @@ def found_in(tree, path):
 def _check_proxy(proxy, field, one):
   if field in PROXY_SOME and field not in proxy_reads(proxy):
     raise ValueError(
-      f'{one} has no effect: a proxy of loss={proxy["loss"]!r}, '
-      f'members={proxy["members"]} and combine={proxy["combine"]!r} does not '
-      f'read {field}'
+      f'{one} has no effect: a proxy of verifier={proxy["verifier"]!r}, '
+      f'loss={proxy["loss"]!r}, members={proxy["members"]} and '
+      f'combine={proxy["combine"]!r} does not read {field}'
     )

@@ -14,9 +14,15 @@ from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import e13_coverage as e13
 from experiments.suite import studies
-from tests import limit_points, made_points, online_points, suite_points
+from tests import (
+  limit_points,
+  made_points,
+  online_points,
+  size_points,
+  suite_points,
+)
 
-suite_points.MADE |= online_points.MADE | limit_points.MADE
+suite_points.MADE |= online_points.MADE | limit_points.MADE | size_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 

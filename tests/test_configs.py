@@ -15,6 +15,7 @@ from configs import (
   qwen2_5_0_5b_hh,
   sentiment,
   toy,
+  toy_learned_gold,
   ultrafeedback,
 )
 from experiments import common, online_vs_offline
@@ -61,7 +62,7 @@ def test_sentiment_runs_under_smoke(tmp_path):
   assert {json.loads(p)['arm'] for p in points} == {'offline', 'online'}
 
 
-MODULES = [toy, sentiment, hh, ultrafeedback]
+MODULES = [toy, toy_learned_gold, sentiment, hh, ultrafeedback]
 MODULES += [pythia_1b_tldr, qwen2_5_0_5b_hh, llama3_2_1b_ultrafeedback]
 MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 

@@ -24,12 +24,12 @@ FIELDS = dict(
 )
 
 
-def make(seed=0, **fields):
+def make(seed=0, workdir=None, **fields):
   model = dict(vocab_size=8, mlp_dim=8, **SIZES)
   return tasks.make_task(
     name='toy',
     seed=seed,
-    workdir=None,
+    workdir=workdir,
     model=model,
     sft_batch_size=4,
     **{**FIELDS, **fields},

@@ -302,7 +302,11 @@ def rehearse(setup, runs):
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
     empty = dataclasses.replace(
-      setup, shared=shared, workdir=scratch, telemetry=Telemetry()
+      setup,
+      shared=shared,
+      workdir=scratch,
+      telemetry=Telemetry(),
+      lender=None,
     )
     empty.task_folder.parent.mkdir(parents=True, exist_ok=True)
     if setup.task_folder.exists():

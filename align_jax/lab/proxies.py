@@ -16,32 +16,45 @@ from align_jax.learn.train import Schedule, train
 from align_jax.losses import LOSSES
 from align_jax.losses.row import SCORES
 from align_jax.models import bow
+from align_jax.models.config import scorer_config
 from align_jax.models.interface import of
 from align_jax.policy.programs import scorer, token_scorer
 
 MEMBER_SEEDS = 1000  # distance between the seeds of an ensemble's members
 
 
-def bag_of_words(task, key, reference):
+def bag_of_words(task, key, reference, fields):
   """The verifier `bow`: scores, fresh parameters and their axes."""
   params = bow.init(
     key,
     vocab_size=task.model.vocab_size,
     prompt_len=task.train_prompts.tokens.shape[1],
   )
-  return scorer(None), params, replicated(params)
+  return None, params
 
 
-def from_reference(task, key, reference):
+def sized(task, key, reference, fields):
+  """Random parameters of a transformer with a scalar head."""
+  config = scorer_config(fields, task.model.vocab_size, 'proxy.model')
+  return config, of(config).init(key, config)
+
+
+def from_reference(task, key, reference, fields):
   """The SFT policy with a scalar head, the usual start of reward models."""
   config = dataclasses.replace(task.model, head='scalar')
   # Jitted, so that what the reference has is not drawn at all.
   head = jax.jit(lambda key: of(config).init(key, config)['head'])(key)
-  params = {**sharding.on_device(reference), 'head': head}
-  return scorer(config), params, of(config).axes(config)
+  return config, {**sharding.on_device(reference), 'head': head}
 
 
-VERIFIERS = {'bow': bag_of_words, 'transformer': from_reference}
+# (task, key, reference, proxy.model) -> its ModelConfig, which is None for the
+# bag of words, and params.
+VERIFIERS = {
+  'bow': bag_of_words,
+  'transformer': from_reference,
+  'sized': sized,
+}
+LENT = 'bow', 'sized'  # those that do not start from a policy
 
 
 def as_ordered_pairs(source, gold):
@@ -92,13 +105,13 @@ def train_proxy(setup, task, seed, reference, pairs, report, member=0):
   proxy, key = setup.shared.proxy, stream(seed, PROXY)
   if member:
     key = jax.random.fold_in(key, member)
-  scores, params, axes = VERIFIERS[proxy.verifier](task, key, reference)
-  forward = scores
-  row = LOSSES[proxy.loss]
-  if 'token_scores' in row.needs_of():
-    forward = token_scorer(dataclasses.replace(task.model, head='scalar'))
-  model = task.model if proxy.verifier == 'transformer' else None
-  tx = optimizer(proxy.optimizer, proxy.steps, model)
+  make = VERIFIERS[proxy.verifier]
+  config, params = make(task, key, reference, proxy.model)
+  scores, row = scorer(config), LOSSES[proxy.loss]
+  by_token = 'token_scores' in row.needs_of()
+  forward = token_scorer(config) if by_token else scores
+  tx = optimizer(proxy.optimizer, proxy.steps, config)
+  axes = of(config).axes(config) if config else replicated(params)
   state = start_state(params, tx, axes)
   order = sources.epochs(
     pairs.num_prompts, proxy.batch_size, seed + MEMBER_SEEDS * member

@@ -71,7 +71,7 @@ def unread(run):
   return sorted(run.set - reads(run) - said - {'reweigh'})
 
 
-PROXY_SOME = {'opponents', 'combine', 'variance_weight'}
+PROXY_SOME = {'opponents', 'combine', 'variance_weight', 'model'}
 
 
 def proxy_reads(proxy):
@@ -79,6 +79,8 @@ def proxy_reads(proxy):
   found = set()
   if LOSSES[proxy['loss']].rows == 'ordered':
     found |= {'opponents'}
+  if proxy['verifier'] == 'sized':
+    found |= {'model'}
   if proxy['members'] > 1:
     found |= {'combine'}
     if proxy['combine'] == 'uncertainty_weighted':

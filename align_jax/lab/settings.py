@@ -100,6 +100,8 @@ class Proxy:
   """The reward model, and how it is trained."""
 
   verifier: str = text()
+  model: dict = added(table(), {})
+  variant: str = added(text(), '')
   loss: str = text()
   loss_kwargs: dict = table()
   opponents: int = count()

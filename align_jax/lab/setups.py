@@ -39,6 +39,7 @@ class Setup:
     variant: its name. '': the experiment has none.
     owners: {part of a stage: the variant it belongs to}.
     reference_memory: where the reference lies, 'device' or 'host'.
+    lender: the Setup of the variant whose proxy it uses. None: it has its own.
   """
 
   shared: Shared
@@ -47,6 +48,7 @@ class Setup:
   owners: dict
   telemetry: Telemetry = Telemetry()
   reference_memory: str = 'device'
+  lender: 'Setup | None' = None
 
   def folder(self, part, number):
     """The folder with one part of a seed's stage."""
@@ -85,19 +87,23 @@ def setups_of(
   parts = {name: depends_on(one) for name, one in shared.items()}
 
   def owner(name, part):
+    if part == 'proxy':
+      name = shared[name].proxy.variant or name
     return next(n for n in shared if parts[n][part] == parts[name][part])
 
-  return {
-    name: Setup(
-      one,
+  def setup(name):
+    lender = shared[name].proxy.variant
+    return Setup(
+      shared[name],
       paths.path(workdir),
       name,
       {part: owner(name, part) for part in parts[name]},
       telemetry,
       reference_memory,
+      setup(lender) if lender else None,
     )
-    for name, one in shared.items()
-  }
+
+  return {name: setup(name) for name in shared}
 
 
 def write_owners(setups):
@@ -121,8 +127,9 @@ def opened(folder):
   path = folder / OWNERS
   if not path.exists():
     return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))
-  owners = read_record(path)
-  return Setup(shared, folder.parent, folder.name, owners)
+  owners, lender = read_record(path), shared.proxy.variant
+  lent = {'lender': opened(folder.parent / lender)} if lender else {}
+  return Setup(shared, folder.parent, folder.name, owners, **lent)
 
 
 def make_task(setup, seed):

@@ -1,10 +1,12 @@
 """Rules across the fields of a stage: task, model, SFT, pairs and proxy."""
 
 from align_jax import tasks
-from align_jax.lab.proxies import PROXIES, VERIFIERS
+from align_jax.lab.fields import flat
+from align_jax.lab.proxies import LENT, PROXIES, VERIFIERS
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.losses import LOSSES
 from align_jax.models import initial
+from align_jax.models.config import scorer_config
 from align_jax.values import check_name
 
 
@@ -18,6 +20,7 @@ def check_shared(shared):
   initial.check_fields(shared.model)
   tasks.check_knobs(shared.model, shared.eval.sets, **shared.task)
   check_proxy(shared.proxy, shared.golden)
+  check_size(shared.proxy, shared.model)
 
 
 def check_proxy(proxy, golden):
@@ -41,10 +44,10 @@ def check_proxy(proxy, golden):
     reads = 'two completions in order'
   elif 'token_scores' in loss.needs_of():
     reads = 'a completion token by token'
-  if reads and proxy.verifier != 'transformer':
+  if reads and proxy.verifier == 'bow':
     raise ValueError(
       f'proxy.loss={proxy.loss!r} reads {reads} and needs '
-      f"proxy.verifier='transformer', got {proxy.verifier!r}"
+      "proxy.verifier='transformer' or 'sized', got 'bow'"
     )
   if loss.rows == 'single' and golden.label_noise:
     raise ValueError(
@@ -52,3 +55,53 @@ def check_proxy(proxy, golden):
       'completions, which golden.label_noise='
       f'{golden.label_noise} does not reach'
     )
+
+
+def check_size(proxy, model):
+  """Checks the fields of a verifier's own size."""
+  if (proxy.verifier == 'sized') != bool(proxy.model):
+    raise ValueError(
+      f'proxy.model={proxy.model!r}, expected fields of ModelConfig with '
+      "proxy.verifier='sized' and none with others, got "
+      f'verifier={proxy.verifier!r}'
+    )
+  if proxy.model:
+    scorer_config(proxy.model, model.get('vocab_size') or 1, 'proxy.model')
+
+
+def check_lent(shared):
+  """Refuses a proxy that a variant cannot have from another.
+
+  Args:
+    shared: {variant: settings.Shared}.
+  Raises:
+    ValueError: names the variant, and the field that differs.
+  """
+  for name, one in shared.items():
+    if one.proxy.variant:
+      field = f'variants.{name}: proxy.variant' if name else 'proxy.variant'
+      check_name(field, one.proxy.variant, [n for n in shared if n])
+      other = shared[one.proxy.variant]
+      _check_lender(f'{field}={one.proxy.variant!r}', one, other)
+
+
+def _check_lender(where, one, other):
+  if other.proxy.variant:
+    raise ValueError(f'{where}, expected a variant with a proxy of its own')
+  if one.proxy.verifier not in LENT:
+    raise ValueError(
+      f'{where}, expected proxy.verifier to be {" or ".join(map(repr, LENT))}, '
+      f'which do not start from a policy, got {one.proxy.verifier!r}'
+    )
+  of = lambda x: {
+    'task': x.task,
+    'model.vocab_size': x.model.get('vocab_size'),
+    **{f'proxy.{k}': v for k, v in flat(x.proxy).items()},
+  }
+  mine, theirs = of(one), of(other)
+  for field in mine:
+    if field != 'proxy.variant' and mine[field] != theirs[field]:
+      raise ValueError(
+        f'{where}, whose {field}={theirs[field]!r}: expected the same, got '
+        f'{mine[field]!r}'
+      )

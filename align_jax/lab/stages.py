@@ -94,15 +94,32 @@ def _prepare(setup, seed, report):
     reference = sharding.to_host(reference)
   pairs, held_out = golden_pairs(setup, task, seed, reference)
   later = lambda done, info: report(shared.sft.steps + done, info)
-  proxy = make_proxy(setup, task, seed, reference, pairs, later)
+  if setup.lender:
+    proxy = lent_proxy(setup.lender, seed, later)
+  else:
+    proxy = own_proxy(setup, task, seed, reference, pairs, held_out, later)
+  folder = setup.workdir / setup.variant / f'seed{seed}'
+  return Stage(folder, seed, task, reference, pairs, held_out, *proxy)
+
+
+def own_proxy(setup, task, seed, reference, pairs, held_out, report):
+  """The proxy of a variant's own pairs, as `make_proxy`, and its accuracy."""
+  proxy = make_proxy(setup, task, seed, reference, pairs, report)
   path = setup.folder('proxy', seed) / 'proxy.json'
   if not hosts.agree(path.exists()):
     both = {'golden': pairs, 'held_out': held_out}
     accuracy = {k: pair_accuracy(proxy[0], x) for k, x in both.items()}
     if hosts.first():
       write_record(path, accuracy)
-  folder = setup.workdir / setup.variant / f'seed{seed}'
-  return Stage(folder, seed, task, reference, pairs, held_out, *proxy)
+  return proxy
+
+
+def lent_proxy(setup, seed, report):
+  """The proxy of another variant, from that variant's reference and pairs."""
+  task = make_task(setup, seed)
+  reference = train_sft(setup, task, seed, report)
+  both = golden_pairs(setup, task, seed, reference)
+  return own_proxy(setup, task, seed, reference, *both, report)
 
 
 def golden_pairs(setup, task, seed, reference):

@@ -12,6 +12,7 @@ from align_jax.values import (
   flag,
   is_whole,
   items,
+  nearest,
   number,
   one_of,
   optional,
@@ -205,3 +206,25 @@ ALLOWED = {  # what each field may be
   'num_experts': count(0),
   'experts_per_token': count(0),
 }
+
+
+def scorer_config(fields, vocab_size, where):
+  """The ModelConfig of a transformer that scores completions.
+
+  Args:
+    fields: {field of ModelConfig: value}, without vocab_size and head.
+    where: the config's name for them.
+  Raises:
+    ValueError: names the wrong field.
+  """
+  known = {f.name for f in dataclasses.fields(ModelConfig)}
+  known -= {'vocab_size', 'head'}
+  for name, value in fields.items():
+    if name not in known:
+      raise ValueError(
+        f'{where}.{name}={value!r}: no such field, {nearest(name, known)}'
+      )
+  try:
+    return ModelConfig(vocab_size=vocab_size, head='scalar', **fields)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{where}: {error}') from None

@@ -1,6 +1,7 @@
 """A folder that a task fills once for all runs, completely or not at all."""
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -17,7 +18,12 @@ FILES = 'files.json'  # of the folder: digests of all others
 def keywords(fn):
   """{name: default} of the arguments of `fn` that have a default."""
   known = inspect.signature(fn).parameters.values()
-  return {p.name: p.default for p in known if p.default is not p.empty}
+  found = {p.name: p.default for p in known if p.default is not p.empty}
+  if dataclasses.is_dataclass(fn):  # whose signature hides what is made anew
+    for f in dataclasses.fields(fn):
+      if f.default_factory is not dataclasses.MISSING:
+        found[f.name] = f.default_factory()
+  return found
 
 
 def make_once(folder, build, settings, defaults=None):

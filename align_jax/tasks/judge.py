@@ -1,6 +1,5 @@
 """Gold judges of texts, trained on their labels or on preferences."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,11 +10,10 @@ from align_jax import hosts, sharding
 from align_jax.learn import optimizers, step, stopping
 from align_jax.losses.supervised import binary_cross_entropy
 from align_jax.models import transformer
-from align_jax.models.transformer import ModelConfig
+from align_jax.models.config import scorer_config
 from align_jax.policy.programs import scorer
 from align_jax.tasks.knobs import whole
 from align_jax.tasks.windows import draw_windows, windows
-from align_jax.values import nearest
 
 WEIGHT_DECAY = 0.1
 LOG_ODDS_SCALE = 0.04  # embedding per unit of log odds; the rest has std 0.02
@@ -194,17 +192,7 @@ def judge_config(judge_model, vocab_size):
   Raises:
     ValueError: names the wrong field of task.judge_model.
   """
-  known = {f.name for f in dataclasses.fields(ModelConfig)}
-  for name, value in judge_model.items():
-    if name not in known - {'vocab_size', 'head'}:
-      raise ValueError(
-        f'task.judge_model.{name}={value!r}: no such field, '
-        f'{nearest(name, known - {"vocab_size", "head"})}'
-      )
-  try:
-    return ModelConfig(vocab_size=vocab_size, head='scalar', **judge_model)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'task.judge_model: {error}') from None
+  return scorer_config(judge_model, vocab_size, 'task.judge_model')
 
 
 def check_training(steps, batch_size, learning_rate):

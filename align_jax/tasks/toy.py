@@ -5,7 +5,8 @@ without EOS. The gold reward is the sum of w(v) = W_1[p_1, v] + W_2[p_2, v] +
 ... over the *distinct* tokens v of the completion, less a penalty for each
 repeated token. Demonstrations have no repeats and follow preferences that only
 correlate with w. A policy that overoptimises a bag-of-words proxy repeats the
-tokens with the highest weights.
+tokens with the highest weights. With `judge_model` gold is not this reward but
+a transformer that has learned it.
 """
 
 import functools
@@ -17,7 +18,9 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.models.interface import from_fields
-from align_jax.tasks import Prompts, Task
+from align_jax.tasks import Prompts, Task, toy_judge
+from align_jax.tasks.knobs import fields_of
+from align_jax.tasks.toy_judge import Judge
 from align_jax.types import Batch
 
 WORTH_SCALE = 1.0  # standard deviation of a token's worth to a prompt
@@ -153,11 +156,14 @@ def check(
   eval_prompts,
   prompt_len,
   completion_len,
+  peak_shift,
+  repeat_penalty,
   uncovered=0,
-  **rest,
+  **judge,
 ):
-  """Raises ValueError where the model has too few tokens."""
-  del rest
+  """Raises ValueError where the model has too few tokens, or for the judge."""
+  del peak_shift, repeat_penalty
+  toy_judge.check(Judge(**judge))
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
   if needed > vocab or completion_len > vocab:
@@ -172,6 +178,7 @@ def check(
     )
 
 
+@fields_of(Judge)
 def make_task(
   *,
   seed,
@@ -185,6 +192,7 @@ def make_task(
   repeat_penalty,
   sft_batch_size,
   uncovered=0,
+  **judge,
 ):
   """The task with weights drawn from `seed`.
 
@@ -200,15 +208,18 @@ def make_task(
     repeat_penalty: gold reward lost per repeated token.
     uncovered: number of tokens, the first of the vocabulary, that no golden
       pair contains.
+    judge: fields of Judge.
   """
-  del workdir  # nothing is cached
-  check(
-    model,
+  settings = dict(
     prompts=prompts,
     eval_prompts=eval_prompts,
     prompt_len=prompt_len,
     completion_len=completion_len,
+    peak_shift=peak_shift,
+    repeat_penalty=repeat_penalty,
   )
+  check(model, uncovered=uncovered, **settings, **judge)
+  judge = Judge(**judge)
   config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts, prompt_len)
@@ -239,6 +250,20 @@ def make_task(
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
     return text(prompts), text(batch.completions)
 
+  gold = lambda batch: gold_reward(weights, repeat_penalty, batch)
+  steps = lambda batch: gold_steps(weights, repeat_penalty, batch)
+  if judge.judge_model:
+    gold = toy_judge.learned(
+      workdir,
+      seed,
+      gold,
+      worth(shown, shown_to),
+      shown_to,
+      completion_len,
+      judge,
+      {**settings, 'vocab_size': vocab},
+    )
+
   return Task(
     model=config,
     max_new_tokens=completion_len,
@@ -246,8 +271,8 @@ def make_task(
     train_prompts=train,
     eval_prompts=held_out,
     demonstrations=demonstrate,
-    gold=lambda batch: gold_reward(weights, repeat_penalty, batch),
-    gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
+    gold=gold,
+    gold_steps=None if judge.judge_model else steps,
     decode=decode,
     held_out_demonstrations=held_out_demonstrations,
     covered=covered if uncovered else None,

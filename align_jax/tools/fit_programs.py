@@ -23,6 +23,7 @@ from align_jax.lab.settings import Run
 from align_jax.lab.stages import Stage
 from align_jax.learn import step
 from align_jax.models import initial
+from align_jax.models.config import scorer_config
 from align_jax.models.interface import from_fields, of, shapes
 from align_jax.policy import programs
 from align_jax.policy.programs import Sampling
@@ -234,6 +235,11 @@ class Programs:
         jax.tree.map(lambda x: self.on._on(x, x.sharding.spec), self.near)
         for _ in range(proxy.members)
       ]
+    if proxy.verifier == 'sized':
+      vocab = self.task.model.vocab_size
+      config = scorer_config(proxy.model, vocab, 'proxy.model')
+      place = lambda: self.on.place(shapes(config), of(config).axes(config))
+      models += [place() for _ in range(proxy.members)]
     leaves = jax.tree.leaves(models)
     return {id(x): bytes_on_device(x) for x in leaves}
 

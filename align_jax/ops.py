@@ -66,9 +66,9 @@ def require_own_samples(batch: Batch) -> None:
 
   Raises:
     ValueError: they were drawn at a temperature of their own or truncated, so
-      they are not the policy's.
+      they are not the policy's, and no `weights` correct this.
   """
-  if batch.policy_logps is not None:
+  if batch.policy_logps is not None and batch.weights is None:
     raise ValueError(
       'a KL is estimated from samples at temperature 1 and untruncated; these '
       'were drawn with a temperature or a truncation'

@@ -35,6 +35,10 @@ class Batch(flax.struct.PyTreeNode):
   sampler_logps: jax.Array | None = None  # f32 [B, T]  under the rows' writer
   policy_logps: jax.Array | None = None  # f32 [B, T]  the same at temperature
   # 1, untruncated. None: sampling was already so; use `sampler_logps`.
+  weights: jax.Array | None = (
+    None  # f32 [B, T]  importance weights that correct
+  )
+  # the sampler, see `losses.correction`. None: 1 each
   ref_logps: jax.Array | None = None  # f32 [B, T]  under the reference
   prepared: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
   # [B, ...] each: what a loss computed on the whole batch before it was split,

@@ -49,6 +49,7 @@ def get_config():
   c.eval.update(samples=4, first_step=10, points=7, pairs=128)
   c.methods = {
     'rloo': dict(loss='rloo', sweep=betas(0.05, lr=3e-4)),
+    'max_rl': dict(loss='max_rl', sweep=betas(0.05, lr=3e-4)),
     'grpo': dict(loss='grpo', sweep=betas(0.05, lr=3e-4)),
     'ppo': dict(
       loss='ppo',

@@ -147,9 +147,14 @@ def get_config():
         top_k=0,  # number of likeliest tokens kept. 0: all
         # Least probability of a kept token, relative to the likeliest. 0: all.
         min_p=0.0,
+        dtype='',  # of activations, such as 'bfloat16'. '': the model's own
         cache_dtype='',  # of keys and values. '': that of the activations
         stop_tokens=(),  # ids that end a completion, in addition to EOS
       ),
+      # Importance weights for samples that are not the trained policy's, a
+      # name in align_jax.losses.correction.CORRECTIONS. '': none.
+      correction='',
+      correction_cap=2.0,  # the largest of these weights, at least 1
       num_microbatches=1,  # parts of a batch whose gradients are summed
       # Maximum tokens per microbatch, padding included and each prompt counted
       # once. It replaces num_microbatches, which stays 1. 0: off.

@@ -5,8 +5,8 @@ same proxy and as many completions per step. `python -m experiments.method_zoo`
 compares them; docs/methods.md has a page for each.
 
 Expect: half an hour of processor time for six seeds of the toy; so few seeds
-distinguish 2 of the 37 methods from the best at 2 nats, docs/methods.md has the
-table.
+distinguish 2 of the 37 methods in the table of docs/methods.md from the best at
+2 nats.
 """
 
 
@@ -110,6 +110,22 @@ POLICY_GRADIENT = {
     betas(*NATS, clip_low=0.03, clip_high=0.04),
     num_minibatches=4,
   ),
+  'cispo': groups(
+    'cispo', betas(*NATS, clip_high=0.05), num_epochs=2, num_minibatches=4
+  ),
+  'dppo_tv': groups(
+    'dppo_tv',
+    betas(0.5, 0.25, 0.12, 0.06, length=8.0, threshold=0.005),
+    num_epochs=2,
+    num_minibatches=4,
+  ),
+  'dppo_kl': groups(
+    'dppo_kl',
+    betas(0.5, 0.25, 0.12, 0.06, length=8.0, threshold=1e-4),
+    num_epochs=2,
+    num_minibatches=4,
+  ),
+  'dar': groups('dar', betas(4.0, 2.0, 1.0, 0.5)),
   'ppo': groups('ppo', betas(*NATS, lr=5e-4), num_epochs=2, num_minibatches=2),
   'ppo-shared': groups(
     'ppo',

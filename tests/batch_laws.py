@@ -26,6 +26,12 @@ from loss_laws import law
 from align_jax import ops
 from align_jax.learn import step
 
+
+def weighted(case):
+  """An example, with weights if the loss reads them."""
+  return example(case, int(case.row.weighted))
+
+
 # --- Reductions and masks -----------------------------------------------------
 
 
@@ -39,7 +45,7 @@ def check_scalar_and_finite(case):
 
 @law('nothing enters from outside the mask, NaN and infinities included')
 def check_mask(case):
-  outputs, old, batch = example(case)
+  outputs, old, batch = weighted(case)
   want = everything(case, outputs, old, batch)
   for g in jax.tree.leaves(want[1]):
     outside = g[~batch.mask] if g.shape == batch.mask.shape else 0
@@ -54,7 +60,7 @@ def check_mask(case):
 
 @law('padding columns full of numbers change nothing')
 def check_padding(case):
-  outputs, old, batch = example(case)
+  outputs, old, batch = weighted(case)
   rng = np.random.default_rng(5)
   # Other numbers in every row and array: nothing may cancel.
   junk = lambda x: jnp.asarray(rng.normal(size=(len(x), 3)), x.dtype)
@@ -80,7 +86,7 @@ def check_an_empty_row(case):
 @law('the order of the groups changes nothing')
 def check_order(case):
   index = np.array([2, 0, 3, 1])
-  outputs, old, batch = example(case)
+  outputs, old, batch = weighted(case)
 
   def pick(x):
     size = len(x) // P
@@ -95,7 +101,7 @@ def check_order(case):
 
 @law('microbatches of any lengths recombine to loss, metrics and gradient')
 def check_microbatches(case):
-  batch, forward = example(case).batch, tabular(case)
+  batch, forward = weighted(case).batch, tabular(case)
   per_part = batch.mask.reshape(P, -1).sum(1)
   assert len(set(per_part.tolist())) == P
   old, params = tables(2), blend(tables(2), tables(3), 0.3)
@@ -114,7 +120,7 @@ def check_microbatches(case):
 
 def compares(row):
   """Whether only differences of rewards count."""
-  return row.rewards in ('compared', 'chances')
+  return row.rewards in ('compared', 'chances', 'successes')
 
 
 def reads_rewards(row):

@@ -12,6 +12,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.learn import optimizers, step
 from align_jax.losses import LOSSES, prepared
+from align_jax.losses.correction import corrected
 from align_jax.types import Batch, Outputs
 
 
@@ -107,6 +108,7 @@ class Language:
     sampler=None,
     rewards=0.0,
     values=None,
+    correction='',
     **hparams,
   ):
     """Minus the gradient of a loss, the mean over batches.
@@ -116,6 +118,7 @@ class Language:
       weights: [M] or a number.
       sampler: the policy that wrote the rows; None is `policy`.
       rewards: [N]; values: [N, T], a critic.
+      correction: a name in CORRECTIONS; its weights have no bound.
     Returns:
       f64, flat.
     """
@@ -132,6 +135,8 @@ class Language:
         batch = self.rows(index, group_size, **fields)
         out = jax.tree.map(lambda x: jnp.asarray(x)[index], outputs)
         frozen = jax.lax.stop_gradient(out)
+        if correction:
+          batch = corrected(frozen, batch, correction, cap=jnp.inf)
         batch = prepared(name, frozen, batch, hparams)
         out = out if name != 'nash_md' else out.logps
         return LOSSES[name](out, batch, **hparams)[0]

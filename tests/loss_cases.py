@@ -13,7 +13,9 @@ from align_jax.losses.kl import EXACT
 from align_jax.types import Batch, Outputs
 
 P, T, V = 4, 5, 7
-BATCHES = (0, 1)  # in the second, best rows are above and below the reference
+# In the second, best rows are above and below the reference, and tokens have
+# importance weights.
+BATCHES = (0, 1)
 
 
 class Case(NamedTuple):
@@ -135,6 +137,9 @@ def _example(needs, group_size, which):
   outputs = blend(old, noise(needs, B, 2), 0.3)
   if 'scores' not in needs:
     batch = batch.replace(sampler_logps=logps_of(old))
+  if which == 1:
+    weights = np.random.default_rng(6).integers(0, 4, batch.mask.shape) / 2
+    batch = batch.replace(weights=jnp.asarray(weights, jnp.float32))
   return Example(outputs, old, batch)
 
 
@@ -191,7 +196,7 @@ def gradient(case, outputs, old, batch):
 def over_tokens(f, outputs, batch, *more):
   """f(array, *more) of all arrays [B, T] of the outputs and of the batch."""
   grid = batch.mask.shape
-  names = 'ref_logps', 'sampler_logps'
+  names = 'ref_logps', 'sampler_logps', 'weights'
   fields = {k: getattr(batch, k) for k in names}
   g = lambda x: f(x, *more) if x.shape == grid else x
   return jax.tree.map(g, outputs), batch.replace(**jax.tree.map(g, fields))

@@ -135,7 +135,7 @@ def check_hparams(case):
 
 @law('some ratios are clipped, else the formula is compared where it is simple')
 def check_clipping(case):
-  if not {'clip', 'clip_low'} & case.settings.keys():
+  if not {'clip', 'clip_high', 'threshold'} & case.settings.keys():
     return
   _, metrics = value(case, *example(case))
   assert 0 < metrics['clipped'] < 1, f'clipped: {metrics["clipped"]}'
@@ -169,6 +169,19 @@ def check_reference(case):
 
   got = any(meets(case) for case in cases_of(case.name))
   assert got == case.row.reference, f'it meets it: {got}'
+
+
+@law('weights count if its row says so; those of 1 change nothing', once=True)
+def check_weights(case):
+  outputs, old, batch = example(case, 1)
+  want = everything(case, outputs, old, batch.replace(weights=None))
+  counts = not same(everything(case, outputs, old, batch)[1], want[1])
+  assert counts == case.row.weighted, f'they count: {counts}'
+  if counts:
+    ones = batch.replace(weights=jnp.ones(batch.mask.shape))
+    got = everything(case, outputs, old, ones)
+    assert got[0][1].pop('importance') == 1
+    assert same(got, want), 'weights of 1 have an effect'
 
 
 @law('the metrics are what a run carries to its next step', once=True)

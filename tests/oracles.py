@@ -23,6 +23,8 @@ def data(batch, at, old):
   """What is constant, in float64."""
   names = 'mask rewards ref_logps sampler_logps'.split()
   fields = {name: double(getattr(batch, name)) for name in names}
+  ones = np.ones(batch.mask.shape)
+  fields['weights'] = ones if batch.weights is None else double(batch.weights)
   return types.SimpleNamespace(
     **fields, group_size=batch.group_size, at=double(at), old=double(old)
   )
@@ -357,8 +359,9 @@ def paid(b, at, beta, kl):
 def score_function(x, b, advantages, beta, kl):
   total = 0.0
   for row, t in all_steps(b):
-    total -= advantages[row] * logps(x)[row, t]
-    total += beta * KL_TERMS[kl](x, b, row, t)[1]
+    loss = beta * KL_TERMS[kl](x, b, row, t)[1]
+    loss -= advantages[row] * logps(x)[row, t]
+    total += b.weights[row, t] * loss
   return total / len(rows(b))
 
 
@@ -400,11 +403,12 @@ def weight(x, b, row, t):
 
 def token_losses(x, b, advantage, beta, kl, low, high):
   """{(row, t): loss}; advantage: (row, t) -> number."""
-  return {
-    (row, t): surrogate(weight(x, b, row, t), advantage(row, t), low, high)
-    + beta * KL_TERMS[kl](x, b, row, t)[1]
-    for row, t in all_steps(b)
-  }
+
+  def loss(row, t):
+    first = surrogate(weight(x, b, row, t), advantage(row, t), low, high)
+    return first + beta * KL_TERMS[kl](x, b, row, t)[1]
+
+  return {(row, t): b.weights[row, t] * loss(row, t) for row, t in all_steps(b)}
 
 
 def mean_of_row_means(losses, b):
@@ -484,9 +488,72 @@ def gspo(x, b, beta=0.0, kl='loss_k3', clip_low=3e-4, clip_high=4e-4):
     count = len(steps(b, row))
     product = np.prod([weight(x, b, row, t) for t in steps(b, row)])
     of_row = product ** (1 / count)
-    total += surrogate(of_row, advantages[row], clip_low, clip_high)
+    loss = surrogate(of_row, advantages[row], clip_low, clip_high)
     for t in steps(b, row):
-      total += beta * KL_TERMS[kl](x, b, row, t)[1] / count
+      both = loss + beta * KL_TERMS[kl](x, b, row, t)[1]
+      total += b.weights[row, t] * both / count
+  return total / len(rows(b))
+
+
+def max_rl(x, b, beta=0.0, kl='reward_k1'):
+  rewards = paid(b, b.at, beta, kl)
+  advantages = []
+  for row in rows(b):
+    group = group_of(b, row)
+    successes = sum(b.rewards[i] for i in group)
+    centred = rewards[row] - np.mean([rewards[i] for i in group])
+    scale = len(group) / successes if successes > 0 else 0.0
+    advantages.append(scale * centred)
+  return score_function(x, b, advantages, beta, kl)
+
+
+def cispo(x, b, beta=0.0, kl='loss_k3', clip_high=0.2):
+  advantages = group_normalised(b, paid(b, b.at, beta, kl))
+  losses = []
+  for row, t in all_steps(b):
+    constant = min(weight(b.at, b, row, t), 1 + clip_high)
+    loss = -constant * advantages[row] * logps(x)[row, t]
+    loss += beta * KL_TERMS[kl](x, b, row, t)[1]
+    losses.append(b.weights[row, t] * loss)
+  return np.mean(losses)
+
+
+def dppo(divergence, x, b, beta, kl, threshold, length):
+  """divergence: (p, q) -> number, of the policy's and the writer's chance."""
+  advantages = group_centred(b, paid(b, b.at, beta, kl))
+  total = 0.0
+  for row, t in all_steps(b):
+    p, q = np.exp(logps(b.at)[row, t]), np.exp(b.sampler_logps[row, t])
+    outside = divergence(p, q) > threshold
+    rises, falls = advantages[row] > 0 and p > q, advantages[row] < 0 and p < q
+    loss = beta * KL_TERMS[kl](x, b, row, t)[1]
+    if not (outside and (rises or falls)):
+      loss -= weight(x, b, row, t) * advantages[row]
+    total += b.weights[row, t] * loss
+  return total / length / len(rows(b))
+
+
+def dppo_tv(x, b, beta=0.0, kl='loss_k2', threshold=0.15, length=1.0):
+  tv = lambda p, q: abs(p - q)
+  return dppo(tv, x, b, beta, kl, threshold, length)
+
+
+def dppo_kl(x, b, beta=0.0, kl='loss_k2', threshold=0.05, length=1.0):
+  kl_of = lambda p, q: q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+  return dppo(kl_of, x, b, beta, kl, threshold, length)
+
+
+def dar(x, b, beta=0.05, alpha=0.1, cap=20.0):
+  centred = group_centred(b, b.rewards)
+  advantages = centred / np.sqrt(np.mean(np.square(centred)))
+  total = 0.0
+  for row in rows(b):
+    away = sum(
+      b.ref_logps[row, t] - b.sampler_logps[row, t] for t in steps(b, row)
+    )
+    chance = np.exp(away) ** alpha * np.exp(advantages[row] / beta)
+    for t in steps(b, row):
+      total -= b.weights[row, t] * min(chance, cap) * logps(x)[row, t]
   return total / len(rows(b))
 
 
@@ -573,6 +640,11 @@ ORACLES = {
     dr_grpo,
     dapo,
     gspo,
+    max_rl,
+    cispo,
+    dppo_tv,
+    dppo_kl,
+    dar,
     ppo,
   )
 }

@@ -14,7 +14,7 @@ import pytest
 from runs import train_arm
 
 from align_jax.files import read_jsonl
-from align_jax.lab import sweep
+from align_jax.lab import checks, groups, sweep
 from align_jax.learn import checkpoint
 from align_jax.models import interface
 from align_jax.models.adapter import Adapter
@@ -182,6 +182,14 @@ def smoke(adapter, **model):
 def run_of(cfg, arm):
   cfg = common.as_dict(cfg)
   return cfg, next(r for r in sweep.sweep(cfg) if r.arm == arm)
+
+
+@pytest.mark.parametrize('key', ['dtype', 'cache_dtype'])
+def test_a_coarser_sampler_of_it_is_refused(key):
+  cfg, run = run_of(smoke('my_linen:Linen', width=16, layers=1), 'online')
+  run = run.but(sampling={key: 'bfloat16'})
+  with pytest.raises(ValueError, match=f"{key}='bfloat16', expected ''.*adapt"):
+    checks.check_run(run, groups.shared(cfg))
 
 
 def points(workdir, run):

@@ -221,6 +221,25 @@ def test_grpo_reaches_its_own_point(arms, name):
   reaches(ARMS.probs(got), want, start)
 
 
+def test_dar_reaches_its_own_point(arms):
+  """ref exp(A / (alpha beta)) / Z, with A in deviations under itself.
+
+  For a smaller alpha beta there is none: the deviation falls faster.
+  """
+  reference, rewards = arms
+  beta, alpha = 2.0, 0.9
+  draw = law_of(ARMS, reference, rewards, 4096, 4096)
+  got = train(
+    'dar', draw, reference, 400, beta=beta, alpha=alpha, cap=float('inf')
+  )
+  start = ARMS.probs(reference)
+  std, p = rewards.std(), start
+  for _ in range(200):
+    p = optimum(start, rewards / (alpha * beta * std))
+    std = np.sqrt(p @ np.square(rewards - p @ rewards))
+  reaches(ARMS.probs(got), p, start)
+
+
 def test_grpo_with_the_kl_in_the_reward(arms):
   """Then what is standardised vanishes at pi_ref exp(r / beta) / Z."""
   reference, rewards = arms

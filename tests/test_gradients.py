@@ -220,11 +220,14 @@ def test_rows_of_another_policy_and_the_kl(bandit):
     ('dr_grpo', 2, 1 / 2, {'kl': 'reward_k1'}),
     ('dr_grpo', 3, 2 / 3, {'kl': 'reward_k1'}),
     ('dr_grpo', 3, 1 / 3, {'kl': 'reward_k1', 'length': 2.0}),
+    ('dppo_tv', 2, 1 / 2, {'kl': 'reward_k1'}),
+    ('dppo_kl', 3, 1 / 3, {'kl': 'reward_k1', 'length': 2.0}),
   ],
 )
 def test_gradient_of_the_objective(world, name, size, scale, hparams):
   """Of E[r] - beta KL, times what the loss says."""
-  group_size = size if name in ('rloo', 'dr_grpo') else 1
+  grouped = 'rloo', 'dr_grpo', 'dppo_tv', 'dppo_kl'
+  group_size = size if name in grouped else 1
   kwargs = {'group_size': group_size, 'beta': BETA, **hparams}
   got = world.ascent(name, size, **kwargs)
   assert np.abs(BETA * world.kl).max() > 1e-2
@@ -237,6 +240,17 @@ def test_own_baseline_spares_a_loss(world):
   hparams = {'beta': BETA, 'kl': 'loss_k2_sequence'}
   close(world.ascent('reinforce_mean', 2, **hparams), want)
   close(world.ascent('dr_grpo', 2, group_size=2, **hparams), want)
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_max_rl_of_successes(world, size):
+  """(1 - (1 - p)^(G - 1)) / p times the gradient of p, the chance of one."""
+  successes = (world.rewards > 0.3).astype(float)
+  p = world.p @ successes
+  assert 0.1 < p < 0.9
+  got = world.ascent('max_rl', size, group_size=size, rewards=successes)
+  scale = (1 - (1 - p) ** (size - 1)) / p
+  close(got, scale * world.reward_gradient(successes))
 
 
 # --- Standardised within the group --------------------------------------------
@@ -273,11 +287,11 @@ def one(rewards, lengths):
 
 
 @pytest.mark.parametrize('size', [2, 3])
-@pytest.mark.parametrize('name', ['grpo', 'gspo', 'dapo'])
+@pytest.mark.parametrize('name', ['grpo', 'gspo', 'dapo', 'cispo'])
 def test_group_deviation(world, name, size):
   """The stated formula, which is not the direction of E[r] - beta KL."""
   got = world.ascent(name, size, group_size=size, beta=BETA, kl='loss_k3')
-  if name == 'dapo':
+  if name in ('dapo', 'cispo'):
     advantages = of_first(world, per_group_token(standardised), size)
     share = of_first(world, per_group_token(one), size)
   else:
@@ -442,6 +456,9 @@ def sum_over_duels(world, first, second, wins, policy, opponent):
     ('grpo', ['clip']),
     ('dapo', ['clip_low', 'clip_high']),
     ('gspo', ['clip_low', 'clip_high']),
+    ('cispo', ['clip_high']),
+    ('dppo_tv', ['threshold']),
+    ('dppo_kl', ['threshold']),
     ('reinforce_pp', ['clip']),
     ('reinforce_pp_baseline', ['clip']),
     ('ppo', ['clip']),
@@ -452,7 +469,9 @@ def test_unclipped_weights(bandit, name, clips):
 
   Of the advantage that the sampler's rows have.
   """
-  grouped = name in ('dr_grpo', 'grpo', 'dapo', 'gspo', 'reinforce_pp_baseline')
+  centred = 'dr_grpo', 'dppo_tv', 'dppo_kl'
+  normalised = 'grpo', 'dapo', 'gspo', 'cispo'
+  grouped = name in (*centred, *normalised, 'reinforce_pp_baseline')
   kwargs = {
     'sampler': bandit.other,
     'group_size': 2 if grouped else 1,
@@ -463,9 +482,9 @@ def test_unclipped_weights(bandit, name, clips):
   law = bandit.language.probs(bandit.other)
   got = bandit.ascent(name, 2, law, **kwargs)
   gap = bandit.rewards[:, None] - bandit.rewards
-  if name == 'dr_grpo':
+  if name in centred:
     advantages = gap @ law / 2
-  elif name in ('grpo', 'dapo', 'gspo'):
+  elif name in normalised:
     advantages = np.sign(gap) @ law / np.sqrt(2)
   elif name == 'ppo':
     values = np.asarray(bandit.values[:, 0], np.float64)
@@ -475,3 +494,27 @@ def test_unclipped_weights(bandit, name, clips):
     advantages = np.sign(gap) @ law
   close(got, bandit.reward_gradient(advantages))
   assert misses(got, bandit.score(advantages, law)) > 0.05
+
+
+@pytest.mark.parametrize(
+  'name, size, scale, kl',
+  [
+    ('reinforce', 1, 1, 'exact'),
+    ('rloo', 2, 1, 'reward_k1'),
+    ('dr_grpo', 2, 1 / 2, 'reward_k1'),
+  ],
+)
+def test_corrected_rows_of_another_policy(world, name, size, scale, kl):
+  """Weights of completions give what the policy's own rows would give.
+
+  Those of tokens do not, nor does what ignores the difference. A baseline of
+  the other policy's rows is as good as one of its own.
+  """
+  law = world.language.probs(world.other)
+  kwargs = {'group_size': size, 'beta': BETA, 'kl': kl, 'sampler': world.other}
+  got = lambda how: world.ascent(name, size, law, correction=how, **kwargs)
+  want = scale * world.objective
+  close(got('sequence_truncate'), want)
+  if name == 'reinforce':
+    assert misses(got('token_truncate'), want) > 0.05
+    assert misses(got('ignore'), want) > 0.05

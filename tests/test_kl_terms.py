@@ -8,7 +8,7 @@ import pytest
 from loss_cases import T, all_close, all_equal, close, kl_example, over_tokens
 
 from align_jax.losses import kl as kl_lib
-from align_jax.losses import policy_gradient
+from align_jax.losses import surrogate
 from align_jax.losses.kl import BIASED, EXACT, KL_TERMS, penalty_of
 
 every_kl = pytest.mark.parametrize('kl', KL_TERMS)
@@ -95,7 +95,7 @@ def test_an_exact_term_asks_for_kls(kl):
 @pytest.mark.parametrize('advantage', [1.5, -1.5, 0.0])
 def test_a_clipped_weight_may_be_beyond_float32(far, advantage):
   """Only a negative advantage has a loss that grows with the weight."""
-  f = lambda x: policy_gradient.clipped(x, jnp.float32(advantage), 0.2, 0.3)
+  f = lambda x: surrogate.clipped(x, jnp.float32(advantage), 0.2, 0.3)
   loss, slope = jax.value_and_grad(lambda x: f(x)[0])(jnp.float32(far))
   if far > 0 > advantage:
     assert loss == jnp.inf

@@ -19,8 +19,8 @@ from conftest import EOS_ID
 from loss_cases import Case, close, make_batch
 
 from align_jax import ops
-from align_jax.losses import LOSSES, advantages, policy_gradient
-from align_jax.losses.kl import KL_TERMS, Penalty
+from align_jax.losses import LOSSES, advantages, policy_gradient, surrogate
+from align_jax.losses.kl import KL_TERMS, Penalty, log_weights
 from align_jax.types import Outputs
 
 
@@ -95,12 +95,12 @@ def test_rewards_as_integers(name):
 
 @pytest.mark.parametrize('name', ['rloo', 'grpo'])
 def test_integer_rewards_of_a_row(name):
-  rewards = policy_gradient._rewards
+  rewards = surrogate.paid
 
   def truncated(out, batch, *args):
     return rewards(out, batch.replace(rewards=batch.rewards // 1), *args)
 
-  loss = copy(LOSSES[name].function, _rewards=truncated)
+  loss = copy(LOSSES[name].function, paid=truncated)
   seen_by(batch_laws.check_fractional_rewards, Case(name), function=loss)
 
 
@@ -190,7 +190,7 @@ def test_kl_over_padding():
     ratios = (out.logps - batch.ref_logps).sum(1)
     return batch.rewards - beta * ratios, jnp.zeros(batch.mask.shape)
 
-  loss = copy(LOSSES['rloo'].function, _rewards=rewards)
+  loss = copy(LOSSES['rloo'].function, paid=rewards)
   for check in (
     batch_laws.check_mask,
     batch_laws.check_padding,
@@ -209,7 +209,7 @@ def test_gradient_through_the_advantages():
     price = beta * ratios.sum(1)
     return batch.rewards - price, jnp.zeros_like(ratios)
 
-  loss = copy(LOSSES['rloo'].function, _reinforce=reinforce, _rewards=rewards)
+  loss = copy(LOSSES['rloo'].function, _reinforce=reinforce, paid=rewards)
   missed_by(loss_laws.check_formula, Case('rloo'), function=loss)
   seen_by(loss_laws.check_gradient, Case('rloo'), function=loss)
 
@@ -230,7 +230,7 @@ def test_token_mean_weighed_by_rows(name):
   """Right on a whole batch, wrong as soon as gradients are accumulated."""
 
   def per_token(x, batch):
-    loss, _ = policy_gradient.per_token(x, batch)
+    loss, _ = surrogate.per_token(x, batch)
     return loss, jnp.float32(len(x))
 
   loss = copy(LOSSES[name].function, per_token=per_token)
@@ -240,7 +240,7 @@ def test_token_mean_weighed_by_rows(name):
 
 
 def test_row_mean_for_token_mean():
-  per_row = policy_gradient.per_sequence_mean
+  per_row = surrogate.per_sequence_mean
   loss = copy(LOSSES['dapo'].function, per_token=per_row)
   seen_by(loss_laws.check_formula, Case('dapo'), function=loss)
 
@@ -331,7 +331,7 @@ def test_mask_from_token_ids(batch):
 
 def check_fresh_rows_are_on_policy(logps, batch):
   """No step lies between sampler and trainer: every weight is one."""
-  weights = jnp.exp(policy_gradient.log_weights(logps, batch))
+  weights = jnp.exp(log_weights(logps, batch))
   close(weights, 1, rtol=1e-4)
   batch = batch.replace(
     ref_logps=logps, rewards=jnp.arange(len(logps)).astype(jnp.float32)

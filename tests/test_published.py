@@ -29,6 +29,10 @@ DEVIATIONS = {
   'grpo': 'no epsilon: TRL adds 1e-4 to the deviation of a group',
   'dapo': 'no epsilon: TRL adds 1e-4 to the deviation of a group',
   'gspo': 'no epsilon: TRL adds 1e-4 to the deviation of a group',
+  'cispo': 'no epsilon: TRL adds 1e-4 to the deviation of a group',
+  'max_rl': 'no epsilon: its authors add 1e-6 to the mean of a group',
+  'dppo_tv': 'the ratio has no bound; verl truncates it at 20 by default',
+  'dppo_kl': 'the ratio has no bound; verl truncates it at 20 by default',
   'ppo': 'the reward stands at the last token; in summarize_from_feedback and '
   'TRL one slot behind it, whose value enters; whitening divides by n, not by '
   'n - 1',
@@ -247,6 +251,9 @@ def trl_grpo(d, loss_type, epsilon=1e-4, beta=0.0, low=0.2, high=0.2, **kwargs):
   if kwargs.get('level') == 'sequence':
     log_weights = average(log_weights, d)[:, None]
   coef_1 = np.exp(log_weights)
+  if loss_type == 'cispo':  # its bound is of the ratio itself
+    x = -np.minimum(coef_1, high) * advantages * d.logps
+    return x[d.mask].mean()
   coef_2 = np.clip(coef_1, 1 - low, 1 + high)
   x = -np.minimum(coef_1 * advantages, coef_2 * advantages)
   x = x + beta * (np.exp(d.ref - d.logps) - (d.ref - d.logps) - 1)
@@ -256,6 +263,36 @@ def trl_grpo(d, loss_type, epsilon=1e-4, beta=0.0, low=0.2, high=0.2, **kwargs):
     return (x * d.mask).sum() / d.mask.sum()
   assert loss_type == 'dr_grpo'
   return (x * d.mask).sum() / (len(x) * T)
+
+
+def maxrl_gradient(d, epsilon=1e-6):
+  """tajwarfahim/maxrl `compute_maxrl_outcome_advantage`, by the log-probs."""
+  rewards = d.rewards.reshape(P, -1)
+  mean = rewards.mean(1, keepdims=True)
+  advantages = ((rewards - mean) / (mean + epsilon)).reshape(-1, 1)
+  return -advantages * d.mask / len(advantages)
+
+
+def verl_dppo(d, kind, low, high, bound=20.0):
+  """verl `dppo_tv` and `dppo_kl`: the gradient by the log-probs.
+
+  Advantages and reduction are those of its script: no deviation, a sum over
+  tokens. d(-A ratio log pi)/d(log pi) = -A ratio, the ratio being detached.
+  """
+  rewards = d.rewards.reshape(P, -1)
+  advantages = (rewards - rewards.mean(1, keepdims=True)).reshape(-1, 1)
+  prob, old = np.exp(d.logps), np.exp(d.old)
+  if kind == 'tv':
+    good, bad = prob - old <= high, prob - old >= -low
+  else:
+    kl = old * (d.old - d.logps) + (1 - old) * np.log(
+      (1 - old + 1e-8) / (1 - prob + 1e-8)
+    )
+    good, bad = (kl <= high) | (prob <= old), (kl <= low) | (prob >= old)
+  valid = np.where(advantages > 0, good, bad)
+  ratio = np.minimum(np.exp(d.logps - d.old), bound)
+  assert 0 < valid[d.mask].mean() < 1
+  return -advantages * ratio * valid * d.mask / len(advantages)
 
 
 def openrlhf_loss(d, advantages, clip):
@@ -477,6 +514,46 @@ def gspo():
   check_epsilon('gspo', 'grpo', low=3e-4, high=4e-4, level='sequence')
 
 
+def cispo():
+  loss, _ = ours('cispo', GROUPS, clip_high=0.2)
+  theirs = lambda epsilon: trl_grpo(GROUPS, 'cispo', epsilon, high=1.2)
+  close(loss, theirs(0.0))
+  assert 0 < abs(theirs(0.0) - theirs(1e-4)) < 1e-3
+
+
+def max_rl():
+  solved = types.SimpleNamespace(**vars(GROUPS))
+  solved.rewards = (GROUPS.rewards > 0).astype(float)
+  assert set(solved.rewards) == {0, 1}
+  _, gradient = ours('max_rl', solved)
+  close(gradient, maxrl_gradient(solved))
+  solved.rewards[:4] = 0  # all of a group: no success
+  _, gradient = ours('max_rl', solved)
+  close(gradient, maxrl_gradient(solved))
+  assert (gradient[:4] == 0).all() and (gradient[4:] != 0).any()
+
+
+def check_bound(name, kind, threshold):
+  """Alike where no ratio is beyond the bound, else apart by it."""
+  near, far = (types.SimpleNamespace(**vars(GROUPS)) for _ in range(2))
+  near.logps = far.logps = np.minimum(GROUPS.logps, -0.01)
+  far.old = GROUPS.old.copy()
+  far.old[-1, 0] = far.logps[-1, 0] - 4  # a bad row's: back would be inwards
+  for d, bounded in ((near, False), (far, True)):
+    _, gradient = ours(name, d, threshold=threshold)
+    theirs = lambda bound: verl_dppo(d, kind, threshold, threshold, bound)
+    close(gradient, theirs(np.inf))
+    assert (np.abs(theirs(np.inf) - theirs(20.0)).max() > 1e-2) == bounded
+
+
+def dppo_tv():
+  check_bound('dppo_tv', 'tv', 0.05)
+
+
+def dppo_kl():
+  check_bound('dppo_kl', 'kl', 0.01)
+
+
 def ppo():
   """Alike up to whitening where rows are full, else by the slot behind."""
   names = 'beta lam clip value_clip value_coef'.split()
@@ -514,7 +591,22 @@ def ours_is_apart_by_the_slot_behind(d):
 
 DIFFERENCES = {
   f.__name__: f
-  for f in (rpo, cpo, orpo, slic, nash_md, rloo, grpo, dapo, gspo, ppo)
+  for f in (
+    rpo,
+    cpo,
+    orpo,
+    slic,
+    nash_md,
+    rloo,
+    grpo,
+    dapo,
+    gspo,
+    cispo,
+    max_rl,
+    dppo_tv,
+    dppo_kl,
+    ppo,
+  )
 }
 
 

@@ -58,6 +58,8 @@ WRONG = {
   'arm.kl_budget': (-1.0, NAN),
   'arm.kl_mode': ('holt', 1),
   'arm.loss': ('dop', 3, None),
+  'arm.correction': ('TIS', 1),
+  'arm.correction_cap': (0.5, NAN, math.inf),
   'arm.source': ('sampl', 'sampler'),
   'arm.labels': ('gibberish',),
   'arm.reward_scale': ('z',),
@@ -164,6 +166,10 @@ def test_a_misspelt_field_is_refused_with_the_nearest(path, near, cfg):
   assert path.split('.')[-1] in told and near in told
 
 
+RLOO = dict(loss='rloo', loss_kwargs={})
+HALF_FIXED = dict(source='mixed', parts=('golden_pairs', 'policy'))
+
+
 @pytest.mark.parametrize(
   ('arm', 'field'),
   [
@@ -179,6 +185,11 @@ def test_a_misspelt_field_is_refused_with_the_nearest(path, near, cfg):
     (dict(truncation_penalty=2.0), 'truncation_penalty'),
     (dict(writers=('reference', 'reference')), 'writers'),
     (dict(reweigh='optimum', source='reference', group_size=4), 'group_size'),
+    (dict(loss='ipo', correction='token_mask'), 'correction'),
+    (dict(RLOO, correction_cap=3.0), 'correction_cap'),
+    (dict(RLOO, correction='ignore', correction_cap=3.0), 'correction_cap'),
+    (dict(RLOO, source='golden_pairs', correction='ignore'), 'correction'),
+    (dict(RLOO, **HALF_FIXED, correction='ignore'), 'correction'),
   ],
 )
 def test_what_nothing_reads_may_not_be_set(arm, field, cfg):

@@ -56,6 +56,7 @@ def drawn(seed, **sampling):
     ('top_k', -1, 'a whole number, at least 0'),
     ('top_k', 0.5, 'a whole number, at least 0'),
     ('min_p', -0.1, 'a finite number at least 0 and at most 1'),
+    ('dtype', 'bf16', "one of '', 'bfloat16', 'float16', 'float32'"),
     ('cache_dtype', 'int4', "one of '', 'bfloat16', 'float16'"),
     ('stop_tokens', (-1,), 'a tuple of token ids'),
   ],
@@ -99,9 +100,11 @@ def test_each_option_reaches_the_sampler(seed):
     own, kept = batch.policy_logps.sum(), batch.sampler_logps.sum()
     assert kept > own, sampling  # what is likely has become likelier
   assert (drawn(seed, min_p=1.0).sampler_logps == 0).all()
-  coarse = drawn(seed, cache_dtype='int8')
-  gap = jnp.abs(coarse.sampler_logps - plain.sampler_logps)
-  assert 0 < jnp.median(gap) < 0.1
+  for coarse in ({'cache_dtype': 'int8'}, {'dtype': 'bfloat16'}):
+    batch = drawn(seed, **coarse)
+    gap = jnp.abs(batch.sampler_logps - plain.sampler_logps)
+    assert 0 < jnp.median(gap) < 0.1
+    assert batch.policy_logps is None  # as far as the sampler knows
 
 
 def test_a_stop_token_ends_a_completion_and_cuts_none_off(seed):
@@ -167,6 +170,25 @@ def test_it_is_said_at_the_start(fields, expected):
   check(online(sampling=OFF))
   cfg, run = settings('offline')
   check((cfg, run.but(sampling=OFF)))
+
+
+def test_a_sampler_that_differs_is_corrected(workdir):
+  """By weights near 1 that are not 1, with a KL term or without."""
+  cfg, run = online(
+    loss='rloo',
+    loss_kwargs={'beta': 0.05},
+    name='online/corrected',
+    sampling={'dtype': 'bfloat16'},
+    correction='token_truncate',
+    num_minibatches=2,
+  )
+  check((cfg, run))
+  train_arm(cfg, run, workdir)
+  metrics = read_jsonl(run.directory(workdir) / 'metrics.jsonl')
+  weights = np.array([row['importance'] for row in metrics])
+  assert (np.abs(weights - 1) > 1e-6).all() and (
+    np.abs(weights - 1) < 0.1
+  ).all()
 
 
 def test_a_run_is_measured_at_temperature_1(workdir, seed):

@@ -91,7 +91,7 @@ def reference(stage, run):
 
   how = run.sampling.how
   exact = getattr(stage.task.model, 'dtype', '') == 'float32'
-  exact = exact and how.own and not how.cache_dtype
+  exact = exact and how.own and not (how.dtype or how.cache_dtype)
   return _online(stage, run, draw, read, annotate if exact else None)
 
 
@@ -240,7 +240,9 @@ class Source:
 
 
 BUCKETS = ('length_buckets',)
+CORRECTION = ('correction', 'correction_cap')
 ONLINE = ('labels', 'judge', 'reward_scale', 'truncated', 'truncation_penalty')
+ONLINE += CORRECTION
 DUEL = (*ONLINE, 'rows_at_once', 'sampling')
 GROUPS = (*DUEL, 'group_size')
 TEACHER = ('teacher_of', 'context', 'context_after')

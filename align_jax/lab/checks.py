@@ -44,6 +44,7 @@ def check_run(run, shared):
   _check_times(run, shared)
   check_hparams(run.loss, lambda key: f'{run.name}: loss_kwargs.{key}')
   _check_sampling(run)
+  _check_adapter(run, shared.model)
   _check_lora(run, shared.model)
   if 'values' in needs_of(run.loss) and run.critic.init == 'reward_model':
     _check_critic(run, shared.proxy)
@@ -140,6 +141,12 @@ def _check_rows(run):
     raise ValueError(
       f"{what} takes no rows of source 'hybrid', expected another source or "
       f'one of {[k for k, x in LOSSES.items() if x.rows == "hybrid"]}'
+    )
+  if loss.rewards == 'successes' and run.labels.scale == 'reference':
+    raise ValueError(
+      f"{run.where('reward_scale')}='reference', expected 'none' or "
+      f"'preference': {what} divides by the group's mean reward, which must "
+      'be at least 0'
     )
   if loss.rows == 'mismatched' and run.updates.batch_size < 2:
     raise ValueError(
@@ -378,6 +385,17 @@ def _check_sampling(run):
       f'{name} with loss {run.loss.name!r}, which needs samples of the policy '
       'itself, expected temperature 1 and no truncation'
     )
+
+
+def _check_adapter(run, model):
+  """What only the package's own transformer can do while it samples."""
+  for key in ('dtype', 'cache_dtype'):
+    value = getattr(run.sampling.how, key)
+    if value and model.get('adapter'):
+      raise ValueError(
+        f"{run.where('sampling')}.{key}={value!r}, expected '': the policy is "
+        f'model.adapter={model["adapter"]!r}'
+      )
 
 
 def _check_lora(run, model):

@@ -121,7 +121,9 @@ def _start(stage, run):
 
 def train_step_for(stage, run, forward, reads_anchors, state):
   tx = optimizer_for(stage, run)
-  return train_step_of(forward, run.loss, tx, state, run.updates, reads_anchors)
+  return train_step_of(
+    forward, run.loss, tx, state, run.updates, reads_anchors, run.correction
+  )
 
 
 def _schedule(setup, run):

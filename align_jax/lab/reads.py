@@ -1,6 +1,6 @@
 """Which fields of `configs.base`'s `arm` a run reads."""
 
-from align_jax.lab.arms import SOURCES, TEACHER, sources_of
+from align_jax.lab.arms import CORRECTION, SOURCES, TEACHER, sources_of
 from align_jax.lab.fields import keys
 from align_jax.lab.settings import KL, Critic, Run
 from align_jax.lab.starts import needs_of
@@ -26,11 +26,20 @@ def reads(run):
     found |= set(CRITIC)
   if needs & DISTILLED:
     found |= set(TEACHER)
+  found -= _idle_correction(run)
   if not run.kl.nats:
     found -= set(BUDGET[1:])
   if not run.teacher.context:
     found -= {'context_after'}
   return found - _idle_labels(run)
+
+
+def _idle_correction(run):
+  sampled = [s for s in sources_of(run) if 'parts' not in s.reads]
+  known = all('correction' in s.reads for s in sampled)
+  if not (known and LOSSES[run.loss.name].weighted):
+    return set(CORRECTION)
+  return {'correction_cap'} if run.correction.how in ('', 'ignore') else set()
 
 
 def _idle_labels(run):

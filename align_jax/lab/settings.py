@@ -31,6 +31,7 @@ from align_jax.learn.rewards import ENSEMBLES
 from align_jax.learn.truncated import TRUNCATED
 from align_jax.learn.watch import SIGNS
 from align_jax.losses import LOSSES
+from align_jax.losses.correction import CORRECTIONS
 from align_jax.models.lora import Lora
 from align_jax.policy import programs
 from align_jax.values import as_tuple, is_number, is_whole
@@ -156,7 +157,7 @@ class Sampling:
   group_size: int = count()
   rows_at_once: int = count(0)
   how: programs.Sampling = field(
-    'temperature, top_p, top_k, min_p, cache_dtype, stop_tokens',
+    'temperature, top_p, top_k, min_p, dtype, cache_dtype, stop_tokens',
     lambda x: True,
     key='sampling',
     convert=lambda x: within(programs.Sampling, x, programs.DRAWING),
@@ -178,6 +179,14 @@ class Labels:
 class Loss:
   name: str = one_of(LOSSES, key='loss')
   kwargs: dict = table(key='loss_kwargs')
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+  """What is done about samples that are not the trained policy's."""
+
+  how: str = added(one_of(('', *CORRECTIONS), key='correction'), '')
+  cap: float = added(number(least=1, key='correction_cap'), 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +305,7 @@ class Run:
   sampling: Sampling
   labels: Labels
   loss: Loss
+  correction: Correction
   updates: Updates
   optimizer: Optimizer
   schedule: Schedule

@@ -5,11 +5,12 @@ import functools
 import jax
 
 from align_jax import losses
-from align_jax.lab.settings import Loss, Optimizer, Updates
+from align_jax.lab.settings import Correction, Loss, Optimizer, Updates
 from align_jax.learn import step
 from align_jax.learn.optimizers import make_optimizer
 from align_jax.learn.schedules import reads_steps
 from align_jax.losses import LOSSES
+from align_jax.losses.correction import corrected
 
 _train_steps = {}
 
@@ -19,7 +20,15 @@ def forget():
   _train_steps.clear()
 
 
-def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
+def train_step_of(
+  forward,
+  loss: Loss,
+  tx,
+  state,
+  updates=None,
+  anchors=False,
+  correction=Correction('', 1.0),
+):
   """The train step of a loss. `numbers` gives the hyper-parameters it traces.
 
   Args:
@@ -28,24 +37,28 @@ def train_step_of(forward, loss: Loss, tx, state, updates=None, anchors=False):
     state: TrainState, placed.
     updates: settings.Updates. None: one update with the whole batch.
     anchors: whether `forward` reads them, see `step.make_train_step`.
+    correction: settings.Correction of the batch's sampler.
   """
   updates = updates or Updates(0, 1, 0, 1, 1)
   words = _words(loss)
   split = {k: v for k, v in vars(updates).items() if k != 'batch_size'}
   key = forward, loss.name, tuple(words.items()), tx, tuple(split.values())
+  key += (correction,)
   meshed = not jax.sharding.get_abstract_mesh().empty
   if meshed:  # the step keeps the shardings of one structure
     key += (jax.tree.structure(state.replace(anchors={})),)
   if key not in _train_steps:
 
     def prepare(outputs, batch, hparams):
+      if correction.how:
+        batch = corrected(outputs, batch, correction.how, correction.cap)
       return losses.prepared(loss.name, outputs, batch, {**hparams, **words})
 
     _train_steps[key] = step.make_train_step(
       forward,
       functools.partial(LOSSES[loss.name], **words),
       tx,
-      prepare=prepare if LOSSES[loss.name].prepare else None,
+      prepare=prepare if correction.how or LOSSES[loss.name].prepare else None,
       reads_anchors=anchors,
       state=state if meshed else None,
       **split,

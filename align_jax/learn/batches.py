@@ -17,6 +17,7 @@ TOKENS = (  # [B, T], or None
   'mask',
   'sampler_logps',
   'policy_logps',
+  'weights',
   'ref_logps',
 )
 

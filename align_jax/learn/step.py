@@ -117,7 +117,12 @@ def parts_within(batch: Batch, tokens: int) -> int:
   )
 
 
-ROW_MEANS = ('reward', 'kl', 'baseline')  # metrics that are means over rows
+ROW_MEANS = (
+  'reward',
+  'kl',
+  'baseline',
+  'importance',
+)  # metrics that are means over rows
 
 
 def value_and_grad(

@@ -7,7 +7,16 @@ needs, see `row.Loss`. Its scalar is a mean with denominator
 
 from collections.abc import Mapping
 
-from align_jax.losses import game, policy_gradient, preference, supervised
+from align_jax.losses import (
+  game,
+  group_relative,
+  policy_gradient,
+  ppo,
+  preference,
+  regression,
+  supervised,
+  trust_region,
+)
 from align_jax.losses.row import Loss, hparams_of
 from align_jax.types import Batch, Outputs
 
@@ -17,6 +26,10 @@ LOSSES = {
   **supervised.LOSSES,
   **preference.LOSSES,
   **policy_gradient.LOSSES,
+  **group_relative.LOSSES,
+  **ppo.LOSSES,
+  **trust_region.LOSSES,
+  **regression.LOSSES,
   **game.LOSSES,
 }
 

@@ -50,14 +50,23 @@ def log_weights(logps: jax.Array, batch: Batch) -> jax.Array:
   The writer is the policy that generated the rows. Both probabilities are at
   temperature 1 and untruncated, even if the rows were sampled otherwise.
   """
+  return _masked_difference(logps, writer_logps(batch), batch)
+
+
+def writer_logps(batch: Batch) -> jax.Array:
+  """log writer(y_t): f32 [B, T], see `log_weights`.
+
+  Raises:
+    ValueError: the batch does not have them.
+  """
   if batch.policy_logps is not None:
-    return _masked_difference(logps, batch.policy_logps, batch)
+    return batch.policy_logps
   if batch.sampler_logps is None:
     raise ValueError(
       'an importance weight needs a batch with `sampler_logps`, the log-probs '
       'under the policy that wrote the rows'
     )
-  return _masked_difference(logps, batch.sampler_logps, batch)
+  return batch.sampler_logps
 
 
 def _log_ratios(outputs, batch):
@@ -77,7 +86,7 @@ def _exact(outputs, batch):
   ops.require_own_samples(batch)
   if outputs.kls is None:
     raise ValueError('an exact KL term needs outputs with `kls`')
-  return jnp.where(batch.mask, outputs.kls, 0)
+  return jnp.where(batch.mask, outputs.kls.astype(jnp.float32), 0)
 
 
 def reward_exact(outputs: Outputs, batch: Batch) -> Penalty:

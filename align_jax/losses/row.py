@@ -32,6 +32,7 @@ REWARDS = {
   'compared': 'only differences count: equal rewards have no gradient',
   'absolute': 'equal rewards have a gradient too',
   'chances': 'probabilities of winning: 1/2 has no gradient',
+  'successes': 'at least 0, and compared: divided by their mean in the group',
   'unread': 'not read',
 }
 
@@ -51,6 +52,7 @@ class Loss:
     rows: a name in ROWS: the completions it expects per prompt.
     rewards: a name in REWARDS: how it reads `batch.rewards`.
     reference: whether it reads the reference, as `ref_logps` or `kls`.
+    weighted: whether its tokens count by `batch.weights`, see `correction`.
     prepare: (outputs, batch, **hparams) -> {name: [B, ...]}. It runs on the
       whole batch before the split; the loss reads `batch.prepared`.
     choices: {hyper-parameter: possible values}, for those that are names.
@@ -67,6 +69,7 @@ class Loss:
   rows: str = 'group'
   rewards: str = 'compared'
   reference: bool = True
+  weighted: bool = False
   prepare: Callable | None = None
   choices: Mapping[str, Collection[str]] = dataclasses.field(
     default_factory=dict

@@ -10,11 +10,13 @@ import numpy as np
 
 from align_jax import hosts, sharding, values
 from align_jax.models import bow, cache, lora
+from align_jax.models.config import DTYPES
 from align_jax.policy import sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
 
 # Fields of a Batch that no model reads.
 UNREAD = 'mask', 'rewards', 'sampler_logps', 'policy_logps', 'ref_logps'
+UNREAD += ('weights',)
 
 
 def bare(batch):
@@ -101,6 +103,7 @@ DRAWING = {  # what each field of Sampling may be
   'top_p': values.number(above=0, most=1),
   'top_k': values.count(0),
   'min_p': values.number(least=0, most=1),
+  'dtype': values.one_of(('', *DTYPES)),
   'cache_dtype': values.one_of(('', *cache.STORES)),
   'stop_tokens': values.items(
     'token ids', lambda x: values.is_whole(x) and x >= 0
@@ -115,6 +118,8 @@ class Sampling:
   Attributes:
     temperature: divides the logits; > 0.
     top_p, top_k, min_p: see `draw_tokens.Truncation`; 1, 0 and 0 cut nothing.
+    dtype: of activations, and so of the weights where they meet them; '': the
+      model's own.
     cache_dtype: how keys and values are kept, a name in `cache.STORES`; '': as
       the activations are.
     stop_tokens: ids that end a completion, as the task's EOS does.
@@ -124,6 +129,7 @@ class Sampling:
   top_p: float = 1.0
   top_k: int = 0
   min_p: float = 0.0
+  dtype: str = ''
   cache_dtype: str = ''
   stop_tokens: tuple[int, ...] = ()
 
@@ -176,8 +182,11 @@ def sampler(task, group_size, rows_at_once=0, how=Sampling()):
     rows_at_once: see `sampling.sample_many`; 0: all at once.
     how: Sampling. Its numbers are traced: they compile nothing.
   """
+  model = task.model
+  if how.dtype:
+    model = dataclasses.replace(model, dtype=how.dtype)
   program = _sampler(
-    task.model,
+    model,
     group_size,
     task.max_new_tokens,
     task.eos_id,

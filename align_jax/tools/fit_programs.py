@@ -280,7 +280,8 @@ class Programs:
     key = self.on.replicated(jax.eval_shape(lambda: jax.random.key(0)))
     arguments = self._sampled_from(), *host, key
     tokens = self.task.max_new_tokens
-    return self._program(name, f, arguments, given, self._weights(), tokens)
+    copies = self._weights(how.dtype)
+    return self._program(name, f, arguments, given, copies, tokens)
 
   def _sampled_from(self):
     """The parameters of who samples; merged ones are as large as a base."""
@@ -290,9 +291,9 @@ class Programs:
       return self.near
     return programs.policy_of(self.state.params)
 
-  def _weights(self):
+  def _weights(self, dtype=''):
     """Bytes on each device of the weights as sampling lays them out."""
-    dtype = getattr(self.task.model, 'dtype', 'float32')
+    dtype = dtype or getattr(self.task.model, 'dtype', 'float32')
     cast = lambda x: shape(*x.shape, dtype=dtype)
     with sharding.sampling():
       placed = self.on.place(jax.tree.map(cast, self.near), self.axes)

@@ -221,8 +221,6 @@ def get_config():
   c.methods = ml_collections.ConfigDict()
   c.families = ml_collections.ConfigDict()  # {title: method names}, for figures
 
-  c.ages = (8, 64)  # steps between refreshes, for experiments.staleness
-
   # Measurements on held-out prompts, after log-spaced numbers of steps.
   c.eval = ml_collections.ConfigDict(
     dict(

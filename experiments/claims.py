@@ -67,6 +67,11 @@ class Evidence:
       raise ValueError('no points')
     return pages.compare(self.points, self.cfg, values, budgets)
 
+  def of_policies(self, field):
+    """A Comparison on a number of each policy, alike for all prompts."""
+    values = lambda p: np.full(len(p['kl_by_prompt']), p[field])
+    return pages.compare(pages.trained(self.points), self.cfg, values)
+
   def gap(self, first, second, window=None):
     """first - second in gold reward at equal KL, [S, E].
 
@@ -187,6 +192,25 @@ class Gap:
     return evidence.gap(self.first, self.second, self.window)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sum:
+  """Measures a weighted sum of Gaps.
+
+  Attributes:
+    parts: pairs (weight, Gap).
+  """
+
+  parts: tuple
+
+  def __call__(self, evidence):
+    return sum(weight * gap(evidence) for weight, gap in self.parts)
+
+
+def mean_of(*gaps):
+  """Measures the mean of several Gaps: a Sum."""
+  return Sum(tuple((1 / len(gaps), gap) for gap in gaps))
+
+
 def rule(claim, evidence):
   """The Ruling on a claim."""
   try:
@@ -250,6 +274,13 @@ def jackknife(f, num_seeds):
   whole = f(every)
   less = np.array([f(np.delete(every, i)) for i in every])
   return num_seeds * whole - (num_seeds - 1) * less
+
+
+def correlation(x, y):
+  """Pearson's correlation of two lists; nan where one of them is constant."""
+  x, y = (np.asarray(z, float) - np.mean(z) for z in (x, y))
+  size = np.sqrt((x @ x) * (y @ y))
+  return float(x @ y / size) if size else np.nan
 
 
 def overlap(evidence, *arms):

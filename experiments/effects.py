@@ -2,7 +2,7 @@
 
 from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
 
-RUNS = ('arm', 'arms', 'methods', 'ages')  # fields that define runs
+RUNS = ('arm', 'arms', 'methods')  # fields that define runs
 
 
 def check(runs, cfg, given):

@@ -46,6 +46,7 @@ class Study:
     title: a question.
     claims: Claims and Exacts.
     arms: config -> {name: arm}, the arms to train. {}: those of the config.
+    variants: config -> {name: changes}. {}: those of the config.
     changes: config -> {dotted field: value}, what else differs from the config.
     trains: False: the claims need no runs.
     strong: names of the arms whose intervals the figure shows.
@@ -60,6 +61,7 @@ class Study:
   claims: tuple
   caveat: str
   arms: Callable = nothing
+  variants: Callable = nothing
   changes: Callable = nothing
   trains: bool = True
   strong: tuple = ()
@@ -68,8 +70,8 @@ class Study:
 
   def config(self, cfg):
     """The study's config, from that of a task."""
-    arms = self.arms(cfg)
-    cfg = {**cfg, 'arms': arms or cfg['arms']}
+    made = dict(arms=self.arms(cfg), variants=self.variants(cfg))
+    cfg = {**cfg, **{name: x for name, x in made.items() if x}}
     return overrides.changed(cfg, self.changes(cfg))
 
   def runs(self, cfg):

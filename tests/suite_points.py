@@ -36,11 +36,14 @@ def made(study, claim, folder):
 
 
 def of_gap(study, claim, effects, folder):
-  """Points of the two arms of a Gap, that differ by an effect."""
+  """Points of the arms of a Gap or a Sum, that differ by an effect."""
   del study, folder
-  return runs_of(
-    {claim.measure.first: 1 + effects, claim.measure.second: 1 + 0 * effects}
-  )
+  parts = getattr(claim.measure, 'parts', ((1, claim.measure),))
+  qualities = {}
+  for weight, gap in parts:
+    for name, sign in ((gap.first, weight), (gap.second, -weight)):
+      qualities[name] = qualities.get(name, 1) + sign * effects
+  return runs_of(qualities)
 
 
 def runs_of(qualities, **fields):

@@ -1,14 +1,18 @@
 """The rule of a claim, and that every study can say each of its words."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from align_jax.compare.lines import WIDE
+from align_jax.compare.report import Page, typeset
 from configs import toy
-from experiments import claims, registration
+from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, suite_points
+from tests import made_points, online_points, suite_points
 
+suite_points.MADE |= online_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -65,6 +69,18 @@ def test_a_jackknife_of_a_mean_is_the_values():
   np.testing.assert_allclose(found, values)
 
 
+def test_a_correlation_of_what_is_constant_is_none():
+  x, y = [1.0, 2.0, 4.0], [3.0, 1.0, 0.0]
+  np.testing.assert_allclose(claims.correlation(x, y), np.corrcoef(x, y)[0, 1])
+  assert np.isnan(claims.correlation(x, [1.0, 1.0, 1.0]))
+
+
+def test_an_arm_that_a_study_needs_is_named():
+  arms = {name: x for name, x in CFG['arms'].items() if name != 'shuffled'}
+  with pytest.raises(ValueError, match='arms.shuffled: no such arm'):
+    STUDIES['E2'].runs({**CFG, 'arms': arms})
+
+
 CLAIMS = [
   pytest.param(study, claim, id=f'{study.key}-{claim.name}')
   for study in STUDIES.values()
@@ -79,6 +95,31 @@ def test_a_claim_can_get_each_word(study, claim, tmp_path):
     for points in suite_points.made(study, claim, tmp_path)
   }
   assert words >= suite_points.wanted(claim)
+
+
+@pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
+def test_a_study_runs_on_the_toy(study):
+  common.check(study.config(CFG), study.runs(CFG))
+
+
+@pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
+def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
+  def drawn_once(page, draw, *told):
+    plt.close(draw(WIDE))
+
+  monkeypatch.setattr(Page, 'figure', drawn_once)
+  cfg = {**CFG, 'seeds': 2}
+  points = []
+  for number, run in enumerate(study.runs(cfg)):
+    own = dict(config=run.configuration, held=run.kl.nats)
+    quality = 1 + 0.01 * number
+    for point in made_points.run(run.label, run.seed, quality, **own):
+      points.append({**point, 'implicit_accuracy': 0.5 * quality})
+  told = study.report(points, cfg, made_points.fill(tmp_path, 2))
+  assert not any(line.startswith('NO VERDICT') for line in told.splitlines())
+  assert len(told.splitlines()) == len(study.claims)
+  page = (tmp_path / 'report.html').read_text()
+  assert all(typeset(claim.says) in page for claim in study.claims)
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

@@ -216,7 +216,6 @@ def test_an_override_that_reaches_no_run_is_refused(cfg):
     ('arm.loss_kwargs.gamma', '2', 'shadowed: .*arms.online'),
     ('arm.mixture', '0.5', 'no effect: no run reads mixture'),
     ('proxy.variance_weight', '2', 'no effect: .* members=1'),
-    ('ages', '(3,)', 'no run .* is made from config.ages'),
   ):
     with pytest.raises(ValueError, match=message):
       check_overrides(cfg, (path, text))

@@ -144,7 +144,6 @@ def test_a_wrong_override_is_refused(given, message, cfg):
     ('arm.critic=shared', 'no run reads critic'),
     ('arm.rows_at_once=0', ''),
     ('methods.dpo.steps=3', 'no run of this experiment is made from'),
-    ('ages=(4,)', 'no run of this experiment is made from'),
     ('proxy.variance_weight=0.7', 'does not read variance_weight'),
     ('proxy.opponents=3', 'does not read opponents'),
   ],

@@ -22,8 +22,8 @@ from experiments import (
   provenance,
   registration,
   sections,
-  staleness,
 )
+from experiments.suite import e14_semi_online
 
 SEEDS = 8
 BETTER = dict(offline=dict(quality=0.7), online=dict(quality=1.0))
@@ -369,7 +369,7 @@ def test_the_config_on_a_page_is_what_its_runs_read():
   cfg = config({**BETTER, 'idle': None})
   points = made_points.arms(2, **BETTER)
   kept = provenance.used(cfg, sweep.sweep, points)
-  assert not {'methods', 'families', 'ages'} & kept.keys()
+  assert not {'methods', 'families'} & kept.keys()
   assert {'task', 'model', 'report', 'seeds'} <= kept.keys()
   assert set(kept['arms']) == {'offline', 'online'}
   unread = {'judge', 'lora', 'teacher_of', 'critic', 'pool', 'kl_every'}
@@ -383,10 +383,15 @@ def test_the_config_on_a_page_is_what_its_runs_read():
 def test_an_experiment_that_makes_arms_of_one_keeps_that_one():
   cfg = config(BETTER)
   cfg['arms']['online']['steps'] = 64
-  arms = {run.arm for run in staleness.runs(cfg)}
-  points = made_points.arms(2, **{arm: dict(quality=1.0) for arm in arms})
-  kept = provenance.used(cfg, staleness.runs, points)
-  assert set(kept['arms']) == {'online'} and kept['ages'] == cfg['ages']
+  points = [
+    point
+    for run in e14_semi_online.runs(cfg)
+    for point in made_points.run(
+      run.arm, run.seed, 1.0, config=run.configuration
+    )
+  ]
+  kept = provenance.used(cfg, e14_semi_online.runs, points)
+  assert set(kept['arms']) == {'online'}
 
 
 # --- The file ---------------------------------------------------------------

@@ -107,7 +107,6 @@ WRONG = {
   'workers': (-1,),
   'together': ('yes',),
   'pilot': (2,),
-  'ages': ((0,), 8),
   'mesh.data': (0, 3),
   'model.dim': (0, -8),
   'model.num_layers': (0,),

@@ -1,4 +1,4 @@
-"""Sampling one step behind: which policy writes, resuming, the experiment."""
+"""Samples of older policies: which policy writes, resuming, the studies."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ from test_train import assert_same_run, settings
 from align_jax.learn import optimizers, step
 from align_jax.learn.train import Schedule, train
 from configs import base, toy
-from experiments import common, staleness
+from experiments import common
+from experiments.suite import e02_order, e14_semi_online
 
 
 def test_the_sampler_is_one_update_behind(tmp_path):
@@ -55,15 +56,22 @@ def test_goes_on_in_the_same_bits(tmp_path):
   assert points[0] != points[1]  # or nothing was stale
 
 
-def test_the_experiment_compares_ages_with_fresh_samples(tmp_path, capsys):
+def test_the_study_compares_ages_of_the_sampler(tmp_path, capsys):
   cfg = common.as_dict(base.smoke(toy.get_config()))
-  cfg['arms']['online']['sweep'] = ({'learning_rate': 1e-3},)
-  cfg['ages'] = (2,)
-  common.experiment(staleness.runs, staleness.report, cfg, tmp_path)
+  arms = [f'ipo, {age}' for age in ('every 1', 'one update behind', 'never')]
+  study = e14_semi_online.STUDY
+  common.experiment(study.runs, study.report, cfg, tmp_path, only=arms)
   out = capsys.readouterr().out
-  header = out.splitlines()[0]
-  for arm in ('fresh', 'one step', '2 steps', 'reference'):
-    assert f'| {arm} |' in header
-  assert '| one step - fresh |' in header
+  assert 'NO VERDICT DPO' in out and "no points of 'dpo, every 10'" in out
   page = (tmp_path / 'report.html').read_text()
-  assert 'intervals over 2 seeds' in page and 'What age costs' in page
+  assert all(arm in page for arm in arms)
+  assert 'What the age of the sampler costs' in page
+
+
+def test_a_replay_in_its_own_order_is_the_run(tmp_path, capsys):
+  cfg = common.as_dict(base.smoke(toy.get_config()))
+  cfg['seeds'] = 1
+  study, arms = e02_order.STUDY, ('online', e02_order.IN_ORDER)
+  runs = lambda cfg: [run for run in study.runs(cfg) if run.arm in arms]
+  common.experiment(runs, study.report, cfg, tmp_path)
+  assert 'REPRODUCED A replay' in capsys.readouterr().out

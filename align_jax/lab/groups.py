@@ -89,7 +89,6 @@ class Experiment:
 
   seeds: int = count(most=PILOT_SEEDS)
   pilot: bool = flag()
-  ages: tuple = items('steps, at least 1', lambda x: is_whole(x) and x > 0)
   reference_memory: str = one_of(('device', 'host'))
   workers: int = count(0)
   together: bool = flag()

@@ -1,0 +1,70 @@
+"""Arms that a study makes of those of a task's config."""
+
+from align_jax.lab.arms import SOURCES
+from align_jax.lab.sweep import label
+
+# Fields that say how long a run is and how often it is measured.
+LENGTH = 'steps', 'points', 'save_every'
+
+
+def arm_of(cfg, name, table='arms'):
+  """An arm of the config.
+
+  Args:
+    table: 'arms' or 'methods'.
+  Raises:
+    ValueError: names the arm that is missing.
+  """
+  if name not in cfg[table]:
+    raise ValueError(f'{table}.{name}: no such arm, and this study needs it')
+  return cfg[table][name]
+
+
+def strengths(arm):
+  """The entries of an arm's sweep."""
+  return tuple(arm.get('sweep', ({},)))
+
+
+def single(arm, number=0):
+  """The arm with one of its strengths alone, counted from 0."""
+  return {**arm, 'sweep': strengths(arm)[number : number + 1]}
+
+
+def without(arm, *names):
+  """The arm without some fields, which fall back to those of `config.arm`."""
+  return {k: v for k, v in arm.items() if k not in names}
+
+
+def rate_of(cfg, arm):
+  """The learning rate of an arm's first strength."""
+  fields = {**cfg['arm'], **arm, **strengths(arm)[0]}
+  return fields['learning_rate']
+
+
+def at(learning_rate, **hparams):
+  """A sweep of one strength; hparams are arguments of the loss."""
+  return (dict(learning_rate=learning_rate, loss_kwargs=hparams),)
+
+
+def run_name(name, arm):
+  """What `log_of` calls the run of an arm's first strength."""
+  return f'{name}/{label(strengths(arm)[0])}'
+
+
+def replayed(name, arm, sweep, **fields):
+  """An arm that learns from the batches of another one's first strength.
+
+  Args:
+    name, arm: the other one.
+    sweep: the strengths of this one.
+    **fields: such as `shuffle`.
+  """
+  log = dict(source='log', log_of=run_name(name, arm), sweep=sweep)
+  return {**without(arm, *SOURCES['policy'].reads), **log, **fields}
+
+
+def beyond(cfg):
+  """Changes that also show what runs without a budget do beyond the window."""
+  budgets, (_, high) = cfg['report']['budgets'], cfg['report']['window']
+  more = (times * high for times in (2, 4, 8, 12))
+  return {'report.budgets': tuple(sorted({*budgets, *more}))}

@@ -1,0 +1,138 @@
+"""Is online above offline at equal KL, and do both over-optimise?
+
+  python -m experiments.suite.e01_online_offline --config=configs/toy.py \
+    --workdir=runs/e01
+
+Tang et al. 2024 (arXiv 2405.08448), fig. 1: at equal KL online is above
+offline, both humps fall again, and online's is the higher one. The pair of arms
+is compared at the config's budget. Two more have no budget and a weak penalty,
+and run past their peaks. `experiments.online_vs_offline` takes the difference
+apart.
+"""
+
+import numpy as np
+
+from align_jax.compare import readings
+from experiments import derived
+from experiments.claims import Claim, Gap
+from experiments.study import Study, main
+
+PAIR = 'online', 'offline'
+FREE = {name: f'{name}, no budget' for name in PAIR}
+WEAKER = 0.2  # of the config's beta
+SOURCE = 'Tang et al. 2024 (2405.08448), fig. 1'
+
+
+def arms(cfg):
+  """Both arms, and each without a budget, with as many updates as the other."""
+  pair = {name: derived.arm_of(cfg, name) for name in PAIR}
+  return pair | {FREE[name]: unheld(arm) for name, arm in pair.items()}
+
+
+def unheld(arm):
+  weak = tuple(map(weaker, derived.strengths(arm)))
+  arm = derived.without(arm, *derived.LENGTH)
+  return {**arm, 'kl_budget': 0.0, 'sweep': weak}
+
+
+def weaker(entry):
+  if 'beta' not in entry.get('loss_kwargs', {}):
+    raise ValueError(f'arms: {entry!r} in a sweep, expected a beta to lower')
+  kwargs = entry['loss_kwargs']
+  return {**entry, 'loss_kwargs': {**kwargs, 'beta': WEAKER * kwargs['beta']}}
+
+
+def fall(name):
+  """Measures the fall of an arm's gold from its best checkpoint to the last.
+
+  The best is one before the last, so that a run that still rises falls by less
+  than 0. It is chosen on one half of the prompts and scored on the other.
+  """
+
+  def measure(evidence):
+    evidence.require(name)
+    arm = evidence.gains.arms[name]
+    return np.stack([_fall(arm.runs_of(seed)) for seed in arm.seeds])
+
+  return measure
+
+
+def _fall(runs):
+  """Of the curves of one seed: [E]."""
+  inner = [(run, i) for run in runs for i in range(1, len(run.steps) - 1)]
+  if not inner:
+    raise ValueError('runs of two points have none between them')
+  halves = readings.halves_of(runs[0].score.shape[1])
+  scores = np.stack([run.score[i] for run, i in inner])
+  _, given = readings.cross(scores[:, None], halves)
+  falls = [run.score[i] - run.score[-1] for run, i in inner]
+  return readings.put_together(falls, given, halves)
+
+
+def higher_peak(evidence):
+  """Gold of online's best checkpoint less that of offline's: [S, E]."""
+  evidence.require(*PAIR, *FREE.values())
+  online, offline = (best(evidence.gains.arms, name) for name in PAIR)
+  return online - offline
+
+
+def best(arms, name):
+  """Gold of the best checkpoint of an arm's runs, held or not: [S, E]."""
+  both = arms[name], arms[FREE[name]]
+  every = [run for arm in both for s in arm.seeds for run in arm.runs_of(s)]
+  return readings.Arm(name, every).peak()[0]
+
+
+def falls(name):
+  return Claim(
+    f'{name} over-optimises',
+    f'Gold rises and falls again in {name} runs that nothing holds.',
+    SOURCE,
+    'Gold reward of the best checkpoint less that of the last one',
+    fall(FREE[name]),
+  )
+
+
+STUDY = Study(
+  __file__,
+  'E1',
+  'Is online above offline at equal KL, and do both over-optimise?',
+  (
+    Claim(
+      'online above offline',
+      'At equal KL online is above offline, where both are held.',
+      SOURCE,
+      'Difference in gold reward at equal KL, online - offline',
+      Gap('online', 'offline'),
+    ),
+    Claim(
+      'online above offline in passing',
+      'At equal KL online is above offline, where both are on their way to '
+      'larger KL.',
+      SOURCE,
+      'Difference in gold reward at equal KL, online - offline, no budget',
+      Gap(FREE['online'], FREE['offline']),
+    ),
+    falls('online'),
+    falls('offline'),
+    Claim(
+      'higher peak',
+      "Online's best policy is better than offline's, whatever their KL.",
+      SOURCE,
+      'Difference in gold reward between the best checkpoints of runs with and '
+      'without a budget, online - offline',
+      higher_peak,
+    ),
+  ),
+  'The verifier is a bag of words and gold is nearly one: with '
+  '--config.proxy.verifier=transformer the difference at equal KL goes away. '
+  'Offline repeats its few pairs many times. Runs without a budget have a '
+  'fifth of the beta of the others, and how far they fall depends on it.',
+  arms=arms,
+  changes=derived.beyond,
+  strong=PAIR,
+)
+runs, report = STUDY.runs, STUDY.report
+
+if __name__ == '__main__':
+  main(STUDY)

@@ -1,0 +1,146 @@
+"""How often must the sampling policy be renewed?
+
+  python -m experiments.suite.e14_semi_online --config=configs/toy.py \
+    --workdir=runs/e14
+
+Lanchantin et al. 2025 (arXiv 2506.21495): with a sampler renewed every s
+updates, DPO is as good for s = 10 and 100 as online, for s = 1, and worse
+offline, where the reference samples. The same for IPO. An arm that is one
+update behind need not wait for the update (Noukhovitch et al. 2024,
+arXiv 2410.18252).
+"""
+
+import numpy as np
+
+from align_jax.compare import figures
+from align_jax.compare.lines import Line, colours_of, values
+from experiments import derived
+from experiments.claims import Claim, Gap, mean_of
+from experiments.study import Study, main
+
+LOSSES = {'dpo': 0.3, 'ipo': 0.1}  # {loss: beta}, the zoo's at two nats
+ONE_STEP, NEVER = 'one update behind', 'never'
+PERIODS = 1, 10, 100, 500  # updates between renewals
+PLATEAU = 10, 100  # those that are claimed to be as good as 1
+SOURCE = 'Lanchantin et al. 2025 (2506.21495)'
+
+
+def named(loss, period):
+  if period in (NEVER, ONE_STEP):
+    return f'{loss}, {period}'
+  return f'{loss}, every {period}'
+
+
+def sampler(period):
+  """Fields of an arm whose sampler is renewed that often."""
+  sources = {1: 'policy', ONE_STEP: 'one_step_stale', NEVER: 'reference'}
+  if period in sources:
+    return {'source': sources[period]}
+  return {'source': 'sampler', 'refresh_every': {'sampler': period}}
+
+
+def arms(cfg):
+  """The config's `online` under both losses, with each of the samplers."""
+  online = derived.arm_of(cfg, 'online')
+  rate = derived.rate_of(cfg, online)
+  return {
+    named(loss, period): {
+      **online,
+      'loss': loss,
+      'sweep': derived.at(rate, beta=beta),
+      **sampler(period),
+    }
+    for loss, beta in LOSSES.items()
+    for period in (ONE_STEP, *PERIODS, NEVER)
+  }
+
+
+COSTS = 'Difference in gold reward at equal KL'
+
+
+def claims_on(loss):
+  fresh, never = named(loss, 1), named(loss, NEVER)
+  old = [named(loss, period) for period in PLATEAU]
+  return (
+    Claim(
+      f'plateau of {loss}',
+      f'{loss.upper()} with a sampler that is up to 100 updates old does as '
+      'well as online.',
+      SOURCE,
+      f'{COSTS}, renewed every 10 and 100 updates - every update',
+      mean_of(*(Gap(name, fresh) for name in old)),
+      equal=True,
+    ),
+    Claim(
+      f'fall of {loss}',
+      f'{loss.upper()} is worse if the sampler is never renewed.',
+      SOURCE,
+      f'{COSTS}, renewed up to every 100 updates - never',
+      mean_of(*(Gap(name, never) for name in (fresh, *old))),
+    ),
+  )
+
+
+def add_periods(page, evidence, folder):
+  """Adds a figure of what age costs, against the updates between renewals."""
+  there = evidence.gains.arms if evidence.points else ()
+  losses = [x for x in LOSSES if named(x, 1) in there]
+  colours = colours_of(losses)
+  lines = [line_of(evidence, loss, colours[loss]) for loss in losses]
+  page.heading('What the age of the sampler costs')
+  page.figure(
+    lambda width: figures.frontier_figure(
+      width,
+      lines,
+      'log10 of the updates between renewals',
+      f'{COSTS.lower()} to one that is renewed every update',
+      kl=False,
+    ),
+    folder / 'periods.png',
+    'gold reward against the updates between renewals of the sampler',
+    f'The last point of a line is a sampler that is {NEVER} renewed.',
+  )
+
+
+def line_of(evidence, loss, colour):
+  """A loss's gaps to its online arm, a Line over the periods."""
+  window = evidence.cfg['report']['window']
+  periods = [p for p in PERIODS if named(loss, p) in evidence.gains.arms]
+  if named(loss, NEVER) in evidence.gains.arms:
+    periods.append(NEVER)
+  row = [
+    evidence.gains.gap(named(loss, p), named(loss, 1), window).estimate
+    for p in periods
+  ]
+  steps = evidence.cfg['arm']['steps']
+  x = np.log10([steps if p == NEVER else p for p in periods])
+  ends = (values(row, end) for end in ('low', 'high'))
+  return Line(loss, x, values(row), colour, (), *ends, strong=True)
+
+
+STUDY = Study(
+  __file__,
+  'E14',
+  'How often must the sampling policy be renewed?',
+  (
+    *(claim for loss in LOSSES for claim in claims_on(loss)),
+    Claim(
+      'one update behind',
+      'DPO on samples of the policy before the last update does as well.',
+      'Noukhovitch et al. 2024 (2410.18252)',
+      f'{COSTS}, one update behind - none',
+      Gap(named('dpo', ONE_STEP), named('dpo', 1)),
+      equal=True,
+    ),
+  ),
+  'Runs are short, and held within a small KL: the reference is never far from '
+  'the policy, so that its samples may serve as well as any. The papers '
+  'measure policies that go as far as they get.',
+  arms=arms,
+  strong=tuple(named(loss, p) for loss in LOSSES for p in (1, NEVER)),
+  sections=(add_periods,),
+)
+runs, report = STUDY.runs, STUDY.report
+
+if __name__ == '__main__':
+  main(STUDY)

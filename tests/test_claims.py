@@ -10,9 +10,9 @@ from configs import toy
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.suite import studies
-from tests import made_points, online_points, suite_points
+from tests import made_points, online_points, recent_points, suite_points
 
-suite_points.MADE |= online_points.MADE
+suite_points.MADE |= online_points.MADE | recent_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -114,6 +114,7 @@ def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
     own = dict(config=run.configuration, held=run.kl.nats)
     quality = 1 + 0.01 * number
     for point in made_points.run(run.label, run.seed, quality, **own):
+      point = recent_points.with_metrics(point)
       points.append({**point, 'implicit_accuracy': 0.5 * quality})
   told = study.report(points, cfg, made_points.fill(tmp_path, 2))
   assert not any(line.startswith('NO VERDICT') for line in told.splitlines())

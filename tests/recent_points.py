@@ -49,7 +49,7 @@ def entropies(study, claim, effects, folder):
   del study, claim, folder
   students = [named(x, y) for x in LOSSES for y in SOURCES]
   points = runs_of(dict.fromkeys(students, ALIKE))
-  more = lambda p: effects[p['seed']] * p['arm'].startswith('forward')
+  more = lambda p: effects[p['seed']] * p['arm'].startswith('forward') / 2
   return [with_metrics(p, entropy=more(p)) for p in points]
 
 

@@ -44,6 +44,14 @@ def kept(study, claim, effects, folder):
   return [with_metrics(p, kept=more(p)) for p in points]
 
 
+def lost(study, claim, effects, folder):
+  """All arms lose gold of the second task, by the effect of the seed."""
+  del study, claim, folder
+  names = *e18_forgetting.ON, *e18_forgetting.OFF
+  points = runs_of(dict.fromkeys(names, ALIKE))
+  return [with_metrics(p, kept=0.5 - effects[p['seed']]) for p in points]
+
+
 def entropies(study, claim, effects, folder):
   """Students by the forward KL have more entropy, by the effect."""
   del study, claim, folder
@@ -55,5 +63,6 @@ def entropies(study, claim, effects, folder):
 
 MADE = {
   **{('E18', claim.name): kept for claim in e18_forgetting.STUDY.claims},
+  ('E18', 'something is forgotten'): lost,
   ('E19', 'entropy of the forward KL'): entropies,
 }

@@ -56,6 +56,7 @@ def path(name: str | os.PathLike) -> Path:
 
 
 def is_local(path: Path) -> bool:
+  """Whether a path is on a disk of this machine."""
   return isinstance(path, pathlib.Path)
 
 
@@ -140,6 +141,7 @@ class Growing:
         self.file.write(path.read_text('utf-8'))
 
   def write(self, text: str) -> None:
+    """Appends text."""
     self.file.write(text)
     self.file.flush()
     self._shown = False
@@ -157,6 +159,7 @@ class Growing:
       os.fsync(self.file.fileno())
 
   def close(self) -> None:
+    """Shows all that was written, and closes the file."""
     self.put()
     self.file.close()
 

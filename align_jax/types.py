@@ -47,6 +47,7 @@ class Batch(flax.struct.PyTreeNode):
 
   @property
   def num_prompts(self) -> int:
+    """P, the number of prompts."""
     return self.prompts.shape[0]
 
 

@@ -50,6 +50,7 @@ def is_number(x: Any) -> bool:
 
 
 def is_whole(x: Any) -> bool:
+  """Whether `x` is an int. True and False are not."""
   return isinstance(x, int) and not isinstance(x, bool)
 
 
@@ -98,10 +99,12 @@ def one_of(names: Collection[str]) -> Allowed:
 
 
 def text() -> Allowed:
+  """Any text."""
   return Allowed('text', lambda x: isinstance(x, str))
 
 
 def flag() -> Allowed:
+  """True or False."""
   return Allowed('True or False', lambda x: isinstance(x, bool))
 
 

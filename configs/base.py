@@ -188,7 +188,7 @@ def get_config():
       # parameters. targets: the matrices, by the ends of their paths.
       lora=dict(rank=0, alpha=16.0, targets=('qkv', 'o', 'gate_up', 'down')),
       # 'best_of_n' | 'optimum': reweight samples of the reference instead of
-      # training. '': train.
+      # training. 'tempered': the optimum at larger KLs. '': train.
       reweigh='',
       pool=1024,  # reweigh: samples per eval prompt
       log_of='',  # source='log': the run whose batches are replayed

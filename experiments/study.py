@@ -18,22 +18,13 @@ from experiments import claims, common, matched, pages, provenance, registration
 
 COLOURS = {claims.REPRODUCED: 'above', claims.OPPOSITE: 'below'}
 NAME = 'verdicts.json'
-OWN_RULES = 'experiments/claims.py', 'experiments/study.py'
+OWN_RULES = tuple(
+  f'experiments/{name}.py' for name in ('claims', 'derived', 'study')
+)
 
 
 def nothing(cfg):
   return {}
-
-
-def arm_of(cfg, name):
-  """The fields of an arm of a config.
-
-  Raises:
-    ValueError: there is no such arm.
-  """
-  if name not in cfg['arms']:
-    raise ValueError(f'config.arms has no {name!r}, from which its arms derive')
-  return cfg['arms'][name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +41,8 @@ class Study:
     changes: config -> {dotted field: value}, what else differs from the config.
     trains: False: the claims need no runs.
     strong: names of the arms whose intervals the figure shows.
+    frontier: whether the page has all arms in one figure.
+    decides: further files whose code decides the verdicts.
     caveat: which choice of a small task could have made these verdicts.
     figure: a file of its figures that RESULTS.md shows. '': none.
     sections: functions (page, evidence, folder of figures), added to the page.
@@ -66,6 +59,8 @@ class Study:
   trains: bool = True
   strong: tuple = ()
   figure: str = ''
+  frontier: bool = True
+  decides: tuple = ()
   sections: tuple = ()
 
   def config(self, cfg):
@@ -82,7 +77,7 @@ class Study:
   def rules(self):
     """The files whose code decides the verdicts."""
     own = pathlib.Path(self.file).resolve().relative_to(registration.ROOT)
-    return *registration.RULES, *OWN_RULES, str(own)
+    return *registration.RULES, *OWN_RULES, *self.decides, str(own)
 
   def rulings(self, points, cfg, workdir):
     """Pairs (Evidence, [Ruling])."""
@@ -101,7 +96,7 @@ class Study:
       add_ruling(page, ruling)
     for told in provenance.registered(cfg, workdir, self.rules):
       page.note(told)
-    if points:
+    if points and self.frontier:
       add_frontier(page, evidence, workdir / 'figures', self.strong)
     for section in self.sections:
       section(page, evidence, workdir / 'figures')

@@ -6,7 +6,7 @@ source launch/python.sh
 
 # All that .venv is made of: a change of any of these installs again.
 wanted() {
-  cat requirements.txt requirements/*.txt
+  cat requirements.txt requirements/{run,test}.txt
   jax_of_machine
 }
 

@@ -1,18 +1,29 @@
 """The rule of a claim, and that every study can say each of its words."""
 
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
+from align_jax.files import write_record
 from configs import toy
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
+from experiments.suite import e13_coverage as e13
 from experiments.suite import studies
-from tests import made_points, online_points, recent_points, suite_points
+from tests import (
+  limit_points,
+  made_points,
+  online_points,
+  recent_points,
+  suite_points,
+)
 
-suite_points.MADE |= online_points.MADE | recent_points.MADE
+suite_points.MADE |= online_points.MADE | limit_points.MADE
+suite_points.MADE |= recent_points.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -81,14 +92,17 @@ def test_an_arm_that_a_study_needs_is_named():
     STUDIES['E2'].runs({**CFG, 'arms': arms})
 
 
-CLAIMS = [
-  pytest.param(study, claim, id=f'{study.key}-{claim.name}')
-  for study in STUDIES.values()
-  for claim in study.claims
-]
+def listed(of_points):
+  """Claims that points decide, or those that none do."""
+  return [
+    pytest.param(study, claim, id=f'{study.key}-{claim.name}')
+    for study in STUDIES.values()
+    for claim in study.claims
+    if ((study.key, claim.name) in limit_points.OTHERWISE) != of_points
+  ]
 
 
-@pytest.mark.parametrize('study, claim', CLAIMS)
+@pytest.mark.parametrize('study, claim', listed(of_points=True))
 def test_a_claim_can_get_each_word(study, claim, tmp_path):
   words = {
     rule(claim, Evidence(points, study.config(CFG), tmp_path)).word
@@ -97,25 +111,57 @@ def test_a_claim_can_get_each_word(study, claim, tmp_path):
   assert words >= suite_points.wanted(claim)
 
 
+@pytest.mark.parametrize('study, claim', listed(of_points=False))
+def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
+  evidence = Evidence([], study.config(CFG), tmp_path)
+  measure = limit_points.OTHERWISE[study.key, claim.name]
+  otherwise = dataclasses.replace(claim, measure=measure)
+  words = {rule(x, evidence).word for x in (claim, otherwise)}
+  assert words == suite_points.wanted(claim)
+
+
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
 def test_a_study_runs_on_the_toy(study):
   common.check(study.config(CFG), study.runs(CFG))
 
 
-@pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
+def points_of(run, quality):
+  """Made points of a run, with what studies read beside gold and KL."""
+  if run.pool.how:
+    rng = np.random.default_rng(run.seed)
+    made = list(made_points.reweighed(run.label, run.seed, quality))
+    for point in made:
+      gold = point['gold_by_prompt'] + 0.05 * rng.normal(
+        size=made_points.PROMPTS
+      )
+      point['gold_by_prompt'] = gold.tolist()
+    return made
+  own = dict(config=run.configuration, held=run.kl.nats, speed=quality)
+  more = {
+    'implicit_accuracy': 0.5 * quality,
+    'uncovered': 0.1 * quality,
+  }
+  made = made_points.run(run.label, run.seed, quality, **own)
+  return [recent_points.with_metrics({**point, **more}) for point in made]
+
+
+TRAINED = [study for study in STUDIES.values() if study.trains]
+
+
+@pytest.mark.parametrize('study', TRAINED, ids=lambda s: s.key)
 def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
   def drawn_once(page, draw, *told):
     plt.close(draw(WIDE))
 
   monkeypatch.setattr(Page, 'figure', drawn_once)
+  # What is computed without points has tests of its own.
+  decided = tuple(c for c in study.claims if isinstance(c, claims.Claim))
+  study = dataclasses.replace(study, claims=decided)
+  write_record(tmp_path / e13.TABLES, {x: [1.0, 2.0] for x in e13.METHODS})
   cfg = {**CFG, 'seeds': 2}
   points = []
   for number, run in enumerate(study.runs(cfg)):
-    own = dict(config=run.configuration, held=run.kl.nats)
-    quality = 1 + 0.01 * number
-    for point in made_points.run(run.label, run.seed, quality, **own):
-      point = recent_points.with_metrics(point)
-      points.append({**point, 'implicit_accuracy': 0.5 * quality})
+    points += points_of(run, 1 + 0.01 * number)
   told = study.report(points, cfg, made_points.fill(tmp_path, 2))
   assert not any(line.startswith('NO VERDICT') for line in told.splitlines())
   assert len(told.splitlines()) == len(study.claims)

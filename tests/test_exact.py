@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import init
-from enumerable import Language
 from scipy import stats
 
 from align_jax import ops
 from align_jax.policy import sampling, scoring
+from experiments.enumerable import Language
 
 V = T = 4
 LANGUAGE = Language(V, T)

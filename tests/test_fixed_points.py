@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerable import (
+
+from align_jax.losses import LOSSES
+from align_jax.types import Outputs
+from experiments.enumerable import (
   Language,
   flat,
   forward,
@@ -18,9 +21,6 @@ from enumerable import (
   total_variation,
   train,
 )
-
-from align_jax.losses import LOSSES
-from align_jax.types import Outputs
 
 LONG = Language(4, 4)  # 256 completions
 SHORT = Language(4, 2, eos=True)  # 13 completions of one or two tokens

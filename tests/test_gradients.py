@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from enumerable import Language
 
 from align_jax.losses import LOSSES
 from align_jax.losses.kl import BIASED, KL_TERMS
+from experiments.enumerable import Language
 
 BETA = 0.3
 

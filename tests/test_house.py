@@ -15,7 +15,8 @@ ROOMS = ROOMS.split()
 # Within a room; what is not named here may import all of it.
 NOTHING = 'policy.draw_tokens learn.logs compare.intervals'
 NOTHING = f'{NOTHING} compare.points compare.readings compare.reweigh'
-NOTHING = f'{NOTHING} learn.diversity learn.finite learn.stopping'.split()
+NOTHING = f'{NOTHING} compare.laws learn.diversity learn.finite learn.stopping'
+NOTHING = NOTHING.split()
 MAY = dict.fromkeys(NOTHING, ())
 MAY |= {
   'policy.sampling': ['draw_tokens'],
@@ -32,7 +33,8 @@ MAY |= {
   'compare.verdict': ['intervals'],
 }
 # What reads points needs no JAX.
-NUMBERS = 'frontier intervals points readings reweigh verdict'.split()
+NUMBERS = 'frontier laws intervals points readings reweigh tempering verdict'
+NUMBERS = NUMBERS.split()
 NUMERIC = {'align_jax', 'numpy', 'scipy', *sys.stdlib_module_names}
 ALONE = {
   'orbax': 'learn.checkpoint',

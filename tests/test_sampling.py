@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import EOS_ID, init
-from enumerable import Language, total_variation
 from runs import run_of
 from scipy import stats
 
@@ -24,6 +23,7 @@ from align_jax.policy import draw_tokens, sampling, scoring
 from align_jax.policy.draw_tokens import Truncation
 from configs import base
 from experiments import common
+from experiments.enumerable import Language, total_variation
 
 V = T = 4
 N = 50_000  # completions of each of the two prompts

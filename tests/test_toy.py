@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from align_jax import tasks
+from align_jax.lab import pairs
+from align_jax.lab.streams import PAIRS
+from align_jax.learn import metrics
 from align_jax.policy import sampling
 from align_jax.policy.programs import expectation
 from align_jax.tasks import toy
@@ -204,3 +207,29 @@ def test_sets_that_the_task_does_not_have_are_refused(task):
     ValueError, match=r"'tests' is none .* \['ood', 'train'\]"
   ):
     tasks.check_sets(task, ['train', 'tests'])
+
+
+def test_golden_pairs_lack_uncovered_tokens(task, sampled):
+  """As many pairs as asked for, and the first ones that a whole task has."""
+  params, batch = sampled
+  partly = make(uncovered=2)
+  draw = lambda task: pairs.sample_pairs(
+    task, params, task.train_prompts, 0, PAIRS, 10, 60
+  )
+  got, whole = draw(partly), draw(task)
+  assert got.num_prompts == whole.num_prompts == 60
+  assert got.completions.min() == 2 and whole.completions.min() == 0
+  first = next(x for x in whole.completions.reshape(-1, 8) if x.min() > 1)
+  np.testing.assert_array_equal(got.completions[:2].ravel(), first)
+  [share] = metrics.uncovered(partly.covered).values()
+  samples = metrics.Samples(batch, 8, None, None, None)
+  want = (np.asarray(batch.completions) < 2).any(1).mean()
+  np.testing.assert_allclose(share(samples).mean(), want, rtol=1e-6)
+  assert 0.1 < want < 0.95 and metrics.uncovered(task.covered) == {}
+
+
+def test_a_task_without_covered_pairs_is_refused():
+  check = {**FIELDS, 'prompts': 5, 'eval_prompts': 2}
+  toy.check({'vocab_size': 8}, uncovered=4, **check)
+  with pytest.raises(ValueError, match='task.uncovered=5, expected at most 4'):
+    toy.check({'vocab_size': 8}, uncovered=5, **check)

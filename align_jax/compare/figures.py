@@ -115,6 +115,7 @@ def shared_limits(lines: Iterable[Line]) -> tuple[float, float]:
 
 
 def hide_rest(grid: np.ndarray, used: int) -> None:
+  """Hides the axes of a grid from number `used` on."""
   for axes in grid.flat[used:]:
     axes.set_visible(False)
 

@@ -150,6 +150,7 @@ def lines_of(
 
 
 def values(row: Iterable[Estimate], part: str = 'value') -> np.ndarray:
+  """One attribute of each Estimate of a row: [K]."""
   return np.array([getattr(e, part) for e in row])
 
 

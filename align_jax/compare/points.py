@@ -58,6 +58,7 @@ def _record(path: pathlib.Path) -> pathlib.Path:
 
 
 def run_of(point: Point) -> tuple[str, str, int]:
+  """(arm, configuration, seed): which run a point is of."""
   return point['arm'], point['configuration'], point['seed']
 
 
@@ -87,10 +88,12 @@ def last_points(points: Iterable[Point]) -> dict[tuple[str, str, int], Point]:
 
 
 def by_prompt(point: Point) -> np.ndarray:
+  """Gold reward per prompt: [E]."""
   return np.array(point['gold_by_prompt'])
 
 
 def proxy_by_prompt(point: Point) -> list[float]:
+  """The proxy's reward per prompt: E numbers."""
   return point['proxy_by_prompt']
 
 

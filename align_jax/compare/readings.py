@@ -41,6 +41,7 @@ class Curve:
 
   @property
   def chosen_by(self):
+    """`merit`, or else the score: [C, E]."""
     return self.score if self.merit is None else self.merit
 
 

@@ -104,16 +104,20 @@ class Page:
     self._parts.extend(parts)
 
   def heading(self, text: str) -> None:
+    """Adds a heading."""
     self._add(f'<h2>{html.escape(text)}</h2>')
 
   def text(self, text: str, css: str = '') -> None:
+    """Adds a paragraph, of a CSS class if one is named."""
     css = f' class="{css}"' if css else ''
     self._add(f'<p{css}>{typeset(text)}</p>')
 
   def note(self, text: str) -> None:
+    """Adds a paragraph in small print."""
     self.text(text, 'note')
 
   def code(self, text: str) -> None:
+    """Adds text as it is, in a fixed-width font."""
     self._add(f'<pre>{html.escape(text)}</pre>')
 
   def verdict(
@@ -247,6 +251,7 @@ class Page:
     self._add(f'<p>{html.escape(before)} {listed}.</p>')
 
   def write(self, path: pathlib.Path) -> None:
+    """Writes the page, whole or not at all."""
     body = '\n'.join(self._parts)
     write_atomically(
       path,

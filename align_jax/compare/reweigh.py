@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from align_jax.files import listed
@@ -115,9 +116,10 @@ def _evenness(low, high, n):
 POOL_PER_DRAW = 4
 
 
-def best_of_n(
-  pool: Pool, sizes: Iterable[int] = (1, 2, 4, 8, 16, 32, 64, 128)
-) -> Iterator[dict]:
+SIZES = tuple(2**k for k in range(11))
+
+
+def best_of_n(pool: Pool, sizes: Iterable[int] = SIZES) -> Iterator[dict]:
   """Points of best-of-n for n up to a quarter of the pool."""
   for n in sizes:
     if n > pool.rewards.shape[1] // POOL_PER_DRAW:
@@ -147,8 +149,7 @@ def optimum(pool: Pool, betas: Iterable[float] = BETAS) -> Iterator[dict]:
   weights of the average prompt are worth fewer than MIN_SAMPLES samples.
   """
   deviation = pool.rewards.std()
-  even = np.full(pool.rewards.shape, 1 / pool.rewards.shape[1])
-  yield {**_point(pool, even, 0.0), 'beta': float('inf')}
+  yield {**even_point(pool, 0.0), 'beta': float('inf')}
   for scale in betas:
     tilt = pool.rewards / (scale * deviation)
     log_z = special.logsumexp(tilt, axis=1, keepdims=True)
@@ -160,6 +161,13 @@ def optimum(pool: Pool, betas: Iterable[float] = BETAS) -> Iterator[dict]:
       **_point(pool, weights, (weights * ratios).sum(1)),
       'beta': float(scale * deviation),
     }
+
+
+def even_point(pool: Pool, kl: ArrayLike) -> dict:
+  """A point of samples of equal weight, at KLs [E] or one for all."""
+  return _point(
+    pool, np.full(pool.rewards.shape, 1 / pool.rewards.shape[1]), kl
+  )
 
 
 def _point(pool, weights, kl):

@@ -62,6 +62,7 @@ class Power:
 
   @property
   def seeds(self) -> int:
+    """Number of seeds of the design."""
     return self.spread.num_seeds
 
   @property

@@ -14,6 +14,7 @@ CLAIMS = {
 
 
 def budgets_text(low: float, high: float) -> str:
+  """'2 nats', or '1.00 to 2.00 nats' where the bounds differ."""
   return f'{low:g} nats' if low == high else f'{low:.2f} to {high:.2f} nats'
 
 

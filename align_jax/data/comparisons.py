@@ -51,12 +51,14 @@ def _vote(row, name, value, known):
 
 
 def alpaca(row):
+  """AlpacaFarm's rows: `instruction`, two outputs and one `preference`."""
   votes = {1: 1.0, 2: 0.0, 0: 0.5, 1.5: 0.5}
   vote = _vote(row, "field 'preference'", row.get('preference'), votes)
   yield _judged(row, instructed(row), ('output_1', 'output_2'), [vote])
 
 
 def pandalm(row):
+  """PandaLM's rows: `instruction`, two responses and three annotators."""
   votes = [
     _vote(row, f'field {name!r}', row.get(name), {1: 1.0, 2: 0.0, 0: 0.5})
     for name in ('annotator1', 'annotator2', 'annotator3')
@@ -65,6 +67,7 @@ def pandalm(row):
 
 
 def autoj(row):
+  """Auto-J's rows: `prompt`, two responses and one `label`."""
   known = {0: 1.0, 1: 0.0, 2: 0.5}
   vote = _vote(row, "field 'label'", row.get('label'), known)
   prompt = [said('user', text_field(row, 'prompt'))]

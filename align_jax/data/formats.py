@@ -73,6 +73,7 @@ def _example(format, row, prompt, completions, rewards):
 
 
 def text(row):
+  """`text`: all of it is learned from."""
   return _example('text', row, '', [text_field(row, 'text')], [1.0])
 
 
@@ -90,16 +91,19 @@ def conversation(row):
 
 
 def prompt_only(row):
+  """`prompt` alone: no completions."""
   return _example('prompt', row, _prompt(row), [], [])
 
 
 def demonstration(row):
+  """`prompt` and `completion`: a demonstration."""
   prompt = _prompt(row)
   side = _side(row, 'completion', prompt)
   return _example('prompt_completion', row, prompt, [side], [1.0])
 
 
 def unpaired(row):
+  """`prompt` and `completion`, which a true or false `label` rates."""
   prompt = _prompt(row)
   side = _side(row, 'completion', prompt)
   reward = float(field(row, 'label', bool))
@@ -124,6 +128,7 @@ def _differ(row, chosen, rejected):
 
 
 def preference(row):
+  """`prompt`, `chosen` and `rejected`: a pair with rewards 1 and 0."""
   prompt = _prompt(row)
   sides = [_side(row, name, prompt) for name in ('chosen', 'rejected')]
   return _example('preference', row, prompt, _differ(row, *sides), [1.0, 0.0])
@@ -195,6 +200,7 @@ def scored(row):
 
 
 def stepwise(row):
+  """Raises RowError: labels of single steps are of no use here."""
   raise row_error(
     row,
     "columns 'prompt', 'completions', 'labels' are stepwise supervision, which "

@@ -66,6 +66,7 @@ class ChatError(Exception):
     self.reason = reason
 
   def at(self, where):
+    """The RowError of this, with the row's place in front."""
     message = ' '.join(str(self).split())
     return RowError(f'{where}: {message}', self.reason)
 

@@ -62,6 +62,7 @@ def render(template, messages, variables, *, tools=None, generate=False):
 
 @functools.lru_cache(64)
 def compiled(template):
+  """A Jinja template, parsed once per text of it."""
   return _environment().from_string(template)
 
 

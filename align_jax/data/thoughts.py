@@ -80,6 +80,7 @@ def closing_tag(opener):
 
 
 def another_way(number):
+  """The ChatError of a template that changes a prompt after its answer."""
   return ChatError(
     f'the chat template writes what comes before message {number} in another '
     'way once it is answered',

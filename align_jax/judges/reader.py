@@ -51,6 +51,7 @@ def open_reader(folder, head, template, dtype, max_length, date=None):
 
 
 def check_length(row, size, limit):
+  """Raises ValueError for a row of more than `limit` tokens."""
   if size > limit:
     raise ValueError(
       f'row {row} has {size} tokens, more than max_length={limit}'

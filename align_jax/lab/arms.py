@@ -66,6 +66,7 @@ def _online(stage, run, sample, read, annotate=None):
 
 
 def policy_and_reference(state):
+  """The two policies of a duel: (params, the reference's params)."""
   return policy_in(state), state.anchors['ref']
 
 

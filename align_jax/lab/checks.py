@@ -4,6 +4,7 @@
 """
 
 from align_jax import judges, tasks
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.arms import SOURCES
 from align_jax.lab.forwards import FORWARDS
 from align_jax.lab.labels import LABELS, REWARD_SCALES
@@ -108,7 +109,8 @@ def _check_pool(run):
       "reward compares a group's completions with one another, expected one "
       'that scores each by itself'
     )
-  if run.pool.size % run.updates.batch_size:
+  parted = run.pool.how != TEMPERED  # that draws all of a prompt's at once
+  if parted and run.pool.size % run.updates.batch_size:
     raise ValueError(
       f'{run.where("pool")}={run.pool.size}, expected a multiple of '
       f'batch_size={run.updates.batch_size}, in which it is drawn'

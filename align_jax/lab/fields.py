@@ -27,30 +27,37 @@ def given():
 
 
 def number(key=None, **bounds):
+  """A field that is a finite number within `values.number`'s bounds."""
   return of(allowed.number(**bounds), key)
 
 
 def count(least=1, key=None, most=None):
+  """A field that is a whole number, `least` to `most`."""
   return of(allowed.count(least, most), key)
 
 
 def one_of(names, key=None):
+  """A field that is one of several names."""
   return of(allowed.one_of(names), key)
 
 
 def text(key=None):
+  """A field that is text."""
   return of(allowed.text(), key)
 
 
 def flag(key=None):
+  """A field that is True or False."""
   return of(allowed.flag(), key)
 
 
 def table(key=None):
+  """A field that is a dict of names and values, checked elsewhere."""
   return of(allowed.table(), key)
 
 
 def items(expected, right, key=None, least=0):
+  """A field that is a tuple of `least` or more values, each `right`."""
   return of(allowed.items(expected, right, least), key)
 
 

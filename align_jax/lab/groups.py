@@ -71,6 +71,8 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
+  """Sizes of the mesh's axes, as `sharding.make_mesh` takes them."""
+
   data: int = count()
   fsdp: int = count()
   rollout: int = added(count(), 1)

@@ -25,14 +25,17 @@ class Label(NamedTuple):
 
 
 def proxy(stage, judge):
+  """The reward of the seed's proxy."""
   return stage.proxy
 
 
 def gold(stage, judge):
+  """The reward of the task's gold judge."""
   return stage.task.gold
 
 
 def by_judge(stage, judge):
+  """The reward of a published checkpoint, see `judges`."""
   path = stage.folder.parent / DATE  # earlier versions keep none
   if path.exists() and 'date' in judges.knobs(judge['kind']):
     judge = {**read_record(path), **judge}
@@ -40,6 +43,7 @@ def by_judge(stage, judge):
 
 
 def rule(name):
+  """A label that is a rule of REWARDS over texts."""
   return lambda stage, judge: rewards.from_text(
     REWARDS[name], stage.task.decode
   )

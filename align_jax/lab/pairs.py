@@ -34,10 +34,11 @@ def sample_parts(draw, params, prompts, key, size, finish):
 def sample_pairs(task, params, prompts, seed, which, size, num, writers=None):
   """`num` gold-labelled pairs on random prompts.
 
+  Pairs that the task does not cover are drawn anew.
+
   Args:
     params: of the reference, which annotates them.
     writers: their sampler and its parameters. None: the reference writes.
-
   Returns:
     Batch of `num` prompts with G = 2 and rewards (1, 0), or (0.5, 0.5) for
     ties, annotated with the policy as the reference.
@@ -51,10 +52,34 @@ def sample_pairs(task, params, prompts, seed, which, size, num, writers=None):
     batch = batch.replace(rewards=jnp.float32(labels.reshape(-1)))
     return annotate(params, batch)
 
-  index = np.random.default_rng([seed, which]).integers(0, len(prompts), num)
-  drawn, key = tasks.Prompts(*prompts[index]), stream(seed, which)
+  rng, key = np.random.default_rng([seed, which]), stream(seed, which)
   draw, written_by = writers or (sampler(task, 2), params)
-  return sample_parts(draw, written_by, drawn, key, size, labelled)
+  found, missing = [], num
+  while missing > 0:
+    drawn = tasks.Prompts(*prompts[rng.integers(0, len(prompts), num)])
+    pairs = sample_parts(draw, written_by, drawn, key, size, labelled)
+    pairs = covered(task, pairs)
+    found.append(pairs)
+    missing -= pairs.num_prompts
+    key = jax.random.fold_in(key, num)  # parts have the numbers below
+  return batches.take(batches.concatenate(found), np.arange(num))
+
+
+def covered(task, pairs):
+  """The pairs of which the task covers both completions.
+
+  Raises:
+    ValueError: it covers none of these pairs.
+  """
+  if task.covered is None:
+    return pairs
+  both = np.asarray(task.covered(pairs)).reshape(-1, 2).all(1)
+  if not both.any():
+    raise ValueError(
+      f'golden.pairs: of {len(both)} pairs the task covers none, expected one '
+      'or more'
+    )
+  return batches.take(pairs, np.flatnonzero(both))
 
 
 def sample_opponents(task, params, seed, size, num):

@@ -35,4 +35,5 @@ def on_mesh(source):
 
 
 def replicated(params):
+  """Logical axes of parameters of which every device has all."""
   return jax.tree.map(lambda x: (None,) * x.ndim, params)

@@ -5,8 +5,10 @@ import numpy as np
 
 from align_jax import hosts, ops
 from align_jax.compare import reweigh
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.labels import reward_of
 from align_jax.lab.streams import POOL, stream
+from align_jax.lab.tempered import tempered_points
 from align_jax.learn import finite, stopping
 from align_jax.learn.logs import Writer
 from align_jax.policy.programs import sampler
@@ -15,9 +17,14 @@ from align_jax.policy.programs import sampler
 def reweigh_arm(stage, run):
   """Measures reweighted samples of the reference. Nothing is trained."""
   reward, size = reward_of(stage, run.labels), run.pool.size
-  pool = draw_pool(stage, reward, size, run.updates.batch_size)
+  rows = run.updates.batch_size
+  if run.pool.how == TEMPERED:
+    points = tempered_points(stage, reward, size, rows)
+  else:
+    pool = draw_pool(stage, reward, size, rows)
+    points = reweigh.REWEIGH[run.pool.how](pool)
   with Writer(stage.folder / run.name, 0) as writer:
-    for number, point in enumerate(reweigh.REWEIGH[run.pool.how](pool)):
+    for number, point in enumerate(points):
       finite.check_points(writer.names, number, point)
       if number not in writer.points:
         writer.point(number, point)

@@ -104,11 +104,13 @@ def watch_of(stage, run):
 
 
 def forward_for(stage, run):
+  """(forward, whether it reads anchors): what a run's loss is given."""
   model, needs = stage.task.model, needs_of(run.loss)
   return forward_of(model, needs, run.teacher, run.lora)
 
 
 def optimizer_for(stage, run):
+  """A run's optax optimizer."""
   updates = run.updates.num_epochs * run.updates.num_minibatches
   model, steps = stage.task.model, run.schedule.steps
   critic = run.critic.warmup if 'values' in needs_of(run.loss) else 0
@@ -120,6 +122,7 @@ def _start(stage, run):
 
 
 def train_step_for(stage, run, forward, reads_anchors, state):
+  """A run's train step, jitted once per process."""
   tx = optimizer_for(stage, run)
   return train_step_of(
     forward, run.loss, tx, state, run.updates, reads_anchors, run.correction
@@ -198,6 +201,7 @@ def texts_of(stage, draw, batch_size):
 
 
 def make_probe(setup, stage):
+  """The Probe that measures a stage's policies."""
   task, shared = stage.task, setup.shared
   logps, kls, _ = policy_programs(task.model)
   draw = sampler(task, shared.eval.samples)
@@ -214,7 +218,7 @@ def make_probe(setup, stage):
     decode=task.decode,
     vocab_size=task.model.vocab_size,
     eos_id=task.eos_id,
-    metrics=chosen[0],
+    metrics=chosen[0] | metrics.uncovered(task.covered),
     texts=texts_of(stage, draw, shared.batch_size),
     forgetting=chosen[1],
     prompts=task.eval_prompts[:],
@@ -225,6 +229,7 @@ def make_probe(setup, stage):
 
 
 def measured(probe, params, stage):
+  """The point of a run's parameters, see `probe.measure`."""
   return measure(probe, view_of(stage)(params), stage.reference)
 
 

@@ -23,6 +23,7 @@ MEMBER_SEEDS = 1000  # distance between the seeds of an ensemble's members
 
 
 def bag_of_words(task, key, reference):
+  """The verifier `bow`: scores, fresh parameters and their axes."""
   params = bow.init(
     key,
     vocab_size=task.model.vocab_size,
@@ -69,6 +70,7 @@ def as_judged(source, gold):
 
 
 def as_pairs(source, gold):
+  """A source of golden pairs, as it is."""
   return source
 
 

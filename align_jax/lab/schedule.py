@@ -10,10 +10,12 @@ from align_jax.lab.jobs import Job
 
 
 def prepare_task(setup, report):
+  """The job that prepares a variant's task, once for all seeds."""
   tasks.prepare(**setups.task_knobs(setup))
 
 
 def prepare_seed(setup, number, report):
+  """The job that prepares the stage of a seed."""
   stages.prepare(setup, number, report)
 
 
@@ -75,10 +77,12 @@ def _stage_jobs(setups, variant, seeds, known):
 
 
 def task_name(variant):
+  """Name of the job `prepare_task` of a variant."""
   return f'{variant}/task' if variant else 'task'
 
 
 def seed_name(variant, number):
+  """Name of the job `prepare_seed` of a variant and seed."""
   return f'{variant}/seed{number}' if variant else f'seed{number}'
 
 

@@ -10,6 +10,7 @@ import dataclasses
 
 from align_jax import judges  # noqa: F401  for `Labels.judge`
 from align_jax.compare.reweigh import REWEIGH
+from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.fields import (
   added,
   build,
@@ -40,6 +41,7 @@ INF = float('inf')
 
 
 def nats(x):
+  """Whether `x` is a finite number above 0."""
   return is_number(x) and x > 0
 
 
@@ -78,6 +80,8 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Sft:
+  """How the reference is trained."""
+
   steps: int = count(0)
   batch_size: int = count()
   optimizer: Optimizer
@@ -85,12 +89,16 @@ class Sft:
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
+  """The golden pairs."""
+
   pairs: int = count()
   label_noise: float = number(least=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
+  """The reward model, and how it is trained."""
+
   verifier: str = text()
   loss: str = text()
   loss_kwargs: dict = table()
@@ -116,6 +124,8 @@ class Proxy:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
+  """How a checkpoint is measured."""
+
   samples: int = count()
   first_step: int = count()
   points: int = count()
@@ -177,6 +187,8 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
+  """A loss by its name in LOSSES, with its hyper-parameters."""
+
   name: str = one_of(LOSSES, key='loss')
   kwargs: dict = table(key='loss_kwargs')
 
@@ -219,6 +231,8 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Critic:
+  """The critic of a loss that needs values."""
+
   trunk: str = one_of(('own', 'shared'), key='critic')
   init: str = one_of(('reference', 'reward_model'), key='critic_init')
   warmup: int = added(count(0, key='critic_warmup'), 0)
@@ -226,6 +240,8 @@ class Critic:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
+  """The policy that a run is distilled from, and what it is shown."""
+
   run: str = field(
     "'', 'reference' or 'ARM/CONFIGURATION[@STEP]'",
     lambda x: x == '' or is_policy(x),
@@ -249,7 +265,7 @@ class KL:
 class Pool:
   """Samples of the reference, reweighted instead of training."""
 
-  how: str = one_of(('', *REWEIGH), key='reweigh')
+  how: str = one_of(('', *REWEIGH, TEMPERED), key='reweigh')
   size: int = count(key='pool')
 
 
@@ -326,6 +342,7 @@ class Run:
     return f'{self.variant} {self.arm}' if self.variant else self.arm
 
   def directory(self, workdir):
+    """The folder of the run within a workdir."""
     return workdir / self.variant / f'seed{self.seed}' / self.name
 
   @property
@@ -351,6 +368,7 @@ class Run:
     return build(Run, {**self.flat, **values}, self.where, **own)
 
   def where(self, key):
+    """The full name of the config's field that set `key`."""
     return f'arms.{self.arm}.{key}' if key in self.set else f'arm.{key}'
 
 

@@ -54,6 +54,7 @@ class Setup:
 
   @property
   def task_folder(self):
+    """The folder of the variant's task."""
     return self.workdir / self.owners['task'] / 'task'
 
 

@@ -5,7 +5,7 @@ import jax
 # Random streams of one seed. Add new ones at the end.
 (INIT, SFT, PAIRS, EVAL_PAIRS, PROXY) = range(5)
 (ARM, EVAL, NOISE, BUDGET, POOL, LORA, OPPONENTS) = range(5, 12)
-(WRITTEN, FORGETTING) = range(12, 14)
+(WRITTEN, FORGETTING, TEMPER) = range(12, 15)
 
 
 def silent(step, info):

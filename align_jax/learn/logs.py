@@ -57,6 +57,7 @@ class Writer:
     self._pending = (step, metrics)
 
   def flush(self):
+    """Writes the metrics that are queued, waiting for their values."""
     if self._pending:
       step, metrics = self._pending
       found = {name: float(value) for name, value in sorted(metrics.items())}

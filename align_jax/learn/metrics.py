@@ -157,6 +157,18 @@ METRICS = {  # Samples -> f64 [E], by the name configs use
 SEVERAL = {'distinct_1', 'distinct_2', 'ead_per_input', 'self_bleu'}
 
 
+def uncovered(covered):
+  """{name: metric}: share of the completions that no golden pair could hold.
+
+  Args:
+    covered: a task's, Batch -> bool [B], or None: then there is no metric.
+  """
+  if covered is None:
+    return {}
+  share = lambda samples: 1 - samples.by_prompt(covered(samples.batch)).mean(1)
+  return {'uncovered': share}
+
+
 def left_out(names, samples):
   """Those of the named metrics that M completions per prompt do not allow."""
   return [name for name in names if samples < 2 and name in SEVERAL]

@@ -166,6 +166,7 @@ def measure_on(probe, params, ref_params, prompts, key):
 
 
 def by_prompt(**vectors):
+  """{NAME_by_prompt: numbers} of vectors [E] by name."""
   return {f'{name}_by_prompt': listed(x) for name, x in vectors.items()}
 
 

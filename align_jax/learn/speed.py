@@ -100,15 +100,18 @@ class Clock:
     self._mark('start', self._last)
 
   def sampled(self, batch):
+    """To be called with a batch whose completions were sampled."""
     self._mark('sampling', batch.completions)
     self._stage = 'scoring'
 
   def scored(self, batch):
+    """To be called with the finished batch."""
     if self._due:
       self._mark(self._stage, (batch.rewards, batch.ref_logps))
       self._batch = batch
 
   def trained(self, step, metrics):
+    """To be called after an update, with its metrics."""
     self._last = metrics
     self._mark('training', metrics)
     if self._due:

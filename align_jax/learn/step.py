@@ -117,12 +117,8 @@ def parts_within(batch: Batch, tokens: int) -> int:
   )
 
 
-ROW_MEANS = (
-  'reward',
-  'kl',
-  'baseline',
-  'importance',
-)  # metrics that are means over rows
+# Metrics that are means over rows.
+ROW_MEANS = ('reward', 'kl', 'baseline', 'importance')
 
 
 def value_and_grad(

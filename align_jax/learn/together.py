@@ -20,6 +20,7 @@ def stack(trees):
 
 
 def unstack(tree, index):
+  """The tree of run number `index`."""
   return jax.tree.map(lambda x: x[index], tree)
 
 
@@ -62,10 +63,12 @@ class Writers:
     return self._stack.__exit__(*details)
 
   def write(self, step, metrics):
+    """Queues the scalar metrics of each run."""
     for i, writer in enumerate(self._writers):
       writer.write(step, unstack(metrics, i))
 
   def flush(self):
+    """Writes what is queued, for every run."""
     for writer in self._writers:
       writer.flush()
 

@@ -24,10 +24,12 @@ class TensorBoard:
     self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1)
 
   def show(self, step, values):
+    """Adds a scalar for each of {name: number}."""
     for name, value in values.items():
       self._writer.add_scalar(name, value, step)
 
   def close(self):
+    """Ends the file, and puts it into a store."""
     self._writer.close()
     self._stack.close()
 
@@ -49,9 +51,11 @@ class WandB:
     )
 
   def show(self, step, values):
+    """Logs {name: number} as of a step."""
     self._run.log(values, step=step)
 
   def close(self):
+    """Ends the run."""
     self._run.finish()
 
 
@@ -73,9 +77,11 @@ class Trackio:
       )
 
   def show(self, step, values):
+    """Logs {name: number} as of a step."""
     self._run.log(values, step=step)
 
   def close(self):
+    """Ends the run."""
     with _aside():
       self._run.finish()
 

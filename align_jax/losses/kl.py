@@ -17,6 +17,8 @@ from align_jax.types import Batch, Outputs
 
 
 class Penalty(NamedTuple):
+  """What a KL term takes from the rewards, and adds to the loss."""
+
   reward: jax.Array  # f32 [B, T]  subtracted from the rewards; constant
   loss: jax.Array  # f32 [B, T]  added to the token losses
 

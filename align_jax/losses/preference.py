@@ -46,6 +46,7 @@ def log_ratios(logps: jax.Array, batch: Batch) -> jax.Array:
 
 
 def pair_metrics(margin: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
+  """Metrics of pairs, from their margins and weights f32 [P]."""
   return {
     'weight': weight.sum(),
     'accuracy': ops.weighted_mean(margin > 0, weight),

@@ -52,9 +52,8 @@ def dar(
   out = as_outputs(logps)
   ref_logps = ops.there(batch.ref_logps, 'ref_logps')
   # Rows have the sampler's law, unless `weights` make it the policy's.
-  drawn = (
-    batch if batch.weights is not None else batch.replace(policy_logps=None)
-  )
+  own = batch.weights is not None
+  drawn = batch if own else batch.replace(policy_logps=None)
   away = ops.masked_sum(ref_logps - writer_logps(drawn), batch.mask)
   log_weight = alpha * away + batch.prepared['advantages'] / beta
   weight = jnp.minimum(jnp.exp(log_weight), cap)

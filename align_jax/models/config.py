@@ -22,6 +22,8 @@ DTYPES = 'float32', 'bfloat16', 'float16', 'float64'
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
+  """All switches of the transformer."""
+
   vocab_size: int
   dim: int
   num_layers: int

@@ -56,6 +56,8 @@ CLASSES = {
 
 
 class Model(NamedTuple):
+  """A checkpoint, loaded."""
+
   params: dict
   config: ModelConfig
   hf_config: dict  # the config.json it came with
@@ -441,6 +443,7 @@ def _their_array(row, params):
 
 
 def write_json(path, x):
+  """Writes `x` as JSON, indented, keys sorted."""
   text = json.dumps(x, indent=2, sort_keys=True, ensure_ascii=False)
   path.write_text(text + '\n', 'utf-8')
 

@@ -231,11 +231,13 @@ def _one_window(f, layers, default=None):
 
 
 def llama(f, max_length):
+  """Fields of ModelConfig for Llama."""
   config = _llama_like(f, max_length)
   return {**config, **_silu(f), **_biases(f), 'mlp_bias': f('mlp_bias', False)}
 
 
 def mistral(f, max_length):
+  """Fields of ModelConfig for Mistral."""
   config = _llama_like(f, max_length)
   return {**config, **_silu(f), **_one_window(f, config['num_layers'], 4096)}
 
@@ -249,11 +251,13 @@ def _qwen_windows(f, layers):
 
 
 def qwen2(f, max_length):
+  """Fields of ModelConfig for Qwen2, and so 2.5."""
   config = _llama_like(f, max_length) | {'qkv_bias': True}
   return {**config, **_silu(f), **_qwen_windows(f, config['num_layers'])}
 
 
 def qwen3(f, max_length):
+  """Fields of ModelConfig for Qwen 3."""
   config = _llama_like(f, max_length, head_dim=128) | {'qk_norm': True}
   windows = _qwen_windows(f, config['num_layers'])
   return {**config, **_silu(f), **_biases(f), **windows}
@@ -267,6 +271,7 @@ def _experts(f, count):
 
 
 def qwen3_moe(f, max_length):
+  """Fields of ModelConfig for Qwen 3's mixtures of experts."""
   config = _llama_like(f, max_length) | {'qk_norm': True}
   f.must('decoder_sparse_step', 1)
   f.must('mlp_only_layers', [])
@@ -285,6 +290,7 @@ def qwen3_moe(f, max_length):
 
 
 def mixtral(f, max_length):
+  """Fields of ModelConfig for Mixtral."""
   config = _llama_like(f, max_length, eps=1e-5, theta=1e6)
   return {
     **config,
@@ -310,6 +316,7 @@ def _gemma(f, config):
 
 
 def gemma2(f, max_length):
+  """Fields of ModelConfig for Gemma 2."""
   config = _llama_like(f, max_length, head_dim=256, tied=True)
   layers = config['num_layers']
   sliding = [i % 2 == 0 for i in range(layers)]
@@ -322,6 +329,7 @@ def gemma2(f, max_length):
 
 
 def gemma3(f, max_length):
+  """Fields of ModelConfig for Gemma 3's text model."""
   nested = f('rope_parameters', None) or {}
   old = f('rope_scaling', None)
   whole = dict(nested.get('full_attention') or old or {})
@@ -352,6 +360,7 @@ def gemma3(f, max_length):
 
 
 def phi3(f, max_length):
+  """Fields of ModelConfig for Phi 3."""
   f('original_max_position_embeddings', None)
   config = _llama_like(f, max_length, eps=1e-5, phi=True)
   for name in ('attention_bias', 'mlp_bias', 'lm_head_bias'):
@@ -362,6 +371,7 @@ def phi3(f, max_length):
 
 
 def gpt2(f, max_length):
+  """Fields of ModelConfig for GPT-2."""
   dim, heads = f('n_embd', 768), f('n_head', 12)
   f.must('scale_attn_weights', True)
   f.must('scale_attn_by_inverse_layer_idx', False)
@@ -388,6 +398,7 @@ def gpt2(f, max_length):
 
 
 def gpt_neox(f, max_length):
+  """Fields of ModelConfig for GPT-NeoX, and so Pythia."""
   sizes = _sizes(f)
   theta, share = f('rotary_emb_base', 10_000.0), f('rotary_pct', 0.25)
   f('max_position_embeddings', 2048)

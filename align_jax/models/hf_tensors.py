@@ -24,6 +24,8 @@ class Form(NamedTuple):
 
 
 class Tensor(NamedTuple):
+  """A stored tensor, and the part of a parameter that it is."""
+
   name: str
   path: tuple[str, ...]  # of the parameter
   start: tuple[int, ...]  # of the part, in the stacked parameter
@@ -126,10 +128,12 @@ def _llama_layer(c):
 
 
 def llama(c):
+  """Llama's tensors, and those of all families that name theirs alike."""
   return _llama_top(), 'model.layers.{}.', _llama_layer(c)
 
 
 def gemma(c):
+  """Gemma's tensors: Llama's, with norms on the way out too."""
   norms = {
     'post_attention_layernorm.weight': ('attention_post_norm', ALL, SAME),
     'pre_feedforward_layernorm.weight': ('mlp_norm', ALL, SAME),
@@ -139,6 +143,7 @@ def gemma(c):
 
 
 def phi3(c):
+  """Phi's tensors: Llama's, with q, k and v fused, and gate and up."""
   keep = ('input_', 'post_', 'self_attn.o', 'mlp.down')
   table = {n: r for n, r in _llama_layer(c).items() if n.startswith(keep)}
   table |= {
@@ -161,6 +166,7 @@ def _with_experts(c, router, expert, gate, up, down):
 
 
 def mixtral(c):
+  """Mixtral's tensors: Llama's, with experts for an MLP."""
   moe = 'block_sparse_moe.'
   return _with_experts(
     c, f'{moe}gate.weight', moe + 'experts.{}', 'w1', 'w3', 'w2'
@@ -168,6 +174,7 @@ def mixtral(c):
 
 
 def qwen3_moe(c):
+  """Qwen 3's tensors with experts for an MLP."""
   names = ('gate_proj', 'up_proj', 'down_proj')
   return _with_experts(c, 'mlp.gate.weight', 'mlp.experts.{}', *names)
 

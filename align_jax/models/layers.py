@@ -28,12 +28,14 @@ def with_bias(x, tree, name):
 
 
 def rms_norm(x, scale, eps):
+  """x [..., D] over its root mean square, times `scale`, in float32."""
   x32 = x.astype(jnp.float32)
   variance = jnp.mean(jnp.square(x32), -1, keepdims=True)
   return (x32 * jax.lax.rsqrt(variance + eps) * scale).astype(x.dtype)
 
 
 def layer_norm(x, scale, bias, eps):
+  """x [..., D] centred, over its deviation, scaled and shifted, in float32."""
   x32 = x.astype(jnp.float32)
   x32 = x32 - jnp.mean(x32, -1, keepdims=True)
   variance = jnp.mean(jnp.square(x32), -1, keepdims=True)

@@ -52,6 +52,8 @@ ALLOWED = {
 
 
 class Pair(NamedTuple):
+  """The two factors of an adapted matrix."""
+
   a: Any  # [*stacked, *inputs, rank]
   b: Any  # [*stacked, rank, *outputs]
 
@@ -59,6 +61,8 @@ class Pair(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adapters:
+  """The trained tree: a Pair for each adapted matrix, and alpha / rank."""
+
   pairs: dict  # the tree of the parameters, a Pair for each adapted one
   scale: float = dataclasses.field(metadata=dict(static=True))
 

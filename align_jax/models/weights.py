@@ -17,6 +17,8 @@ WHOLE = 'whole'  # what `whole` returns, for policies of `jax.checkpoint`
 
 
 class Spec(NamedTuple):
+  """A row of the table of parameters."""
+
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]  # logical names, see sharding.RULES
   init: Callable  # standard normal noise of that shape -> array

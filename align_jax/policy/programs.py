@@ -145,6 +145,7 @@ class Sampling:
 
   @property
   def truncates(self):
+    """Whether some tokens have no chance."""
     return (self.top_p, self.top_k, self.min_p) != (1, 0, 0)
 
   def arguments(self):

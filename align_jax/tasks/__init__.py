@@ -13,6 +13,8 @@ from align_jax.types import Batch, Prompts
 
 @dataclasses.dataclass(frozen=True)
 class Task:
+  """What is asked of the policy, and how it is really judged."""
+
   model: Any  # the policy: a ModelConfig or an Adapter
   max_new_tokens: int  # T
   eos_id: int | tuple[int, ...] | None  # what ends a completion
@@ -30,6 +32,8 @@ class Task:
   # Only for a gold reward that is a sum over tokens; it lowers the noise of
   # measurements.
   gold_steps: Callable[[Batch], Any] | None = None
+  # Which completions golden pairs may hold: Batch -> bool [B]. None: all.
+  covered: Callable[[Batch], Any] | None = None
   tokenizer: pathlib.Path | None = None  # folder of its files, for export
   # Demonstrations that SFT does not learn from: () -> Batch, G = 1.
   held_out_demonstrations: Callable[[], Batch] | None = None

@@ -168,11 +168,13 @@ def _paths(tree):
 
 
 def save_params(path, params):
+  """Writes parameters as an .npz file."""
   names, arrays, _ = _paths(params)
   np.savez(path, **dict(zip(names, hosts.fetch(arrays))))
 
 
 def load_params(path, config):
+  """Parameters of `config` from what `save_params` wrote."""
   init = functools.partial(transformer.init, c=config)
   names, _, treedef = _paths(jax.eval_shape(init, jax.random.key(0)))
   with np.load(path) as arrays:

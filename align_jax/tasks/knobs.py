@@ -183,6 +183,7 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
   ),
   'judge_learning_rate': values.number(least=0),
   'repeat_penalty': values.number(least=0),
+  'uncovered': values.count(0),
   **dict.fromkeys(('wrong_share', 'peak_shift', 'judge_share'), _share),
   **dict.fromkeys(
     (

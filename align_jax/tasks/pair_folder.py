@@ -109,6 +109,7 @@ def build(folder, vocab_size, file, form, judge, eval_prompts):
 
 
 def limits_of(form):
+  """The Limits that a Form sets on lengths."""
   return data_lib.Limits(
     form.prompt_len, form.completion_len, form.long_prompt, form.long_completion
   )

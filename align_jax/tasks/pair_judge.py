@@ -46,10 +46,12 @@ class Judge:
 
   @property
   def kind(self):
+    """The judge's kind, or None."""
     return self.judge.get('kind')
 
   @property
   def checkpoint(self):
+    """The judge's checkpoint, or None."""
     return self.judge.get('checkpoint')
 
 
@@ -157,6 +159,7 @@ def train(rows, config, *, batch_size, **schedule):
 
 
 def odds(rows, config):
+  """Log odds of each token in good against bad completions: f32 [V]."""
   tokens, valid = np.asarray(rows.completions), np.asarray(rows.valid)
   good = np.asarray(rows.rewards) == 1
   good, bad = (tokens[at][valid[at]] for at in (good, ~good))

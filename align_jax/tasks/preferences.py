@@ -135,6 +135,7 @@ def texts_first(folder, steps, bos_id, batch_size, size, then):
 
 
 def distinct_prompts(pairs):
+  """The Prompts of a Batch, each once, in order of first appearance."""
   tokens, valid = np.asarray(pairs.prompts), np.asarray(pairs.prompt_valid)
   both = np.where(valid, tokens, -1)
   index = np.sort(np.unique(both, axis=0, return_index=True)[1])

@@ -24,6 +24,8 @@ FIELDS = ('prompt', 'completion')  # of a row
 
 
 class Encoded(NamedTuple):
+  """Prompts with one completion each."""
+
   prompts: Prompts  # N of them
   completions: np.ndarray  # int32 [N, T]  right-padded, EOS included
   valid: np.ndarray  # bool [N, T]

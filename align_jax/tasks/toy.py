@@ -169,9 +169,10 @@ def check(
   prompt_len,
   completion_len,
   old_prompts=0,
+  uncovered=0,
   **rest,
 ):
-  """Raises ValueError where the model has too few tokens for the prompts."""
+  """Raises ValueError where the model has too few tokens."""
   del rest
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
@@ -181,6 +182,11 @@ def check(
       f'task.prompts={prompts}, task.old_prompts={old_prompts} and '
       f'task.completion_len={completion_len} need a larger model.vocab_size '
       f'than {vocab}'
+    )
+  if uncovered > vocab - completion_len:
+    raise ValueError(
+      f'task.uncovered={uncovered}, expected at most {vocab - completion_len}: '
+      'the reference repeats no token'
     )
 
 
@@ -197,6 +203,7 @@ def make_task(
   repeat_penalty,
   sft_batch_size,
   old_prompts=0,
+  uncovered=0,
 ):
   """The task with weights drawn from `seed`.
 
@@ -211,6 +218,8 @@ def make_task(
       [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
     old_prompts: number of prompts of the second task. 0: there is none.
+    uncovered: number of tokens, the first of the vocabulary, that no golden
+      pair contains.
   """
   del workdir  # nothing is cached
   check(
@@ -248,6 +257,9 @@ def make_task(
     key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
     return demonstrations(shown, held_out.tokens, key, **sizes)
 
+  def covered(batch):
+    return (batch.completions >= uncovered).all(1)
+
   def decode(batch):
     text = lambda rows: [' '.join(map(str, row)) for row in np.asarray(rows)]
     prompts = np.repeat(np.asarray(batch.prompts), batch.group_size, axis=0)
@@ -264,5 +276,6 @@ def make_task(
     gold_steps=lambda batch: gold_steps(weights, repeat_penalty, batch),
     decode=decode,
     held_out_demonstrations=held_out_demonstrations,
+    covered=covered if uncovered else None,
     eval_sets=eval_sets(train, held_out, seen, vocab, old),
   )

@@ -15,6 +15,8 @@ OPENINGS = 0.5  # share of training windows that are a text's opening
 
 
 class Reviews(NamedTuple):
+  """R labelled texts as one array."""
+
   tokens: np.ndarray  # int32 [N]  all texts, with EOS after each
   starts: np.ndarray  # int32 [R + 1]
   labels: np.ndarray  # f32 [R]

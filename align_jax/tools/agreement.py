@@ -166,6 +166,7 @@ def figures(rows, orders):
 
 
 def make_parser():
+  """The command line of `align agreement`."""
   parser = argparse.ArgumentParser(
     prog='align agreement', description=__doc__.split('\n')[0]
   )

@@ -104,6 +104,7 @@ def random_policy():
 
 
 def main(argv=None):
+  """The command `align cache cost`."""
   parser = argparse.ArgumentParser(
     prog='align cache cost', description=__doc__.split('\n')[0]
   )

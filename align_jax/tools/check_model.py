@@ -62,6 +62,7 @@ def greedy(params, c, prompts, valid, size):
 
 
 def relative(x, y):
+  """The largest difference over the largest value."""
   return float(np.abs(x - y).max() / np.abs(y).max())
 
 
@@ -101,6 +102,7 @@ def theirs(folder, scalar):
 
 
 def check_transformers(report, name, model, prompts, valid, completions):
+  """Compares logits, KLs and greedy tokens, or scores, with transformers."""
   import torch
 
   c = model.config
@@ -137,6 +139,7 @@ def check_transformers(report, name, model, prompts, valid, completions):
 
 
 def main(argv=None):
+  """The command `align check`."""
   parser = argparse.ArgumentParser(
     prog='align check', description=__doc__.split('\n')[0]
   )

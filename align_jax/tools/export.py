@@ -286,6 +286,7 @@ def _is_seed(path, workdir):
 
 
 def main(argv=None):
+  """The command `align export`."""
   parser = argparse.ArgumentParser(
     prog='align export', description=__doc__.split('\n')[0]
   )

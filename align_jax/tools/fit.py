@@ -76,6 +76,7 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
+  """The command line of `align fit`."""
   parser = argparse.ArgumentParser(
     prog='align fit', description=__doc__.split('\n')[0]
   )

@@ -168,6 +168,8 @@ def moved(op: Op) -> int:
 
 
 class Count(NamedTuple):
+  """How many collectives of a kind, and their bytes; fractions are averages."""
+
   count: float
   bytes: float
 

@@ -36,14 +36,17 @@ class Measured(NamedTuple):
 
   @property
   def total(self):
+    """Bytes that the chip has to have."""
     return self.peak + self.beside
 
   @property
   def fits(self):
+    """Whether the chip has them."""
     return self.total <= self.limit
 
   @property
   def compiled(self):
+    """Whether the compiler finished."""
     return self.bound > 0
 
   @property

@@ -78,6 +78,7 @@ class Abstract:
     return jax.tree_util.tree_map_with_path(put, tree)
 
   def replicated(self, tree):
+    """Every device has all of the tree."""
     return jax.tree.map(lambda x: self._on(x, PartitionSpec()), tree)
 
   def rows(self, tree):
@@ -96,6 +97,7 @@ class Abstract:
 
 
 def shape(*size, dtype=jnp.float32):
+  """The shape of an array that is not there."""
   return jax.ShapeDtypeStruct(size, dtype)
 
 

@@ -57,10 +57,12 @@ class Slice:
 
   @property
   def chip(self) -> Chip:
+    """What a chip of the slice has."""
     return CHIPS[self.kind]
 
   @property
   def chips(self) -> int:
+    """Number of chips."""
     return int(np.prod(self.shape))
 
   def devices(self) -> np.ndarray:

@@ -8,10 +8,12 @@ from align_jax.tools.fit_slices import Slice
 
 
 def gib(size: float) -> str:
+  """Bytes as GiB."""
   return f'{size / 2**30:.2f}'
 
 
 def megabytes(size: float) -> str:
+  """Bytes as MB."""
   return f'{size / 1e6:,.1f} MB'
 
 

@@ -125,6 +125,7 @@ def measure(folder):
 
 
 def main(argv=None):
+  """The command `align import memory`."""
   parser = argparse.ArgumentParser(
     prog='align import memory', description=__doc__.split('\n')[0]
   )

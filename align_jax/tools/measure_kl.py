@@ -26,6 +26,7 @@ KL = ARRAYS[0]
 
 
 def make_parser():
+  """The command line of `align kl`."""
   parser = argparse.ArgumentParser(
     prog='align kl', description=__doc__.split('\n')[0]
   )

@@ -15,6 +15,7 @@ SHOWN = 3  # rows
 
 
 def make_parser():
+  """The command line of `align data show`."""
   parser = argparse.ArgumentParser(prog='align data show', description=__doc__)
   add = parser.add_argument
   add('path', help='a file, folder, text with *, or id of a hub data set')

@@ -40,6 +40,7 @@ def nats(text: str) -> tuple[float, ...]:
 
 
 def make_parser() -> argparse.ArgumentParser:
+  """The command line of `align frontier`."""
   parser = argparse.ArgumentParser(
     prog='align frontier', description=__doc__.split('\n')[0]
   )

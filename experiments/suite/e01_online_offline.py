@@ -62,11 +62,10 @@ def _fall(runs):
   inner = [(run, i) for run in runs for i in range(1, len(run.steps) - 1)]
   if not inner:
     raise ValueError('runs of two points have none between them')
-  halves = readings.halves_of(runs[0].score.shape[1])
-  scores = np.stack([run.score[i] for run, i in inner])
-  _, given = readings.cross(scores[:, None], halves)
+  scores = np.stack([run.score[i] for run, i in inner])[:, None]
+  _, given = readings.cross(scores, scores)
   falls = [run.score[i] - run.score[-1] for run, i in inner]
-  return readings.put_together(falls, given, halves)
+  return readings.put_together(falls, given)
 
 
 def higher_peak(evidence):

@@ -8,6 +8,8 @@ on the log of an online one, in its order, repeats it. Shuffled within a few
 batches it does as well. Shuffled as a whole it falls towards offline.
 """
 
+import numpy as np
+
 from experiments import derived
 from experiments.claims import Claim, Exact, Gap
 from experiments.study import Study, main
@@ -49,10 +51,15 @@ def repeats(evidence):
 
 
 def furthest(point, other):
-  """The largest difference of any number that two points measured."""
-  numbers = lambda p: [x for k in sorted(p) for x in _flat(p[k])]
-  both = zip(numbers(point), numbers(other), strict=True)
-  return max(abs(a - b) for a, b in both)
+  """The largest difference of any number that two points measured.
+
+  Raises:
+    ValueError: they did not measure the same.
+  """
+  if unlike := sorted(point.keys() ^ other.keys()):
+    raise ValueError(f'only one of two points has {", ".join(unlike)}')
+  numbers = lambda p: np.array([x for k in sorted(p) for x in _flat(p[k])])
+  return float(np.abs(numbers(point) - numbers(other)).max())
 
 
 def _flat(value):

@@ -10,7 +10,8 @@ unlimited proxy, unlimited golden).
 """
 
 from experiments.claims import Claim, Gap
-from experiments.study import Study, arm_of, main
+from experiments.derived import arm_of
+from experiments.study import Study, main
 
 FINITE = 'online, finite gold'
 SOURCE = 'Tang et al. 2024 (2405.08448), fig. 1, taken apart'

@@ -9,7 +9,8 @@ one early in training (mid) and the last (end).
 """
 
 from experiments.claims import Claim, Gap
-from experiments.study import Study, arm_of, main
+from experiments.derived import arm_of
+from experiments.study import Study, main
 
 WRITER = 'writer'
 MIDDLE = 5  # of an online run's updates one in so many are done at `mid`

@@ -200,6 +200,7 @@ STUDY = Study(
   'without a budget, far past their peaks, weigh most in the last.',
   arms=arms,
   strong=e01.PAIR,
+  decides=('experiments/suite/e01_online_offline.py',),
   sections=(add_scatter, add_training),
 )
 runs, report = STUDY.runs, STUDY.report

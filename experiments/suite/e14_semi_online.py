@@ -12,7 +12,7 @@ arXiv 2410.18252).
 
 import numpy as np
 
-from align_jax.compare import figures
+from align_jax.compare import figures, intervals
 from align_jax.compare.lines import Line, colours_of, values
 from experiments import derived
 from experiments.claims import Claim, Gap, mean_of
@@ -83,17 +83,17 @@ def claims_on(loss):
 
 def add_periods(page, evidence, folder):
   """Adds a figure of what age costs, against the updates between renewals."""
-  there = evidence.gains.arms if evidence.points else ()
-  losses = [x for x in LOSSES if named(x, 1) in there]
-  colours = colours_of(losses)
-  lines = [line_of(evidence, loss, colours[loss]) for loss in losses]
+  lines = [
+    line_of(evidence, loss, colour)
+    for loss, colour in colours_of(list(LOSSES)).items()
+  ]
   page.heading('What the age of the sampler costs')
   page.figure(
     lambda width: figures.frontier_figure(
       width,
       lines,
       'log10 of the updates between renewals',
-      f'{COSTS.lower()} to one that is renewed every update',
+      'gold reward at equal KL, less that of a sampler renewed every update',
       kl=False,
     ),
     folder / 'periods.png',
@@ -104,18 +104,23 @@ def add_periods(page, evidence, folder):
 
 def line_of(evidence, loss, colour):
   """A loss's gaps to its online arm, a Line over the periods."""
-  window = evidence.cfg['report']['window']
-  periods = [p for p in PERIODS if named(loss, p) in evidence.gains.arms]
-  if named(loss, NEVER) in evidence.gains.arms:
-    periods.append(NEVER)
-  row = [
-    evidence.gains.gap(named(loss, p), named(loss, 1), window).estimate
-    for p in periods
-  ]
   steps = evidence.cfg['arm']['steps']
-  x = np.log10([steps if p == NEVER else p for p in periods])
+  x = np.log10([*PERIODS, steps])
+  row = [cost(evidence, loss, period) for period in (*PERIODS, NEVER)]
   ends = (values(row, end) for end in ('low', 'high'))
-  return Line(loss, x, values(row), colour, (), *ends, strong=True)
+  held = ('held',) * len(row)
+  return Line(loss, x, values(row), colour, held, *ends, strong=True)
+
+
+def cost(evidence, loss, period):
+  """An arm's gap to the online one: an Estimate, maybe MISSING."""
+  window = evidence.cfg['report']['window']
+  try:
+    evidence.require(named(loss, period), named(loss, 1))
+    gap = evidence.gains.gap(named(loss, period), named(loss, 1), window)
+  except ValueError:
+    return intervals.MISSING
+  return gap.estimate
 
 
 STUDY = Study(

@@ -4,10 +4,10 @@
     --workdir=runs/e16
 
 Orders that papers report, under one proxy and at one budget: best-of-n, policy
-gradients (Ahmadian et al. 2024, Hu 2025), direct preference losses online and
-on the reference's samples. Methods are those of configs/methods.py, each with
-one strength, and held at the budget. `experiments.method_zoo` compares all of
-them at four strengths.
+gradients (Ahmadian et al. 2024, Hu et al. 2025), direct preference losses
+online and on the reference's samples. Methods are those of configs/methods.py,
+each with one strength, and held at the budget. `experiments.method_zoo`
+compares all of them at four strengths.
 """
 
 from experiments import derived
@@ -75,7 +75,7 @@ STUDY = Study(
     Claim(
       'REINFORCE++ above GRPO',
       'GRPO needs more KL than REINFORCE++ for the same reward.',
-      'Hu 2025 (2501.03262)',
+      'Hu et al. 2025 (2501.03262)',
       f'{GAIN}, reinforce_pp - grpo',
       Gap('reinforce_pp', 'grpo'),
     ),

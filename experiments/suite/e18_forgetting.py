@@ -290,6 +290,7 @@ STUDY = Study(
   arms=arms,
   changes=changes,
   strong=STRONG,
+  decides=('experiments/measures.py',),
   figure='kept_vs_forward_kl.png',
   sections=(add_forgetting,),
 )

@@ -169,6 +169,31 @@ def total_variation(p, q):
   return 0.5 * np.abs(p - q).sum()
 
 
+def kl(p, q):
+  """KL(p || q) of laws f64 [N], nats."""
+  on = p > 0
+  return float((p[on] * np.log(p[on] / q[on])).sum())
+
+
+def best_of_n(law, scores, n):
+  """The law of the best of n draws from a law; ties share what they have.
+
+  F(y)^n - F^-(y)^n for levels of equal score, F their distribution function
+  (Beirami et al. 2024, lemma 1).
+
+  Args:
+    law, scores: [N].
+  Returns:
+    f64 [N].
+  """
+  _, level = np.unique(scores, return_inverse=True)
+  mass = np.bincount(level, law)
+  up_to = np.cumsum(mass)
+  up_to /= up_to[-1]  # what rounding leaves would be raised to the power of n
+  below = np.concatenate([[0], up_to[:-1]])
+  return law / mass[level] * (up_to**n - below**n)[level]
+
+
 def optimum(law, exponent):
   """ref exp(exponent) / Z, of f64 [N]."""
   p = law * np.exp(exponent - np.max(exponent))

@@ -1,0 +1,221 @@
+"""Gold reward under many proxies, as a law of the KL: what claims measure.
+
+Arms are named by their proxy, a variant of the config, and by what optimises
+it: best-of-n or a policy.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from align_jax.compare import intervals, laws, readings
+from align_jax.compare.points import last_points
+from experiments import pages
+from experiments.claims import jackknife
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+  """A row of GRID: what differs from the config's own proxy.
+
+  Attributes:
+    verifier: a name in `lab.proxies.VERIFIERS`.
+    share: of the config's number of golden pairs.
+    noise: share of flipped labels.
+  """
+
+  verifier: str = 'bow'
+  share: float = 1.0
+  noise: float = 0.0
+
+  def name(self, cfg):
+    noise = f', noise {self.noise:g}' if self.noise else ''
+    return f'{self.verifier} {self.pairs(cfg)}{noise}'
+
+  def pairs(self, cfg):
+    return int(self.share * cfg['golden']['pairs'])
+
+  def changes(self, cfg):
+    rate = RATES.get(self.verifier)
+    return {
+      'golden.pairs': self.pairs(cfg),
+      'golden.label_noise': self.noise,
+      'proxy.verifier': self.verifier,
+      **({'proxy.learning_rate': rate} if rate else {}),
+    }
+
+
+# Learning rates of proxies other than the config's own.
+RATES = {'transformer': 5e-4}
+BEST, POLICY = 'best_of_n', 'rloo'
+KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
+# Nats below which the law of policies, whose slope is infinite at 0, is not
+# fitted. Chosen, not measured.
+LEAST_KL = 0.1
+WITHIN = 0.1  # of the largest gain, of a prediction that holds
+
+
+class Seen:
+  """The points of one arm under one proxy.
+
+  Attributes:
+    runs: {seed: points in order of KL}, the reference first: for each n, or the
+      last of each policy.
+    gain: point -> gold reward above the reference's, per prompt.
+  """
+
+  def __init__(self, evidence, proxy, arm):
+    self.kind = KINDS[arm]
+    self.arm = f'{proxy.name(evidence.cfg)} {arm}'
+    found = [p for p in evidence.points if p['arm'] == self.arm]
+    if not found:
+      raise ValueError(f'no points of {self.arm!r}')
+    self.gain = pages.gain(evidence.points)
+    self.runs = {}
+    for seed in sorted({p['seed'] for p in found}):
+      own = [p for p in found if p['seed'] == seed]
+      start = next(p for p in own if p['step'] == 0)
+      ends = own if arm == BEST else last_points(own).values()
+      rest = [p for p in ends if p['step']]
+      kl = lambda p: p['kl_seq_nats']
+      self.runs[seed] = [start, *sorted(rest, key=kl)]
+
+  @functools.cached_property
+  def fitted(self):
+    """For each seed KLs, gains and their errors of the points of a fit."""
+    rows = []
+    for run in self.runs.values():
+      run = [p for p in run if p['kl_seq_nats'] > LEAST_KL]
+      gains = np.array([self.gain(p) for p in run])
+      errors = gains.std(1, ddof=1) / gains.shape[1] ** 0.5
+      kls = np.array([p['kl_seq_nats'] for p in run])
+      rows.append((kls, gains.mean(1), errors))
+    return rows
+
+  def over_seeds(self, f):
+    """Pseudo-values [S] of f(kind, KLs, gains, errors) of all seeds' points."""
+
+    def pooled(seeds):
+      rows = [self.fitted[seed] for seed in seeds]
+      return f(self.kind, *map(np.concatenate, zip(*rows)))
+
+    return jackknife(pooled, len(self.fitted))
+
+  @property
+  def means(self):
+    """KLs and gains of each price or n, the means of seeds: [C] twice."""
+    rows = [
+      [(p['kl_seq_nats'], self.gain(p).mean()) for p in run[1:]]
+      for run in self.runs.values()
+    ]
+    return np.mean(rows, 0).T
+
+  @property
+  def accuracy(self):
+    """Of the proxy on the reference's own samples, the mean over seeds."""
+    starts = [run[0] for run in self.runs.values()]
+    return float(np.mean([p['proxy_accuracy'] for p in starts]))
+
+  @property
+  def error(self):
+    """See `laws.held_out_error`, of all seeds' points together."""
+    data = map(np.concatenate, zip(*self.fitted))
+    return laws.held_out_error(self.kind, *data)
+
+  def estimate(self, name):
+    """A coefficient with its interval."""
+    return intervals.estimate(self.coefficient(name)[:, None], shared=False)
+
+  def coefficient(self, name):
+    return self.over_seeds(lambda *data: getattr(laws.fit(*data), name))
+
+  def law(self):
+    """The law of all seeds' points together."""
+    return laws.fit(self.kind, *map(np.concatenate, zip(*self.fitted)))
+
+  def peak(self):
+    """Best gain, its KL and the fall after it, see `readings.Arm.peak`."""
+    curves = [
+      readings.Curve(
+        self.arm,
+        'default',
+        seed,
+        np.arange(len(run)),
+        np.array([p['kl_by_prompt'] for p in run]),
+        np.array([self.gain(p) for p in run]),
+      )
+      for seed, run in self.runs.items()
+    ]
+    return readings.Arm(self.arm, curves).peak()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fall:
+  """Gold reward lost between the best point and the last, [S, E].
+
+  Attributes:
+    rise: the smaller of what is won before and lost after, [S], instead.
+  """
+
+  proxy: Proxy
+  arm: str
+  rise: bool = False
+
+  def __call__(self, evidence):
+    top, _, fall = Seen(evidence, self.proxy, self.arm).peak()
+    return np.minimum(top.mean(1), fall.mean(1)) if self.rise else fall
+
+
+@dataclasses.dataclass(frozen=True)
+class ProxyRise:
+  """Proxy reward won between the point of best gold and the last, [S]."""
+
+  proxy: Proxy
+  arm: str
+
+  def __call__(self, evidence):
+    seen = Seen(evidence, self.proxy, self.arm)
+    best = lambda run: max(run, key=lambda p: p['gold'])
+    runs = seen.runs.values()
+    return np.array([run[-1]['proxy'] - best(run)['proxy'] for run in runs])
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicts:
+  """What a law's error at the largest KLs is below WITHIN, [S]."""
+
+  proxy: Proxy
+  arm: str
+
+  def __call__(self, evidence):
+    seen = Seen(evidence, self.proxy, self.arm)
+    return WITHIN - seen.over_seeds(laws.held_out_error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Differs:
+  """A coefficient under one proxy less that under another, [S]."""
+
+  coefficient: str
+  arm: str
+  first: Proxy
+  second: Proxy
+
+  def __call__(self, evidence):
+    of = lambda proxy: Seen(evidence, proxy, self.arm)
+    first, second = (
+      of(x).coefficient(self.coefficient) for x in (self.first, self.second)
+    )
+    return first - second
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+  """The gain of best-of-n at a KL, [S, E]."""
+
+  proxy: Proxy
+  nats: float
+
+  def __call__(self, evidence):
+    return evidence.at(f'{self.proxy.name(evidence.cfg)} {BEST}', self.nats)

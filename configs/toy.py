@@ -31,6 +31,7 @@ def get_config():
     completion_len=8,
     peak_shift=0.7,  # how far the best tokens are from the demonstrations
     repeat_penalty=0.6,
+    old_prompts=0,  # of a second task that only demonstrations teach
     uncovered=0,  # tokens that no golden pair contains
   )
   c.model.update(

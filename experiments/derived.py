@@ -5,6 +5,7 @@ from align_jax.lab.sweep import label
 
 # Fields that say how long a run is and how often it is measured.
 LENGTH = 'steps', 'points', 'save_every'
+GROUP = 4  # completions per prompt of RLOO
 
 
 def arm_of(cfg, name, table='arms'):
@@ -68,3 +69,22 @@ def beyond(cfg):
   budgets, (_, high) = cfg['report']['budgets'], cfg['report']['window']
   more = (times * high for times in (2, 4, 8, 12))
   return {'report.budgets': tuple(sorted({*budgets, *more}))}
+
+
+def rloo(cfg, **fields):
+  """RLOO under gold, of as many completions per update as `config.arm` has.
+
+  Rewards are in standard deviations of the reference's, so that one `beta`
+  serves any task.
+  """
+  size = cfg['arm']['batch_size'] * cfg['arm']['group_size'] // GROUP
+  return {
+    'labels': 'gold',
+    'loss': 'rloo',
+    'loss_kwargs': {'beta': 0.1},
+    'learning_rate': rate_of(cfg, arm_of(cfg, 'online')) / 2,
+    'reward_scale': 'reference',
+    'group_size': GROUP,
+    'batch_size': max(1, size),
+    **fields,
+  }

@@ -18,11 +18,13 @@ from tests import (
   limit_points,
   made_points,
   online_points,
+  recent_points,
   size_points,
   suite_points,
 )
 
-suite_points.MADE |= online_points.MADE | limit_points.MADE | size_points.MADE
+for module in (limit_points, online_points, recent_points, size_points):
+  suite_points.MADE |= module.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
 
@@ -141,7 +143,7 @@ def points_of(run, quality):
     'uncovered': 0.1 * quality,
   }
   made = made_points.run(run.label, run.seed, quality, **own)
-  return [{**point, **more} for point in made]
+  return [recent_points.with_metrics({**point, **more}) for point in made]
 
 
 TRAINED = [study for study in STUDIES.values() if study.trains]

@@ -115,6 +115,7 @@ WRONG = {
   'task.prompt_len': (0,),
   'task.completion_len': (0,),
   'task.peak_shift': (2.0, NAN),
+  'task.old_prompts': (-1,),
   'task.name': ('toi',),
   'eval.sets': (('trian',),),
   'model.vocab_size': (0, 4),

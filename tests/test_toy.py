@@ -173,6 +173,34 @@ def test_prompts_out_of_distribution_have_a_token_that_no_training_has(task):
   )
 
 
+def test_the_second_task_is_worth_what_demonstrations_show():
+  """More than other tokens are, where no other token is shown for the first."""
+  task = make(old_prompts=8, peak_shift=1.0)
+  old = task.eval_sets['old'].tokens
+  first = task.train_prompts.tokens.max() + 1
+  assert old.shape == (8, 3) and (old.min(), old.max()) == (first, first + 1)
+  lead = {True: [], False: []}
+  for i in range(50):
+    batch = task.demonstrations(None, jax.random.key(i), 0)
+    others = [(batch.completions + step) % 8 for step in range(1, 8)]
+    gold = lambda x: np.asarray(task.gold(batch.replace(completions=x)))
+    leads = gold(batch.completions) - np.mean([gold(x) for x in others], 0)
+    for of_old, x in zip(np.asarray(batch.prompts).min(1) >= first, leads):
+      lead[bool(of_old)].append(x)
+  assert np.mean(lead[True]) > 1.5 > 1 > np.mean(lead[False])
+
+
+def test_without_a_second_task_nothing_differs(task):
+  none, some = task, make(old_prompts=8)
+  np.testing.assert_array_equal(
+    none.eval_prompts.tokens, some.eval_prompts.tokens
+  )
+  batch = none.held_out_demonstrations()
+  np.testing.assert_array_equal(none.gold(batch), some.gold(batch))
+  assert 'old' not in none.eval_sets
+  assert none.eval_sets['ood'].tokens.max() > some.eval_prompts.tokens.max()
+
+
 def test_sets_that_the_task_does_not_have_are_refused(task):
   tasks.check_sets(task, ['train'])
   with pytest.raises(

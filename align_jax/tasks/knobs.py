@@ -168,7 +168,13 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
   ),
   # A published judge has 0 for those of the training of one.
   **dict.fromkeys(
-    ('pretrain_steps', 'judge_len', 'judge_steps', 'judge_batch_size'),
+    (
+      'pretrain_steps',
+      'judge_len',
+      'judge_steps',
+      'judge_batch_size',
+      'old_prompts',
+    ),
     values.count(0),
   ),
   'eval_prompts': values.Allowed(

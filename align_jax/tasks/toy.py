@@ -7,6 +7,10 @@ repeated token. Demonstrations have no repeats and follow preferences that only
 correlate with w. A policy that overoptimises a bag-of-words proxy repeats the
 tokens with the highest weights. With `judge_model` gold is not this reward but
 a transformer that has learned it.
+
+
+A second task, of prompts with tokens of their own, is what a policy may forget:
+demonstrations teach it, and its gold reward is what they follow.
 """
 
 import functools
@@ -93,7 +97,7 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
 HELD_OUT = (
   2**31 - 1
 )  # the stream of held-out demonstrations; training's are low
-EVAL_SETS = ('train', 'ood')  # names of further prompts to measure on
+EVAL_SETS = ('train', 'ood', 'old')  # names of further prompts to measure on
 
 
 def side_of(number, length):
@@ -135,9 +139,21 @@ def out_of_distribution(prompts, seen, vocab_size):
   return Prompts(tokens, prompts.valid)
 
 
-def eval_sets(train, held_out, seen, vocab_size):
-  """{name: Prompts} to measure on beside the held-out ones, of as many."""
-  found = {}
+def second_task(number, length, first):
+  """Prompts of tokens from `first` on, and the token behind their last."""
+  side = number and side_of(number, length)
+  cube, _ = split_prompts(number, 0, length)
+  return Prompts(cube.tokens + first, cube.valid), first + side
+
+
+def eval_sets(train, held_out, seen, vocab_size, old=()):
+  """{name: Prompts} to measure on beside the held-out ones.
+
+  Args:
+    seen: tokens of all training are below this.
+    old: Prompts of the second task.
+  """
+  found = {'old': old} if len(old) else {}
   if held_out is not train:  # else they are measured anyhow
     found['train'] = Prompts(*train[: len(held_out)])
   if seen < vocab_size:
@@ -158,6 +174,7 @@ def check(
   completion_len,
   peak_shift,
   repeat_penalty,
+  old_prompts=0,
   uncovered=0,
   **judge,
 ):
@@ -166,10 +183,12 @@ def check(
   toy_judge.check(Judge(**judge))
   vocab = model.get('vocab_size', math.inf)
   needed = side_of(prompts + eval_prompts, prompt_len)
+  needed += old_prompts and side_of(old_prompts, prompt_len)
   if needed > vocab or completion_len > vocab:
     raise ValueError(
-      f'task.prompts={prompts} and task.completion_len={completion_len} need a '
-      f'larger model.vocab_size than {vocab}'
+      f'task.prompts={prompts}, task.old_prompts={old_prompts} and '
+      f'task.completion_len={completion_len} need a larger model.vocab_size '
+      f'than {vocab}'
     )
   if uncovered > vocab - completion_len:
     raise ValueError(
@@ -191,6 +210,7 @@ def make_task(
   peak_shift,
   repeat_penalty,
   sft_batch_size,
+  old_prompts=0,
   uncovered=0,
   **judge,
 ):
@@ -206,6 +226,7 @@ def make_task(
     peak_shift: distance of the best tokens from the demonstrated ones, in
       [0, 1]. 0: none, 1: unrelated.
     repeat_penalty: gold reward lost per repeated token.
+    old_prompts: number of prompts of the second task. 0: there is none.
     uncovered: number of tokens, the first of the vocabulary, that no golden
       pair contains.
     judge: fields of Judge.
@@ -217,20 +238,26 @@ def make_task(
     completion_len=completion_len,
     peak_shift=peak_shift,
     repeat_penalty=repeat_penalty,
+    old_prompts=old_prompts,
   )
   check(model, uncovered=uncovered, **settings, **judge)
   judge = Judge(**judge)
   config = from_fields(**model)
   vocab = config.vocab_size
   train, held_out = split_prompts(prompts, eval_prompts, prompt_len)
+  new = side_of(prompts + eval_prompts, prompt_len)
+  old, seen = second_task(old_prompts, prompt_len, new)
   # Demonstrations cover all prompts, as a base model has seen all kinds of
   # prompts. Only preferences are restricted to the training prompts.
-  shown_to = np.unique(np.concatenate([train.tokens, held_out.tokens]), axis=0)
+  shown_to = (train.tokens, held_out.tokens, old.tokens)
+  shown_to = np.unique(np.concatenate(shown_to), axis=0)
   rng = np.random.default_rng([seed, 0])
   scale = WORTH_SCALE * prompt_len**-0.5
   draw = lambda: rng.normal(0, scale, (vocab, vocab))
   weights = tuple(draw() for _ in range(prompt_len))
   shown = tuple((1 - peak_shift) * w + peak_shift * draw() for w in weights)
+  for wanted, followed in zip(weights, shown):
+    wanted[new:seen] = followed[new:seen]
   weights, shown = jax.tree.map(jnp.float32, (weights, shown))
 
   def demonstrate(state, key, step):
@@ -276,7 +303,5 @@ def make_task(
     decode=decode,
     held_out_demonstrations=held_out_demonstrations,
     covered=covered if uncovered else None,
-    eval_sets=eval_sets(
-      train, held_out, side_of(prompts + eval_prompts, prompt_len), vocab
-    ),
+    eval_sets=eval_sets(train, held_out, seen, vocab, old),
   )

@@ -8,7 +8,6 @@ correlate with w. A policy that overoptimises a bag-of-words proxy repeats the
 tokens with the highest weights. With `judge_model` gold is not this reward but
 a transformer that has learned it.
 
-
 A second task, of prompts with tokens of their own, is what a policy may forget:
 demonstrations teach it, and its gold reward is what they follow.
 """

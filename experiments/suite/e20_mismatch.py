@@ -49,7 +49,7 @@ def arms(cfg):
 NUMBER = 'Difference in gold reward at equal KL'
 SOURCES = {
   'bfloat16': 'Zhong et al. 2026 (2605.14220), Yao et al. 2025',
-  f'top-p {TOP_P:g}': 'DeepSeek-AI 2025 (2512.02556), keep sampling mask',
+  f'top-p {TOP_P:g}': 'Liu et al. 2025 (2512.02556), keep sampling mask',
   'stale': 'Liu et al. 2025, When speed kills stability',
 }
 TOLD = {

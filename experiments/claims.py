@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from align_jax.compare import intervals, readings, verdict
+from align_jax.compare import intervals, laws, readings, verdict
 from experiments import pages
 
 REPRODUCED, OPPOSITE = 'reproduced', 'opposite'
@@ -279,9 +279,9 @@ def jackknife(f, num_seeds):
 def peak_kl(run):
   """The KL in nats at which a run's gold reward is largest, by a fitted law.
 
-  The law is R(d) = d (a - b log d) of d = sqrt(KL) (Gao et al. 2022, sec. 3.1):
-  a single best checkpoint says little where a peak is flat. Where the law has
-  no peak before the run's largest KL, it is that.
+  A single best checkpoint says little where a peak is flat. Where the law, that
+  of policies in `compare.laws`, has no peak before the run's largest KL, it is
+  that.
 
   Args:
     run: points in order of step.
@@ -292,12 +292,8 @@ def peak_kl(run):
   moved = kl > 0
   if moved.sum() < 3:
     raise ValueError('a run has too few points to fit its peak')
-  d = np.sqrt(kl[moved])
-  law = np.stack([d, -d * np.log(d)], 1)
-  a, b = np.linalg.lstsq(law, gold[moved] - gold[0], rcond=None)[0]
-  if b <= 0:
-    return float(kl.max())
-  return float(np.exp(min(2 * (a / b - 1), np.log(kl.max()))))
+  law = laws.fit('policy', kl[moved], gold[moved] - gold[0])
+  return float(min(law.peak, kl.max()))
 
 
 def fall(run):

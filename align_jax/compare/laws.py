@@ -38,8 +38,9 @@ class Law:
     if self.beta <= 0:
       return np.inf
     ratio = self.alpha / self.beta
-    d = ratio / 2 if self.kind == 'best_of_n' else np.exp(ratio - 1)
-    return float(d**2)
+    with np.errstate(over='ignore'):
+      d = ratio / 2 if self.kind == 'best_of_n' else np.exp(ratio - 1)
+      return float(np.square(d))
 
 
 def fit(

@@ -156,6 +156,7 @@ STUDY = Study(
   variants=variants,
   changes=changes,
   strong=(f'{NARROW} online', f'{WIDE} online'),
+  decides=('align_jax/compare/laws.py',),
   sections=(add_peaks,),
 )
 runs, report = STUDY.runs, STUDY.report

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import init
-from enumerable import Language
 
 from align_jax import tasks
 from align_jax.learn import forgetting
 from align_jax.policy import scoring
 from align_jax.types import Batch
+from experiments.enumerable import Language
 
 V = T = 4
 LANGUAGE = Language(V, T)

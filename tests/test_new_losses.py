@@ -15,6 +15,7 @@ from test_losses import LAWS
 
 from align_jax import ops
 from align_jax.lab import checks, forwards, groups, steps, sweep
+from align_jax.lab.stages import Stage
 from align_jax.lab.starts import needs_of
 from align_jax.losses import LOSSES, Loss, preference
 from configs import toy
@@ -140,7 +141,7 @@ def test_a_run_trains_with_it(name, config, params, ref_params, batch):
   run = run_of(name)
   check_run(run)
   task = types.SimpleNamespace(model=config)
-  stage = types.SimpleNamespace(task=task, reference=params, seed=0)
+  stage = Stage(None, 0, task, params, *[None] * 5)
   state = start_of(stage, run)
   assert ('critic' in state.params) == (name == 'actor_critic')
   state = state.replace(anchors={'ref': ref_params})

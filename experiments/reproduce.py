@@ -13,7 +13,7 @@ import dataclasses
 import pathlib
 import time
 
-from align_jax import hardware, hosts, paths, sharding
+from align_jax import hardware, paths, sharding
 from align_jax.files import write_record
 from align_jax.lab import jobs, lock, schedule
 from align_jax.learn import stopping
@@ -107,7 +107,7 @@ def report(cfg, parts):
     points = common.read_points(part.folder, part.runs)
     if points or not part.runs:
       told = part.study.report(points, cfg, part.folder)
-      hosts.say(f'{part.study.key}. {part.study.title}\n{told}\n')
+      print(f'{part.study.key}. {part.study.title}\n{told}\n', flush=True)
 
 
 NAME = 'reproduced.json'

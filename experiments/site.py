@@ -36,12 +36,12 @@ def configs_of(workdir):
 
 
 def verdicts_of(workdir, config, studies):
-  """{Study: its record of verdicts} of the studies that were reported on."""
-  found = {}
+  """Pairs (Study, its record of verdicts) of those that were reported on."""
+  found = []
   for study in studies.values():
     path = workdir / config / study.key / VERDICTS
     if path.exists():
-      found[study] = read_record(path)
+      found.append((study, read_record(path)))
   return found
 
 
@@ -49,7 +49,7 @@ def rows_of(verdicts):
   """A row for each claim."""
   return [
     [study.key, x['says'], x['word'], x['value'], str(x['seeds'] or '')]
-    for study, record in verdicts.items()
+    for study, record in verdicts
     for x in record['verdicts']
   ]
 
@@ -125,7 +125,7 @@ def markdown_of(workdir, config, verdicts, rows, told):
   for row in rows:
     yield f'| {" | ".join(row)} |'
   yield ''
-  for study in verdicts:
+  for study, _ in verdicts:
     figure = workdir / config / study.key / 'figures' / study.figure
     if study.figure and figure.exists():
       yield f'![{study.title}]({figure.relative_to(workdir)})'

@@ -3,13 +3,28 @@
 import numpy as np
 import pytest
 
+from align_jax.files import write_record
 from configs import toy
-from experiments import registration, reproduce, site
+from experiments import claims, registration, reproduce, site
+from experiments import study as study_lib
 from experiments.suite import studies
 from tests import browser, made_points, suite_points
 
 CFG = {**toy.get_config().to_dict(), 'seeds': suite_points.SEEDS}
 STUDY = studies()['E3']
+
+
+def test_every_study_may_be_on_the_site(tmp_path):
+  for key, study in studies().items():
+    folder = tmp_path / 'toy' / key
+    evidence = claims.Evidence([], CFG, folder)
+    missing = claims.Claim('x', 'So.', 'a paper', 'x', claims.Gap('a', 'b'))
+    ruling = study_lib.entry(claims.rule(missing, evidence))
+    write_record(folder / study_lib.NAME, {'verdicts': [ruling]})
+  reproduce.note(CFG, tmp_path / 'toy')
+  site.write(tmp_path, studies())
+  text = (tmp_path / 'RESULTS.md').read_text()
+  assert all(f'| {key} | So. | no verdict |' in text for key in studies())
 
 
 @pytest.fixture(scope='module')

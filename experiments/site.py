@@ -13,7 +13,7 @@ from experiments import claims
 from experiments.study import NAME as VERDICTS
 
 REPRODUCED = 'reproduced.json'  # of a config
-HEADER = ['study', 'claim', 'verdict', 'number', 'seeds']
+HEADER = ['study', 'verdict', 'claim', 'number', 'seeds']
 
 
 def machine():
@@ -48,7 +48,7 @@ def verdicts_of(workdir, config, studies):
 def rows_of(verdicts):
   """A row for each claim."""
   return [
-    [study.key, x['says'], x['word'], x['value'], str(x['seeds'] or '')]
+    [study.key, x['word'], x['says'], x['value'], str(x['seeds'] or '')]
     for study, record in verdicts
     for x in record['verdicts']
   ]
@@ -62,7 +62,7 @@ def minutes(folder):
 
 def counted(rows):
   """'5 reproduced, 2 undecided': how many claims got each word."""
-  words = [row[2] for row in rows]
+  words = [word for _, word, *_ in rows]
   told = [f'{words.count(w)} {w}' for w in claims.WORDS if w in words]
   return ', '.join(told)
 

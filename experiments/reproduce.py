@@ -14,7 +14,7 @@ import pathlib
 import time
 
 from align_jax import hardware, paths, sharding
-from align_jax.files import write_record
+from align_jax.files import read_record, write_record
 from align_jax.lab import jobs, lock, schedule
 from align_jax.learn import stopping
 from align_jax.values import nearest
@@ -114,18 +114,21 @@ NAME = 'reproduced.json'
 
 
 def note(cfg, folder):
-  """Records what the results of a config were computed with, once."""
+  """Records each command that trains, and what the first was computed with."""
   path = folder / NAME
-  if not path.exists():
+  if path.exists():
+    told = read_record(path)
+  else:
     told = {
-      'command': command.command(),
+      'commands': [],
       'commit': registration.commit(),
       'versions': common.versions(),
       'machine': site.machine(),
       'date': time.strftime('%Y-%m-%d', time.gmtime()),
       'seeds': cfg['seeds'],
     }
-    write_record(path, told)
+  commands = dict.fromkeys([*told['commands'], command.command()])
+  write_record(path, {**told, 'commands': list(commands)})
 
 
 def run(cfg, given):

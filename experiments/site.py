@@ -70,7 +70,7 @@ def counted(rows):
 def made_by(record, spent):
   """Lines on how the results of a config were made."""
   return [
-    f'{record["command"]}',
+    *record['commands'],
     f'{record["date"]}, commit {record["commit"]}; {record["machine"]}; '
     f'{spent:.0f} minutes of one core in training',
     record['versions'].replace('\n', ', '),
@@ -119,7 +119,7 @@ def markdown_of(workdir, config, verdicts, rows, told):
   yield ''
   yield f'{counted(rows)}.'
   yield ''
-  yield from [f'    {told[0]}', '', *told[1:], '']
+  yield from [*(f'    {line}' for line in told[:-2]), '', *told[-2:], '']
   yield f'| {" | ".join(HEADER)} |'
   yield f'|{" --- |" * len(HEADER)}'
   for row in rows:

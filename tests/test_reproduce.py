@@ -54,6 +54,15 @@ def test_the_table_has_every_verdict(workdir):
   assert '1 reproduced, 1 not reproduced, 2 opposite.' in text
 
 
+def test_every_command_is_told_once(tmp_path, monkeypatch):
+  for line in ('first', 'second', 'first'):
+    monkeypatch.setattr(reproduce.command, 'command', lambda: line)
+    reproduce.note(CFG, tmp_path / 'toy')
+  site.write(tmp_path, studies())
+  text = (tmp_path / 'RESULTS.md').read_text()
+  assert '    first\n    second\n\n' in text
+
+
 def test_the_same_records_give_the_same_bytes(workdir):
   names = 'RESULTS.md', 'index.html'
   before = [(workdir / name).read_bytes() for name in names]

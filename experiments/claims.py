@@ -296,22 +296,34 @@ def peak_kl(run):
   return float(min(law.peak, kl.max()))
 
 
-def fall(run):
-  """Gold reward lost from a run's best checkpoint to its last.
+def lost_since_best(scores):
+  """What is lost from the best checkpoint of some runs to its run's last: [E].
 
   The best is one between the first and the last, so that a run that still rises
-  falls by less than 0. It is chosen on one half of the prompts and scored on
-  the other.
+  loses less than 0. It is chosen on one half of the prompts and scored on the
+  other.
+
+  Args:
+    scores: [C, E] of each run.
+  Raises:
+    ValueError: there is none between them.
+  """
+  inner = [(run, x) for run in scores for x in run[1:-1]]
+  if not inner:
+    raise ValueError('runs of two points have none between them')
+  merits = np.stack([x for _, x in inner])[:, None]
+  _, given = readings.cross(merits, merits)
+  return readings.put_together([x - run[-1] for run, x in inner], given)
+
+
+def fall(run):
+  """Gold reward lost from a run's best checkpoint to its last.
 
   Args:
     run: points in order of step.
   """
   gold = np.array([p['gold_by_prompt'] for p in run])
-  halves, lost = readings.halves_of(gold.shape[1]), []
-  for choose, take in (halves, halves[::-1]):
-    best = 1 + gold[1:-1, choose].mean(1).argmax()
-    lost.append((gold[best] - gold[-1])[take].mean())
-  return float(np.mean(lost))
+  return float(lost_since_best([gold]).mean())
 
 
 def correlation(x, y):

@@ -1,7 +1,9 @@
 """Shared by experiments: checks, training of missing runs, reading points."""
 
+import contextlib
 import importlib.metadata
 import math
+import os
 import platform
 import time
 
@@ -171,18 +173,43 @@ def jobs_of(cfg, runs, workdir):
   return schedule.make_jobs(own, todo, train_runs, cfg['together'])
 
 
-def execute(cfg, runs, workdir):
-  """Trains all unfinished runs, with a progress bar."""
+def opened(cfg, runs, workdir):
+  """Opens a workdir for runs. Returns the jobs of the unfinished ones."""
   if hosts.first():
     resume.open_workdir(cfg, runs, workdir)
   todo = jobs_of(cfg, runs, workdir)
-  if not todo:
-    return
-  if hosts.first():
+  if todo and hosts.first():
     note_start(workdir)
-  meshed = math.prod(cfg['mesh'].values()) > 1
-  workers = 1 if meshed else cfg['workers'] or jobs.default_workers()
-  schedule.run_all(todo, train_runs, workers)
+  return todo
+
+
+def execute(cfg, runs, workdir):
+  """Trains all unfinished runs, with a progress bar."""
+  todo = opened(cfg, runs, workdir)
+  if todo:
+    schedule.run_all(todo, train_runs, workers_of(cfg))
+
+
+def workers_of(cfg):
+  """The number of processes that train."""
+  if math.prod(cfg['mesh'].values()) > 1:
+    return 1
+  return cfg['workers'] or jobs.default_workers()
+
+
+@contextlib.contextmanager
+def training(cfg, workdir, device):
+  """Holds a workdir, and the devices that are trained on within.
+
+  Args:
+    device: what to compute on, see `hardware.check`.
+  """
+  with lock.held(workdir, command.command()), stopping.listening():
+    sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
+    hardware.check(device)
+    if cfg['reference_memory'] == 'host':
+      sharding.check_host_memory('reference_memory')
+    yield
 
 
 def read_points(workdir, runs):
@@ -217,6 +244,17 @@ def note_start(workdir):
     lines = dict.fromkeys([*old['command'].splitlines(), told['command']])
     told = {**old, 'command': '\n'.join(lines)}
   write_record(path, told)
+
+
+def machine():
+  """Processor and cores, such as 'Intel Xeon @ 2.2GHz, 2 cores'."""
+  name = platform.processor() or platform.machine()
+  info = paths.path('/proc/cpuinfo')
+  if info.exists():
+    lines = info.read_text('utf-8').splitlines()
+    models = [x for x in lines if x.startswith('model name')]
+    name = models[0].partition(':')[2].strip() if models else name
+  return f'{name}, {os.cpu_count()} cores'
 
 
 def versions():
@@ -256,11 +294,7 @@ def experiment(
   chosen = select(everything, only)
   if not report_only:
     start()
-    with lock.held(workdir, command.command()), stopping.listening():
-      sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
-      hardware.check(device)
-      if cfg['reference_memory'] == 'host':
-        sharding.check_host_memory('reference_memory')
+    with training(cfg, workdir, device):
       if hosts.first():
         lock.drop_unfinished(workdir)
         registration.register(cfg, workdir, rules)

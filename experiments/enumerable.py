@@ -43,6 +43,14 @@ class Language:
       [self.tokens[:, :t] @ powers[:t][::-1] for t in range(length)], 1
     )
 
+  def after(self, prompts):
+    """A Batch of all completions after each of the prompts, int [P, S]."""
+    index = np.tile(np.arange(self.size), len(prompts))
+    return self.rows(index, self.size).replace(
+      prompts=jnp.asarray(prompts),
+      prompt_valid=jnp.ones(np.shape(prompts), bool),
+    )
+
   def rows(self, index, group_size=1, **fields):
     """A Batch of the completions with these indices; fields are [N, ...]."""
     index = jnp.asarray(index)

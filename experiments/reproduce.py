@@ -8,15 +8,13 @@ WORKDIR/RESULTS.md have the verdicts of all configs that were run into WORKDIR.
 The same command goes on where it was interrupted; --report trains nothing.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import time
 
-from align_jax import hardware, paths, sharding
+from align_jax import paths
 from align_jax.files import read_record, write_record
-from align_jax.lab import jobs, lock, schedule
-from align_jax.learn import stopping
+from align_jax.lab import lock, schedule
 from align_jax.values import nearest
 from experiments import command, common, effects, registration, resume, site
 from experiments.suite import studies
@@ -76,7 +74,7 @@ def parts_of(cfg, folder, only):
 def train(cfg, parts):
   """Trains what is unfinished, study by study, under one progress bar."""
   todo = [part_jobs(cfg, part) for part in parts]
-  workers = cfg['workers'] or jobs.default_workers()
+  workers = common.workers_of(cfg)
   with schedule.Progress([job for own in todo for job in own]) as progress:
     for own in filter(None, todo):  # each has workers of its own
       schedule.run_under(progress, own, common.train_runs, workers)
@@ -86,12 +84,7 @@ def part_jobs(cfg, part):
   """Opens the folder of a Part. Returns its jobs, named after the study."""
   lock.drop_unfinished(part.folder)
   registration.register(cfg, part.folder, part.study.rules)
-  if not part.runs:
-    return []
-  resume.open_workdir(cfg, part.runs, part.folder)
-  found = common.jobs_of(cfg, part.runs, part.folder)
-  if found:
-    common.note_start(part.folder)
+  found = common.opened(cfg, part.runs, part.folder)
   rename = lambda name: f'{part.study.key}/{name}'
   return [
     dataclasses.replace(
@@ -104,10 +97,10 @@ def part_jobs(cfg, part):
 def report(cfg, parts):
   """Writes the page of every study that has what it needs."""
   for part in parts:
-    points = common.read_points(part.folder, part.runs)
-    if points or not part.runs:
-      told = part.study.report(points, cfg, part.folder)
-      print(f'{part.study.key}. {part.study.title}\n{told}\n', flush=True)
+    ended = [resume.finished(part.folder, run) for run in part.runs]
+    if any(ended) or not part.runs:
+      print(f'\n{part.study.key}. {part.study.title}', flush=True)
+      common.write_report(part.study.report, cfg, part.folder, part.runs)
 
 
 NAME = 'reproduced.json'
@@ -123,7 +116,7 @@ def note(cfg, folder):
       'commands': [],
       'commit': registration.commit(),
       'versions': common.versions(),
-      'machine': site.machine(),
+      'machine': common.machine(),
       'date': time.strftime('%Y-%m-%d', time.gmtime()),
       'seeds': cfg['seeds'],
     }
@@ -139,11 +132,12 @@ def run(cfg, given):
   parts = parts_of(cfg, folder, command.ONLY.value)
   together = lambda cfg: [r for s in chosen(()) for r in tried(s, cfg)]
   effects.check(together, cfg, given)
-  with lock.held(workdir, command.command()), contextlib.ExitStack() as stack:
+  if command.REPORT.value:
+    held = lock.held(workdir, command.command())
+  else:
+    held = common.training(cfg, workdir, command.DEVICE.value)
+  with held:
     if not command.REPORT.value:
-      stack.enter_context(stopping.listening())
-      sharding.use_mesh(**cfg['mesh'])
-      hardware.check(command.DEVICE.value)
       note(cfg, folder)
       train(cfg, parts)
     report(cfg, parts)

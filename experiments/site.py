@@ -3,10 +3,6 @@
 Nothing here is computed, so the same records give the same bytes.
 """
 
-import os
-import platform
-
-from align_jax import paths
 from align_jax.compare.report import Page
 from align_jax.files import read_record, write_atomically
 from experiments import claims
@@ -14,17 +10,6 @@ from experiments.study import NAME as VERDICTS
 
 REPRODUCED = 'reproduced.json'  # of a config
 HEADER = ['study', 'verdict', 'claim', 'number', 'seeds']
-
-
-def machine():
-  """Processor and cores, such as 'Intel Xeon @ 2.2GHz, 2 cores'."""
-  name = platform.processor() or platform.machine()
-  info = paths.path('/proc/cpuinfo')
-  if info.exists():
-    lines = info.read_text('utf-8').splitlines()
-    models = [x for x in lines if x.startswith('model name')]
-    name = models[0].partition(':')[2].strip() if models else name
-  return f'{name}, {os.cpu_count()} cores'
 
 
 def configs_of(workdir):
@@ -84,6 +69,7 @@ def write(workdir, studies):
     studies: {key: Study}.
   """
   page = Page('Claims about online and offline alignment')
+  page.note(' '.join(INTRODUCTION).replace('`', ''))
   lines = ['# Results', '', *INTRODUCTION, '']
   for config, record in configs_of(workdir).items():
     verdicts = verdicts_of(workdir, config, studies)
@@ -106,7 +92,6 @@ INTRODUCTION = (
 def add_config(page, config, verdicts, rows, told):
   """Adds the table of a config to the index."""
   page.heading(f'{config}: {counted(rows)}')
-  page.text(' '.join(INTRODUCTION).replace('`', ''), 'note')
   links = [f'{config}/{row[0]}/report.html' for row in rows]
   page.table(HEADER, rows, text_columns=3, links=links)
   for line in told:

@@ -30,9 +30,7 @@ def policies(tiny):
 @pytest.fixture(scope='module')
 def enumerated(tiny, policies):
   """log pi, log ref, sum of exact-step KLs and of log-ratios: [P, N] each."""
-  batch = LANGUAGE.rows(np.tile(np.arange(N), 2), N).replace(
-    prompts=jnp.asarray(PROMPTS), prompt_valid=jnp.ones(PROMPTS.shape, bool)
-  )
+  batch = LANGUAGE.after(PROMPTS)
 
   @jax.jit
   def f(policy, reference):

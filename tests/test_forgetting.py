@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import init
@@ -33,9 +32,7 @@ def policies(tiny):
 @pytest.fixture(scope='module')
 def enumerated(tiny, policies):
   """Texts of all completions, and log pi and log ref of each: [P, N]."""
-  batch = LANGUAGE.rows(np.tile(np.arange(N), 2), N).replace(
-    prompts=jnp.asarray(PROMPTS), prompt_valid=jnp.ones(PROMPTS.shape, bool)
-  )
+  batch = LANGUAGE.after(PROMPTS)
   logps = jax.jit(functools.partial(scoring.token_logps, config=tiny))
   kls = jax.jit(functools.partial(scoring.token_kls, config=tiny))
   own, ref = (np.asarray(logps(p, batch).sum(1), float) for p in policies)

@@ -93,9 +93,8 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
   )
 
 
-HELD_OUT = (
-  2**31 - 1
-)  # the stream of held-out demonstrations; training's are low
+# The stream of held-out demonstrations; training's are low.
+HELD_OUT = 2**31 - 1
 EVAL_SETS = ('train', 'ood', 'old')  # names of further prompts to measure on
 
 

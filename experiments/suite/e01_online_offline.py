@@ -14,7 +14,7 @@ import numpy as np
 
 from align_jax.compare import readings
 from experiments import derived
-from experiments.claims import Claim, Gap
+from experiments.claims import Claim, Gap, lost_since_best
 from experiments.study import Study, main
 
 PAIR = 'online', 'offline'
@@ -43,29 +43,15 @@ def weaker(entry):
 
 
 def fall(name):
-  """Measures the fall of an arm's gold from its best checkpoint to the last.
-
-  The best is one before the last, so that a run that still rises falls by less
-  than 0. It is chosen on one half of the prompts and scored on the other.
-  """
+  """Measures an arm's `lost_since_best` in gold: [S, E]."""
 
   def measure(evidence):
     evidence.require(name)
     arm = evidence.gains.arms[name]
-    return np.stack([_fall(arm.runs_of(seed)) for seed in arm.seeds])
+    scores = lambda seed: [run.score for run in arm.runs_of(seed)]
+    return np.stack([lost_since_best(scores(seed)) for seed in arm.seeds])
 
   return measure
-
-
-def _fall(runs):
-  """Of the curves of one seed: [E]."""
-  inner = [(run, i) for run in runs for i in range(1, len(run.steps) - 1)]
-  if not inner:
-    raise ValueError('runs of two points have none between them')
-  scores = np.stack([run.score[i] for run, i in inner])[:, None]
-  _, given = readings.cross(scores, scores)
-  falls = [run.score[i] - run.score[-1] for run, i in inner]
-  return readings.put_together(falls, given)
 
 
 def higher_peak(evidence):

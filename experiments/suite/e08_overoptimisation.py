@@ -24,7 +24,7 @@ from align_jax.compare.lines import (
   new_figure,
 )
 from align_jax.compare.report import show, show_number
-from experiments import pages
+from experiments import derived, pages
 from experiments.claims import Claim
 from experiments.overoptimisation import (
   BEST,
@@ -58,9 +58,7 @@ NATS = 2.0  # where the least data are looked at
 
 def arms(cfg):
   """Best-of-n, and the config's RLOO at several prices of KL."""
-  if POLICY not in cfg['methods']:
-    raise ValueError(f'config.methods has no {POLICY!r}, which E8 varies')
-  rloo = {**cfg['methods'][POLICY], 'kl_budget': 0.0}
+  rloo = {**derived.arm_of(cfg, POLICY, 'methods'), 'kl_budget': 0.0}
   first = rloo.pop('sweep', ({},))[0]
   rest = first.get('loss_kwargs', {})
   fixed = {k: v for k, v in first.items() if k != 'loss_kwargs'}

@@ -16,7 +16,7 @@ import numpy as np
 from align_jax.compare.intervals import estimate
 from align_jax.compare.report import show
 from align_jax.files import read_record, write_record
-from experiments import tables
+from experiments import derived, tables
 from experiments.claims import Claim, Gap
 from experiments.study import Study, main
 
@@ -37,18 +37,10 @@ def arms(cfg):
 
   None but RLOO is held at a KL: what holds a run turns its beta, and a smaller
   beta leaves HyPO with its KL term alone, which returns it to the reference.
-
-  Raises:
-    ValueError: the config has no arm `offline` or no method `rloo`.
   """
-  for group, name in (('arms', 'offline'), ('methods', 'rloo')):
-    if name not in cfg[group]:
-      raise ValueError(
-        f'config.{group} has no {name!r}, from which E13 derives'
-      )
-  rloo = cfg['methods']['rloo']
-  ipo = {**cfg['arms']['offline'], 'kl_budget': 0.0}
-  strength = ipo['sweep'][0]
+  rloo = derived.arm_of(cfg, 'rloo', 'methods')
+  ipo = {**derived.single(derived.arm_of(cfg, 'offline')), 'kl_budget': 0.0}
+  [strength] = ipo['sweep']
   rate, beta = strength['learning_rate'], strength['loss_kwargs']['beta']
   like = lambda **hparams: dict(learning_rate=rate, loss_kwargs=hparams)
   dpo = {**ipo, 'loss': 'dpo', 'sweep': (like(beta=beta),)}
@@ -61,9 +53,9 @@ def arms(cfg):
   }
   return {
     'dpo': dpo,
-    'ipo': {**ipo, 'sweep': ipo['sweep'][:1]},
+    'ipo': ipo,
     'hypo': hypo,
-    'rloo': {**rloo, 'sweep': rloo['sweep'][1:2]},
+    'rloo': derived.single(rloo, 1),
   }
 
 

@@ -17,7 +17,7 @@ from align_jax.compare import figures, tempering
 from align_jax.compare.intervals import estimate
 from align_jax.compare.lines import lines_of
 from align_jax.compare.report import MISSING, show
-from experiments import pages
+from experiments import derived, pages
 from experiments.claims import Claim, Exact
 from experiments.enumerable import Language, best_of_n, kl, optimum
 from experiments.study import Study, main
@@ -32,16 +32,13 @@ KLS = 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0
 
 def arms(cfg):
   """The arms of the config, RLOO and best-of-n, and the limits."""
-  if POLICY not in cfg['methods']:
-    raise ValueError(f'config.methods has no {POLICY!r}, which E17 trains')
   kept = {k: v for k, v in cfg['arms'].items() if not v.get('reweigh')}
-  rloo = {**cfg['methods'][POLICY]}
-  rloo['sweep'] = rloo['sweep'][1:2]  # one strength, as the other arms have
+  rloo = derived.arm_of(cfg, POLICY, 'methods')
   tempered = dict(source='reference', reweigh=tempering.TEMPERED)
   tempered['pool'] = PARTICLES
   return {
     **kept,
-    POLICY: rloo,
+    POLICY: derived.single(rloo, 1),  # one strength, as other arms have
     BEST: dict(source='reference', reweigh='best_of_n', pool=4096),
     LIMIT: tempered,
     GOLD_LIMIT: {**tempered, 'labels': 'gold'},

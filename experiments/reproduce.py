@@ -103,25 +103,19 @@ def report(cfg, parts):
       common.write_report(part.study.report, cfg, part.folder, part.runs)
 
 
-NAME = 'reproduced.json'
-
-
-def note(cfg, folder):
-  """Records each command that trains, and what the first was computed with."""
-  path = folder / NAME
-  if path.exists():
-    told = read_record(path)
-  else:
-    told = {
-      'commands': [],
-      'commit': registration.commit(),
-      'versions': common.versions(),
-      'machine': common.machine(),
-      'date': time.strftime('%Y-%m-%d', time.gmtime()),
-      'seeds': cfg['seeds'],
-    }
-  commands = dict.fromkeys([*told['commands'], command.command()])
-  write_record(path, {**told, 'commands': list(commands)})
+def note(folder):
+  """Records each command that trains, and what it is computed with."""
+  path = folder / site.REPRODUCED
+  began = read_record(path)['began'] if path.exists() else []
+  told = {
+    'command': command.command(),
+    'date': time.strftime('%Y-%m-%d', time.gmtime()),
+    'commit': registration.commit(),
+    'machine': common.machine(),
+    'versions': common.versions(),
+  }
+  if told not in began:
+    write_record(path, {'began': [*began, told]})
 
 
 def run(cfg, given):
@@ -138,7 +132,7 @@ def run(cfg, given):
     held = common.training(cfg, workdir, command.DEVICE.value)
   with held:
     if not command.REPORT.value:
-      note(cfg, folder)
+      note(folder)
       train(cfg, parts)
     report(cfg, parts)
     print(site.write(workdir, studies()))

@@ -3,6 +3,8 @@
 Nothing here is computed, so the same records give the same bytes.
 """
 
+import itertools
+
 from align_jax.compare.report import Page
 from align_jax.files import read_record, write_atomically
 from experiments import claims
@@ -39,12 +41,6 @@ def rows_of(verdicts):
   ]
 
 
-def minutes(folder):
-  """Minutes of one core that the finished runs in a folder took."""
-  done = folder.glob('**/done.json')
-  return sum(read_record(path).get('seconds', 0) for path in done) / 60
-
-
 def counted(rows):
   """'5 reproduced, 2 undecided': how many claims got each word."""
   words = [word for _, word, *_ in rows]
@@ -52,14 +48,14 @@ def counted(rows):
   return ', '.join(told)
 
 
-def made_by(record, spent):
-  """Lines on how the results of a config were made."""
-  return [
-    *record['commands'],
-    f'{record["date"]}, commit {record["commit"]}; {record["machine"]}; '
-    f'{spent:.0f} minutes of one core in training',
-    record['versions'].replace('\n', ', '),
-  ]
+def made_by(began):
+  """Pairs (command, when and on what it ran)."""
+  for x in began:
+    versions = x['versions'].replace('\n', ', ')
+    yield (
+      x['command'],
+      f'{x["date"]}, commit {x["commit"]}; {x["machine"]}; {versions}',
+    )
 
 
 def write(workdir, studies):
@@ -73,8 +69,10 @@ def write(workdir, studies):
   lines = ['# Results', '', *INTRODUCTION, '']
   for config, record in configs_of(workdir).items():
     verdicts = verdicts_of(workdir, config, studies)
-    rows, told = rows_of(verdicts), made_by(record, minutes(workdir / config))
-    add_config(page, config, verdicts, rows, told)
+    rows, told = rows_of(verdicts), list(made_by(record['began']))
+    spent = f'{sum(x["seconds"] for _, x in verdicts) / 60:.0f}'
+    told.append(('', f'{spent} minutes of one core in training'))
+    add_config(page, config, rows, told)
     lines += markdown_of(workdir, config, verdicts, rows, told)
   page.write(workdir / 'index.html')
   write_atomically(workdir / 'RESULTS.md', '\n'.join(lines))
@@ -89,12 +87,12 @@ INTRODUCTION = (
 )
 
 
-def add_config(page, config, verdicts, rows, told):
+def add_config(page, config, rows, told):
   """Adds the table of a config to the index."""
   page.heading(f'{config}: {counted(rows)}')
   links = [f'{config}/{row[0]}/report.html' for row in rows]
   page.table(HEADER, rows, text_columns=3, links=links)
-  for line in told:
+  for line in filter(None, itertools.chain(*told)):
     page.note(line)
 
 
@@ -104,7 +102,9 @@ def markdown_of(workdir, config, verdicts, rows, told):
   yield ''
   yield f'{counted(rows)}.'
   yield ''
-  yield from [*(f'    {line}' for line in told[:-2]), '', *told[-2:], '']
+  for line, note in told:
+    yield from [f'    {line}', ''] if line else []
+    yield from [f'{note}.', '']
   yield f'| {" | ".join(HEADER)} |'
   yield f'|{" --- |" * len(HEADER)}'
   for row in rows:

@@ -12,7 +12,7 @@ from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
 from align_jax.compare.report import Page, show_interval, show_number
 from align_jax.compare.words import by_seed_text, power_text
-from align_jax.files import write_record
+from align_jax.files import read_record, write_record
 from align_jax.lab import overrides, sweep
 from experiments import claims, common, matched, pages, provenance, registration
 
@@ -90,7 +90,8 @@ class Study:
     if points:
       table = matched.csv_table(evidence.gains, {})
       pages.write_tables(workdir, points, *table)
-    write_record(workdir / NAME, {'verdicts': [entry(r) for r in rulings]})
+    found = [entry(ruling) for ruling in rulings]
+    write_record(workdir / NAME, {'verdicts': found, 'seconds': spent(workdir)})
     page = Page(f'{self.key}. {self.title}')
     for ruling in rulings:
       add_ruling(page, ruling)
@@ -105,6 +106,12 @@ class Study:
     kept = provenance.used(cfg, self.runs, points) if points else {}
     provenance.finish(page, cfg, workdir, kept)
     return '\n'.join(text_of(r) for r in rulings)
+
+
+def spent(workdir):
+  """Seconds of one core that the finished runs took."""
+  done = workdir.glob('**/done.json')
+  return sum(read_record(path).get('seconds', 0) for path in done)
 
 
 def value_of(ruling):

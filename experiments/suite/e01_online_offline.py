@@ -116,6 +116,7 @@ STUDY = Study(
   arms=arms,
   changes=derived.beyond,
   strong=PAIR,
+  figure='gold_vs_kl.png',
 )
 runs, report = STUDY.runs, STUDY.report
 

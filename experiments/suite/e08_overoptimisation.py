@@ -249,6 +249,7 @@ STUDY = Study(
   arms=arms,
   variants=variants,
   changes=changes,
+  figure='laws.png',
   frontier=False,
   decides=('align_jax/compare/laws.py', 'experiments/overoptimisation.py'),
   sections=(add_laws,),

@@ -143,6 +143,7 @@ STUDY = Study(
   'measure policies that go as far as they get.',
   arms=arms,
   strong=tuple(named(loss, p) for loss in LOSSES for p in (1, NEVER)),
+  figure='periods.png',
   sections=(add_periods,),
 )
 runs, report = STUDY.runs, STUDY.report

@@ -301,6 +301,7 @@ STUDY = Study(
   'the very prompts that are measured.',
   arms=arms,
   changes=changes,
+  figure='limit_gold.png',
   frontier=False,
   decides=('align_jax/compare/tempering.py',),
   sections=(add_shares,),

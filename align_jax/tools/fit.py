@@ -18,10 +18,21 @@ from align_jax import sharding
 from align_jax.lab import config_file, overrides, sweep
 from align_jax.lab.settings import Run
 from align_jax.models import ring
-from align_jax.tools import fit_all, fit_search, fit_slices, fit_table
+from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import show, with_config
 from align_jax.tools.fit_measure import measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs
+
+HERE = 'here'
+
+
+def find(name: str) -> fit_slices.Slice | fit_here.Here:
+  """The slice of that name, or this machine.
+
+  Raises:
+    ValueError: there is none.
+  """
+  return fit_here.find() if name == HERE else fit_slices.find(name)
 
 
 def run_of(cfg: dict, arm: str) -> Run:
@@ -58,9 +69,8 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
   """The lines that are printed, as programs get compiled."""
   mesh = mesh_of(cfg, found)
   split = ' '.join(f'{k}={v}' for k, v in cfg['mesh'].items() if v > 1)
-  devices = found.devices()
-  limit = fit_slices.limit(devices)
-  hosts = len({device.process_index for device in devices})
+  limit = found.limit()
+  hosts = len({device.process_index for device in found.devices()})
   yield (
     f'{found.name}: {found.chips} chips, {hosts} hosts, '
     f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
@@ -69,8 +79,10 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
     for name in names:
-      measured = measure(PROGRAMS[name](programs), found, limit)
-      heads = getattr(programs.task.model, 'num_kv_heads', 1)
+      model = programs.task.model
+      vocab = model.vocab_size if found.name == HERE else 0
+      measured = measure(PROGRAMS[name](programs), found, limit, vocab)
+      heads = getattr(model, 'num_kv_heads', 1)
       knob = fit_table.knob(name, cfg, run.flat, heads)
       yield from fit_table.lines(measured, found, knob)
 
@@ -82,7 +94,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--config', help='a file of configs/')
   parser.add_argument(
-    '--topology', help=f'one of {", ".join(fit_slices.SLICES)}'
+    '--topology',
+    help=f"one of {', '.join(fit_slices.SLICES)}; or {HERE}: this machine's "
+    'own chips, on which the programs run',
   )
   parser.add_argument('--only', default='', help='an arm; default: the first')
   parser.add_argument(
@@ -134,7 +148,7 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
     if not getattr(args, flag):
       raise ValueError(f'--{flag} is required')
   cfg = overrides.apply(config_file.load(args.config), given)
-  run, found = run_of(cfg, args.only), fit_slices.find(args.topology)
+  run, found = run_of(cfg, args.only), find(args.topology)
   # A search splits no row.
   context = 1 if args.search else cfg['mesh'].get('context', 1)
   ring.check(cfg['model'].get('attention', ''), context)

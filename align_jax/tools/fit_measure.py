@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from align_jax.tools import fit_hlo
+from align_jax.tools import fit_here, fit_hlo
 from align_jax.tools.fit_flops import flops
 from align_jax.tools.fit_programs import Program, bytes_on_device
 from align_jax.tools.fit_slices import Slice
@@ -33,6 +33,7 @@ class Measured(NamedTuple):
   per_token: float  # bytes that a turn of such a loop reads
   tokens: int  # turns of all of them; 0: there is none
   rows: int
+  taken: fit_here.Taken | None = None  # where it ran
 
   @property
   def total(self):
@@ -55,8 +56,14 @@ class Measured(NamedTuple):
     return max(self.compute, self.memory, self.network)
 
 
-def measure(program: Program, found: Slice, limit: int) -> Measured:
-  """Compiles a program and reads off what it takes."""
+def measure(
+  program: Program, found: Slice | fit_here.Here, limit: int, vocab: int = 0
+) -> Measured:
+  """Compiles a program and reads off what it takes.
+
+  Args:
+    vocab: runs the program too, on tokens below it. 0: it does not run.
+  """
   least = bytes_on_device(program.arguments) + program.copies
   if least + program.beside > limit:
     return _too_large(program, limit, 0.0, least)
@@ -89,7 +96,7 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
     host=program.host,
     arguments=memory.argument_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    peak=memory.peak_memory_in_bytes,
+    peak=_peak(memory),
     ops=ops,
     flops=work,
     useful=_useful(program),
@@ -100,7 +107,19 @@ def measure(program: Program, found: Slice, limit: int) -> Measured:
     per_token=per_token,
     tokens=program.tokens,
     rows=program.rows,
+    taken=fit_here.take(program, compiled, vocab) if vocab else None,
   )
+
+
+def _peak(memory):
+  """Bytes; compilers for GPUs do not always say."""
+  whole = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+  return memory.peak_memory_in_bytes or whole
 
 
 def _useful(program):

@@ -89,7 +89,7 @@ def search(
   Raises:
     NoneFits: names the program.
   """
-  limit, done, known = fit_slices.limit(found.devices()), {}, {}
+  limit, done, known = found.limit(), {}, {}
   samples = [x for x in asked if 'sample' in x[1]]
   for group in (samples, [x for x in asked if x not in samples]):
     last = ''

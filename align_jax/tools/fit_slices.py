@@ -89,6 +89,10 @@ class Slice:
       raise ValueError(f'align fit needs the TPU compiler: {PIP}') from None
     return np.array(found.devices)
 
+  def limit(self) -> int:
+    """Bytes of HBM that the compiler has for a program on each chip."""
+    return limit(self.devices())
+
 
 # Names count chips, but those of v4 and v5p count TensorCores, two a chip.
 SLICES = {

@@ -52,6 +52,22 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
   elif x.useful:
     share = x.useful / found.chips / found.chip.flops / x.bound
     yield f'  {x.flops:.3g} FLOPs of products: MFU at most {share:.0%}'
+  if x.taken:
+    yield f'  measured: {_measured(x, found)}'
+
+
+def _measured(x, found):
+  """What it took where it ran, beside what it would at best."""
+  seconds, peak = x.taken
+  told = [f'{seconds:.3g} s, {seconds / x.bound:.2f} times the least']
+  if x.tokens:
+    told.append(f'{x.rows * x.tokens / seconds:,.0f} tokens/s')
+    told.append(f'{x.memory / seconds:.0%} of the bandwidth of HBM')
+  if x.useful:
+    share = x.useful / found.chips / found.chip.flops / seconds
+    told.append(f'MFU {share:.0%}')
+  told.append(f'at most {gib(peak)} GiB in use since the start')
+  return ', '.join(told)
 
 
 def _moved(counts):

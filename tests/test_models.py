@@ -1,5 +1,6 @@
 """What scoring and sampling promise about each other and about padding."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,10 +11,11 @@ import pytest
 from conftest import EOS_ID
 from scipy import stats
 
-from align_jax import ops
+from align_jax import ops, sharding
 from align_jax.models import bow, cpu, transformer
 from align_jax.models.adapter import Adapter
 from align_jax.policy import draw_tokens, programs, sampling, scoring
+from align_jax.tools import fit_flops
 from align_jax.types import Batch
 
 
@@ -318,6 +320,26 @@ def test_token_kls(config, params, ref_params, batch, token_logps, monkeypatch):
   assert unchunked not in str(chunked.trace(params, ref_params, batch).jaxpr)
   for x, y in zip(chunked(params, ref_params, batch), (kls, log_ratios)):
     close(x, y)
+
+
+@pytest.mark.parametrize('positions', [1, 7, 9, 17, 33, 60])
+@pytest.mark.parametrize('meshed', [False, True])
+def test_chunks_add_few_positions(
+  config, params, batch, positions, meshed, monkeypatch
+):
+  """Those that fill the last chunk, less than a chunk's share of all."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+
+  def cost(limit):
+    monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', limit * config.vocab_size)
+    f = lambda *args: scoring.token_logps(*args, config=config)
+    with jax.set_mesh(mesh) if meshed else contextlib.nullcontext():
+      return fit_flops.flops(jax.make_jaxpr(f)(params, batch).jaxpr)
+
+  rows, slots = batch.valid.shape
+  head = 2 * rows * slots * config.dim * config.vocab_size
+  added = (cost(positions) - cost(rows * slots)) / head
+  assert 0 <= added <= positions / (rows * slots)
 
 
 LOWEST = [-jnp.inf, *(float(jnp.finfo(t).min) for t in ('float32', 'float16'))]

@@ -64,7 +64,7 @@ def _over_layers(body, x, params, c, last=None):
 
   def again(x, layer, last=None):
     f = functools.partial(body, last=last)
-    unrolled = c.num_layers <= cpu.MAX_UNROLLED
+    unrolled = cpu.unrolls(c.num_layers)
     return jax.checkpoint(f, policy=policy, prevent_cse=unrolled)(x, layer)
 
   return cpu.over_layers(again, x, _layers(params, c), last)
@@ -327,9 +327,9 @@ def prefill(params, c, prompts, prompt_valid, cache_dtype=None):
 def _scans_decoding(c):
   """Whether one body decodes all layers, else each is compiled by itself.
 
-  A CPU would copy what a scan reads.
+  A CPU would copy what a scan reads, and so would a GPU.
   """
-  return c.num_layers > cpu.MAX_UNROLLED and sharding.platform() != 'cpu'
+  return sharding.platform() == 'tpu' and not cpu.unrolls(c.num_layers)
 
 
 def empty_cache(c, num_prompts, group_size, size, cache_dtype=None):

@@ -4,7 +4,6 @@ Logits exist at completion positions only, a chunk of positions at a time. The
 backward pass recomputes them, so [B, T, V] is never in memory.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -18,6 +17,9 @@ from align_jax.types import Batch, Model, Params
 # Logits in memory at a time: 64 MiB in float32, and in a backward pass as much
 # again for their cotangent. Chosen to bound memory, not measured for speed.
 LOGITS_PER_CHUNK = 2**24
+# The same on a GPU: 1 GiB. Every chunk adds to the gradient of the whole head,
+# and with 64 MiB that took longer than its products.
+LOGITS_ON_GPU = 2**28
 # Log-probs below are those of forbidden tokens: -inf, or a dtype's least number
 # (float16's is the nearest to zero).
 FORBIDDEN = -6e4
@@ -49,6 +51,13 @@ def _logits(states, weights, config):
   return shard(logits, *rows, 'logits')
 
 
+def _chunk(vocab_size, ways=1):
+  """Positions whose logits `ways` devices have at a time, at least 1."""
+  gpu = sharding.platform() == 'gpu'
+  each = LOGITS_ON_GPU if gpu else LOGITS_PER_CHUNK
+  return max(1, each * ways // vocab_size)
+
+
 def _by_position(f, arrays, vocab_size):
   """f over the leading [B, T] of `arrays`, a chunk of positions at a time."""
   if not jax.sharding.get_abstract_mesh().empty:
@@ -56,7 +65,7 @@ def _by_position(f, arrays, vocab_size):
   batch_shape = arrays[0].shape[:2]
   flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
   num = flat[0].shape[0]
-  size = max(1, LOGITS_PER_CHUNK // vocab_size)
+  size = _chunk(vocab_size)
   if num <= size:
     out = f(*flat)
   else:
@@ -75,8 +84,8 @@ def _by_slot(f, arrays, vocab_size):
   rows, slots = arrays[0].shape[:2]
   ways = sharding.ways
   own = -(-rows // ways('replica')), -(-slots // ways('context'))
-  size = max(1, LOGITS_PER_CHUNK * ways('logits') // vocab_size)
-  num = min(-(-math.prod(own) // size), own[1])
+  together = max(1, _chunk(vocab_size, ways('logits')) // own[0])
+  num = -(-own[1] // together)
   more = -slots % (num * ways('context'))
 
   def chunks(a):

@@ -16,6 +16,14 @@ from experiments.peers.worker import Clock
 warnings.filterwarnings('ignore')
 logging.disable(logging.WARNING)
 transformers.logging.set_verbosity_error()
+GPU = torch.cuda.is_available()
+torch.backends.cuda.matmul.allow_tf32 = True  # as JAX's products are there
+
+
+def wait():
+  """Until the device has done what it was asked to."""
+  if GPU:
+    torch.cuda.synchronize()
 
 
 def about(spec):
@@ -56,6 +64,7 @@ def generator(spec):
   model = transformers.LlamaForCausalLM.from_pretrained(
     saved_model(spec), dtype=torch.float32
   ).eval()
+  model = model.cuda() if GPU else model
 
   def generate(ids, length, **kwargs):
     with torch.inference_mode():
@@ -76,7 +85,8 @@ def generator(spec):
 
 def prompts(spec):
   shape = spec['task']['prompts'], spec['task']['prompt_len']
-  return torch.from_numpy(workload.tokens(spec, shape)).long()
+  ids = torch.from_numpy(workload.tokens(spec, shape)).long()
+  return ids.cuda() if GPU else ids
 
 
 def sample(spec, gate):
@@ -86,6 +96,7 @@ def sample(spec, gate):
   def run():
     out = generate(ids, length)
     assert out.shape == (len(ids), ids.shape[1] + length), out.shape
+    wait()
     return {}
 
   gate.repeat(run, **about(spec))
@@ -99,6 +110,7 @@ def refill(spec, gate):
   def run():
     for i in range(0, len(wanted), slots):
       generate(ids[i : i + slots], int(wanted[i : i + slots].max()))
+    wait()
     return {}
 
   gate.repeat(run, **about(spec))
@@ -119,6 +131,7 @@ class Steps(transformers.TrainerCallback):
     clock = Clock()
     out = self._generate(model, *args, **kwargs)
     assert len(out) == self._rows, len(out)
+    wait()
     self._generated = clock()
     return out
 
@@ -127,6 +140,7 @@ class Steps(transformers.TrainerCallback):
     self._clock = Clock()
 
   def on_step_end(self, *args, **kwargs):
+    wait()
     parts = {}
     if self._generated:
       rest = {k: v - self._generated[k] for k, v in self._clock().items()}
@@ -147,7 +161,7 @@ def settings(spec, batch_size):
     disable_tqdm=True,
     bf16=False,
     fp16=False,
-    use_cpu=True,
+    use_cpu=not GPU,
     gradient_checkpointing=False,
     learning_rate=spec['train']['learning_rate'],
     max_grad_norm=spec['train']['max_grad_norm'],

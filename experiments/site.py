@@ -35,9 +35,18 @@ def verdicts_of(workdir, config, studies):
 def rows_of(verdicts):
   """A row for each claim."""
   return [
-    [study.key, x['word'], x['says'], x['value'], str(x['seeds'] or '')]
+    [study.key, x['word'], says, x['value'], str(x['seeds'] or '')]
     for study, record in verdicts
-    for x in record['verdicts']
+    for x, says in zip(record['verdicts'], told_apart(record['verdicts']))
+  ]
+
+
+def told_apart(verdicts):
+  """What each claims, with its name where another one says the same."""
+  every = [x['says'] for x in verdicts]
+  return [
+    f'{x["says"][:-1]} ({x["claim"]}).' if every.count(x['says']) > 1 else says
+    for x, says in zip(verdicts, every)
   ]
 
 

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import pytest
 from conftest import python
 
-from align_jax.tools import fit, fit_flops, fit_hlo, fit_search, fit_slices
+from align_jax.tools import (
+  fit,
+  fit_flops,
+  fit_here,
+  fit_hlo,
+  fit_search,
+  fit_slices,
+)
 from align_jax.tools.fit_measure import needed
 
 # As the TPU compiler writes: a loop of 16 turns whose condition alone says so,
@@ -168,6 +175,28 @@ def test_a_mistake_is_one_line(flags, words, capsys):
   with pytest.raises(SystemExit) as stop:
     fit.main(flags)
   assert words in str(stop.value) and '\n' not in str(stop.value)
+
+
+def test_a_machine_runs_what_it_compiles(monkeypatch, capsys):
+  chip = fit_slices.Chip(1e12, 1e11, 1e10)
+  monkeypatch.setitem(fit_here.KINDS, jax.devices()[0].device_kind, chip)
+  monkeypatch.setattr(fit_here.Here, 'limit', lambda self: 2**33)
+  programs = '--programs=train,sample'
+  fit.main(['--config=configs/toy.py', '--topology=here', programs])
+  update, sampler = [
+    line.split(', ')
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith('  measured: ')
+  ]
+  times, share = update[1], update[2]
+  assert float(times.split()[0]) > 1  # no program beats its bound
+  assert share.startswith('MFU ')
+  assert any(x.endswith('of the bandwidth of HBM') for x in sampler)
+
+
+def test_a_machine_of_unknown_chips_is_refused():
+  with pytest.raises(ValueError, match='--topology=here: device cpu'):
+    fit_here.find()
 
 
 @pytest.mark.skipif(

@@ -1,5 +1,8 @@
 """All studies by one command: what is run, and the site of their verdicts."""
 
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 
@@ -68,6 +71,14 @@ def test_the_same_records_give_the_same_bytes(workdir):
   before = [(workdir / name).read_bytes() for name in names]
   site.write(workdir, studies())
   assert before == [(workdir / name).read_bytes() for name in names]
+
+
+def test_the_stated_results_are_those_of_their_records(tmp_path):
+  stated = pathlib.Path(__file__).parents[1] / 'docs' / 'claims'
+  shutil.copytree(stated, tmp_path, dirs_exist_ok=True)
+  site.write(tmp_path, studies())
+  read = lambda folder: (folder / 'RESULTS.md').read_text('utf-8')
+  assert read(tmp_path) == read(stated)
 
 
 def test_pages_open_without_errors_and_lead_on(workdir):

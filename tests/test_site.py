@@ -28,6 +28,7 @@ FOLDERS = 'align_jax', 'experiments'
 
 def test_every_page_is_in_the_contents():
   pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+  pages += ROOT.glob('docs/claims/*.md')
   pages += [*ROOT.glob('notebooks/*.ipynb'), ROOT / 'launch' / 'README.md']
   conf = runpy.run_path(str(ROOT / 'docs' / 'site' / 'conf.py'))
   assert conf['root_doc'] == 'README'

@@ -6,6 +6,10 @@ import pathlib
 
 import docstrings
 
+from align_jax import paths
+from align_jax.files import read_record
+from experiments.study import NAME
+
 ROOT = pathlib.Path(__file__).parents[2]
 FIGURES = {  # of docs/, by module; any other's is docs/MODULE.png, if any
   'online_vs_offline': 'toy.png',
@@ -31,9 +35,20 @@ def page(text):
 
 
 def _study(study):
-  rows = ['| claim | source | measured |', '|---|---|---|']
+  """A study's docstring, its claims with their verdicts, and its figure."""
+  folder = ROOT / 'docs' / 'claims' / 'toy' / study.key
+  record = read_record(paths.absolute(folder / NAME))
+  found = {x['claim']: x for x in record['verdicts']}
+  rows = ['| claim | source | measured | toy |', '|---|---|---|---|']
   for claim in study.claims:
-    rows.append(f'| {claim.says} | {claim.source} | {claim.number} |')
+    own = found.get(claim.name)
+    told = f'{own["word"]} {own["value"]}'.strip() if own else 'not run'
+    rows.append(f'| {claim.says} | {claim.source} | {claim.number} | {told} |')
+  minutes = f'{record["seconds"] / 60:.0f} minutes of one core, see'
+  rows += ['', f'{minutes} [all verdicts](../claims/RESULTS.md).']
+  figure = folder / 'figures' / study.figure
+  if study.figure and figure.exists():
+    rows += ['', f'![{study.title}](../{figure.relative_to(ROOT / "docs")})']
   section = _section(pathlib.Path(study.file), f'{study.key}. ')
   return '\n'.join([section, '', *rows])
 

@@ -75,7 +75,7 @@ def write(workdir, studies):
   """
   page = Page('Claims about online and offline alignment')
   page.note(' '.join(INTRODUCTION).replace('`', ''))
-  lines = ['# Results', '', *INTRODUCTION, '']
+  lines = ['# Claims of papers', '', *INTRODUCTION, '']
   for config, record in configs_of(workdir).items():
     verdicts = verdicts_of(workdir, config, studies)
     rows, told = rows_of(verdicts), list(made_by(record['began']))

@@ -28,6 +28,7 @@ root_doc = 'README'
 include_patterns = [
   '*.md',
   'docs/*.md',
+  'docs/claims/*.md',
   'docs/site/*.md',
   'docs/site/api/*.rst',
   'launch/README.md',

@@ -12,6 +12,8 @@ import dataclasses
 import pathlib
 import time
 
+from absl import flags
+
 from align_jax import paths
 from align_jax.files import read_record, write_record
 from align_jax.lab import lock, schedule
@@ -121,10 +123,18 @@ def note(folder):
 def run(cfg, given):
   if not command.WORKDIR.value:
     raise ValueError('--workdir is required')
+  for flag in (command.COORDINATOR, command.NUM_HOSTS, command.HOST):
+    if flags.FLAGS[flag.name].present:
+      raise ValueError(
+        f'--{flag.name}={flag.value}: studies run on one host, expected none; '
+        'a study by itself, such as python -m experiments.suite.e02_order, '
+        'takes several'
+      )
   workdir = paths.absolute(command.WORKDIR.value)
   folder = workdir / pathlib.Path(command.CONFIG.value).stem
   parts = parts_of(cfg, folder, command.ONLY.value)
-  together = lambda cfg: [r for s in chosen(()) for r in tried(s, cfg)]
+  asked = chosen(command.ONLY.value)
+  together = lambda cfg: [r for study in asked for r in tried(study, cfg)]
   effects.check(together, cfg, given)
   if command.REPORT.value:
     held = lock.held(workdir, command.command())

@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,3 +110,26 @@ def test_what_a_config_cannot_serve_is_told(tmp_path, capsys):
   parts = reproduce.parts_of(cfg, tmp_path, [])
   assert 'E3' not in [part.study.key for part in parts]
   assert 'E3 is left out' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--num_hosts=2'], '--num_hosts=2: studies run on one host'),
+    (
+      ['--only=E9', '--config.arms.online.beta=0.3'],
+      '--config.arms.online.beta=0.3: no run of this experiment',
+    ),
+  ],
+)
+def test_what_would_do_nothing_is_refused(flags, words, tmp_path):
+  given = ['--config=configs/toy.py', f'--workdir={tmp_path}', *flags]
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.reproduce', *given],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    encoding='utf-8',
+  )
+  assert done.returncode == 1 and words in done.stderr
+  assert not list(tmp_path.iterdir())

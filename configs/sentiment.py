@@ -8,11 +8,16 @@ are measured on of held-out ones. The gold judge is a sentiment classifier,
 larger than the policy and trained on the labels; golden pairs and the proxy
 come from it.
 
-Expect: about half an hour on two cores, by `model`, `sft.steps` and
-`arm.steps`; no result is stated, the text tasks' proxies learn too little.
+Every run is held at 2 nats, as on the toy, so that arms are compared where they
+stay. A strong weight decay takes the random start of the bag of words away: it
+drowned what the pairs teach.
+
+Expect: about a quarter of an hour on two cores. The proxy ranks 0.71 of the
+held-out pairs as gold does, on each of three pilot seeds; docs/results.md has
+the command and the search.
 """
 
-from configs import base
+from configs import base, methods
 from configs.base import sweep
 
 
@@ -45,18 +50,26 @@ def get_config():
   c.model.update(
     vocab_size=2048,
     dim=128,
-    num_layers=4,
+    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=32,
     mlp_dim=344,
   )
   c.sft.update(steps=800, batch_size=32, learning_rate=2e-3, warmup_steps=50)
-  c.golden.pairs = 2000
-  c.proxy.steps = 300
-  c.arm.update(steps=240, batch_size=16, save_every=80)
+  c.golden.pairs = 4000
+  c.proxy.weight_decay = 3.0
+  c.arm.update(
+    steps=240,
+    batch_size=16,
+    save_every=80,
+    kl_budget=2.0,
+    kl_every=40,
+    kl_samples=4,
+    pool=128,
+  )
   c.eval.update(samples=4, first_step=10, points=7, pairs=256)
-  strengths = sweep((3e-4, 0.1), (3e-4, 0.05))
+  strengths = sweep((3e-4, 0.1))
   c.arms = {
     'offline': dict(source='golden_pairs', sweep=strengths),
     'online': dict(sweep=strengths),
@@ -66,5 +79,15 @@ def get_config():
     ),
     'ref+gold': dict(source='reference', labels='gold', sweep=strengths),
     'online+gold': dict(labels='gold', sweep=strengths),
+  }
+  c.report.update(budgets=(0.25, 0.5, 1.0, 1.5, 2.0), window=(2.0, 2.0))
+  c.methods = {
+    'rloo': dict(
+      loss='rloo',
+      group_size=4,
+      batch_size=8,
+      reward_scale='reference',
+      sweep=methods.betas(0.35, 0.25, lr=3e-4),
+    )
   }
   return c

@@ -8,6 +8,11 @@ LENGTH = 'steps', 'points', 'save_every'
 GROUP = 4  # completions per prompt of RLOO
 
 
+def is_quick(cfg):
+  """Whether a run takes seconds, so that a study may have dozens of them."""
+  return cfg['task']['name'] == 'toy'
+
+
 def arm_of(cfg, name, table='arms'):
   """An arm of the config.
 

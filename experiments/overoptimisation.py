@@ -86,11 +86,11 @@ class Seen:
     """For each seed KLs, gains and their errors of the points of a fit."""
     rows = []
     for run in self.runs.values():
-      run = [p for p in run if p['kl_seq_nats'] > LEAST_KL]
       gains = np.array([self.gain(p) for p in run])
       errors = gains.std(1, ddof=1) / gains.shape[1] ** 0.5
       kls = np.array([p['kl_seq_nats'] for p in run])
-      rows.append((kls, gains.mean(1), errors))
+      far = kls > LEAST_KL
+      rows.append((kls[far], gains.mean(1)[far], errors[far]))
     return rows
 
   def over_seeds(self, f):

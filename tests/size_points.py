@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from configs import toy
 from experiments.suite import e07_policy_size as e07
 from experiments.suite import e11_direct_alignment as e11
 from experiments.suite import e12_peak_location as e12
@@ -9,6 +10,7 @@ from tests import made_points
 from tests.suite_points import SEEDS, runs_of
 
 ALIKE = np.ones(SEEDS)
+BETAS = e11.names(toy.get_config())
 NARROW = dict(peak=2.0, height=5.0)  # of `humped`
 KLS = np.linspace(0, 3, 13) ** 2  # nats, of the runs of `humped`
 
@@ -66,7 +68,7 @@ def nearer_ipo(study, claim, effects, folder):
   points = []
   for width in e11.WIDTHS:
     for loss in e11.LOSSES:
-      for name in e11.NAMES.values():
+      for name in BETAS.values():
         for seed in range(SEEDS):
           speed = np.exp(effects[seed] / 4) if loss != 'ipo' else 1.0
           arm = f'{width} {loss}'
@@ -79,7 +81,7 @@ def accuracies(study, claim, effects, folder):
   rng, points = np.random.default_rng(0), []
   for width in e11.WIDTHS:
     for loss in e11.LOSSES:
-      for name in e11.NAMES.values():
+      for name in BETAS.values():
         for seed in range(SEEDS):
           quality, other = rng.normal(size=2)
           arm = f'{width} {loss}'

@@ -50,9 +50,10 @@ GRID = (
 )
 FEW, OWN, MANY = GRID[:3]
 WEAK = Proxy('transformer', SHARES[0])
+NEEDED = FEW, OWN, MANY, WEAK  # by claims; texts have time for no more
 
 PRICES = 0.5, 0.3, 0.2, 0.13, 0.08  # of a nat, in deviations of the reward
-POOL = 4096
+POOLS = 4  # pools of the config in one of best-of-n
 NATS = 2.0  # where the least data are looked at
 
 
@@ -63,15 +64,18 @@ def arms(cfg):
   rest = first.get('loss_kwargs', {})
   fixed = {k: v for k, v in first.items() if k != 'loss_kwargs'}
   rloo['loss_kwargs'] = {**rloo.get('loss_kwargs', {}), **rest}
-  prices = [{'loss_kwargs': {**rloo['loss_kwargs'], 'beta': b}} for b in PRICES]
+  prices = PRICES if derived.is_quick(cfg) else PRICES[::2]
+  prices = [{'loss_kwargs': {**rloo['loss_kwargs'], 'beta': b}} for b in prices]
+  pool = dict(reweigh='best_of_n', pool=POOLS * cfg['arm']['pool'])
   return {
-    BEST: dict(source='reference', reweigh='best_of_n', pool=POOL),
+    BEST: dict(source='reference', **pool),
     POLICY: {**rloo, **fixed, 'sweep': tuple(prices)},
   }
 
 
 def variants(cfg):
-  return {proxy.name(cfg): proxy.changes(cfg) for proxy in GRID}
+  grid = GRID if derived.is_quick(cfg) else NEEDED
+  return {proxy.name(cfg): proxy.changes(cfg) for proxy in grid}
 
 
 def changes(cfg):
@@ -80,13 +84,15 @@ def changes(cfg):
 
 
 def seen_of(evidence, arm):
-  """{Proxy: Seen} of an arm, of those proxies that have points."""
+  """{Proxy: Seen} of an arm, of those proxies that have a law."""
   found = {}
   for proxy in GRID:
     try:
-      found[proxy] = Seen(evidence, proxy, arm)
+      seen = Seen(evidence, proxy, arm)
+      seen.law()
     except ValueError:
       continue
+    found[proxy] = seen
   return found
 
 

@@ -14,6 +14,7 @@ from configs import (
   pythia_1b_tldr,
   qwen2_5_0_5b_hh,
   sentiment,
+  tang_tldr,
   toy,
   toy_learned_gold,
   ultrafeedback,
@@ -63,7 +64,8 @@ def test_sentiment_runs_under_smoke(tmp_path):
 
 
 MODULES = [toy, toy_learned_gold, sentiment, hh, ultrafeedback]
-MODULES += [pythia_1b_tldr, qwen2_5_0_5b_hh, llama3_2_1b_ultrafeedback]
+MODULES += [pythia_1b_tldr, tang_tldr, qwen2_5_0_5b_hh]
+MODULES += [llama3_2_1b_ultrafeedback]
 MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 
 

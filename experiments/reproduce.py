@@ -108,7 +108,7 @@ def report(cfg, parts):
 def note(folder):
   """Records each command that trains, and what it is computed with."""
   path = folder / site.REPRODUCED
-  began = read_record(path)['began'] if path.exists() else []
+  began = site.began(read_record(path)) if path.exists() else []
   told = {
     'command': command.command(),
     'date': time.strftime('%Y-%m-%d', time.gmtime()),

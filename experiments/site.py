@@ -57,9 +57,17 @@ def counted(rows):
   return ', '.join(told)
 
 
-def made_by(began):
+def began(record):
+  """The commands of a config, each with what it was computed with."""
+  if 'began' in record:
+    return record['began']
+  # Earlier versions noted the first alone.
+  return [{**record, 'command': line} for line in record['commands']]
+
+
+def made_by(record):
   """Pairs (command, when and on what it ran)."""
-  for x in began:
+  for x in began(record):
     versions = x['versions'].replace('\n', ', ')
     yield (
       x['command'],
@@ -78,8 +86,8 @@ def write(workdir, studies):
   lines = ['# Claims of papers', '', *INTRODUCTION, '']
   for config, record in configs_of(workdir).items():
     verdicts = verdicts_of(workdir, config, studies)
-    rows, told = rows_of(verdicts), list(made_by(record['began']))
-    spent = f'{sum(x["seconds"] for _, x in verdicts) / 60:.0f}'
+    rows, told = rows_of(verdicts), list(made_by(record))
+    spent = f'{sum(x.get("seconds", 0) for _, x in verdicts) / 60:.0f}'
     told.append(('', f'{spent} minutes of one core in training'))
     add_config(page, config, rows, told)
     lines += markdown_of(workdir, config, verdicts, rows, told)

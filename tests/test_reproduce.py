@@ -68,6 +68,20 @@ def test_every_command_is_told_once(tmp_path, monkeypatch):
   assert text.count('    first\n') == text.count('    second\n') == 1
 
 
+def test_a_workdir_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
+  old = dict.fromkeys(('commit', 'machine', 'versions', 'date'), 'old')
+  record = {**old, 'commands': ['first', 'second'], 'seeds': 6}
+  write_record(tmp_path / 'toy' / site.REPRODUCED, record)
+  monkeypatch.setattr(reproduce.command, 'command', lambda: 'third')
+  reproduce.note(tmp_path / 'toy')
+  site.write(tmp_path, studies())
+  text = (tmp_path / 'RESULTS.md').read_text()
+  assert [text.count(f'    {x}\n') for x in ('first', 'second', 'third')] == [
+    1
+  ] * 3
+  assert text.count('old, commit old; old; old.') == 2
+
+
 def test_the_same_records_give_the_same_bytes(workdir):
   names = 'RESULTS.md', 'index.html'
   before = [(workdir / name).read_bytes() for name in names]

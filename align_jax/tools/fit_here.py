@@ -14,17 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from align_jax.learn.speed import PEAKS
 from align_jax.tools.fit_programs import Program
 from align_jax.tools.fit_slices import CHIPS, Chip
 from align_jax.values import nearest
 
 RUNS = 5
-# By device_kind. Of GPUs: dense bfloat16, memory and NVLink of data sheets.
-KINDS = {
-  'NVIDIA A100-SXM4-40GB': Chip(3.12e14, 1.555e12, 3e11),
-  'NVIDIA A100-SXM4-80GB': Chip(3.12e14, 2.039e12, 3e11),
-  'NVIDIA H100 80GB HBM3': Chip(9.89e14, 3.35e12, 4.5e11),
-  'NVIDIA H200': Chip(9.89e14, 4.8e12, 4.5e11),
+GPUS = {  # bytes/s of memory and NVLink, of data sheets
+  'NVIDIA A100-SXM4-40GB': (1.555e12, 3e11),
+  'NVIDIA A100-SXM4-80GB': (2.039e12, 3e11),
+  'NVIDIA H100 80GB HBM3': (3.35e12, 4.5e11),
+  'NVIDIA H200': (4.8e12, 4.5e11),
+}
+KINDS = {  # by device_kind
+  **{kind: Chip(PEAKS[kind], *rates) for kind, rates in GPUS.items()},
   'TPU v4': CHIPS['v4'],
   'TPU v5 lite': CHIPS['v5e'],
   'TPU v5': CHIPS['v5p'],

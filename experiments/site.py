@@ -35,7 +35,7 @@ def verdicts_of(workdir, config, studies):
 def rows_of(verdicts):
   """A row for each claim."""
   return [
-    [study.key, x['word'], says, x['value'], str(x['seeds'] or '')]
+    [study.key, x['word'], says, x['value'] or x['why'], str(x['seeds'] or '')]
     for study, record in verdicts
     for x, says in zip(record['verdicts'], told_apart(record['verdicts']))
   ]
@@ -61,8 +61,15 @@ def began(record):
   """The commands of a config, each with what it was computed with."""
   if 'began' in record:
     return record['began']
-  # Earlier versions noted the first alone.
-  return [{**record, 'command': line} for line in record['commands']]
+  # Earlier versions noted only what the first was computed with.
+  first, *more = record['commands']
+  unknown = dict.fromkeys(
+    ('date', 'commit', 'machine', 'versions'), 'not noted'
+  )
+  return [
+    {**record, 'command': first},
+    *({**unknown, 'command': line} for line in more),
+  ]
 
 
 def made_by(record):

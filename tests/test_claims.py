@@ -9,9 +9,10 @@ import pytest
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
 from align_jax.files import write_record
-from configs import toy
+from configs import sentiment, toy
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
+from experiments.overoptimisation import Proxy
 from experiments.suite import e13_coverage as e13
 from experiments.suite import studies
 from tests import (
@@ -124,6 +125,19 @@ def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
 def test_a_study_runs_on_the_toy(study):
   common.check(study.config(CFG), study.runs(CFG))
+
+
+@pytest.mark.parametrize('key', ['E1', 'E3', 'E5', 'E8', 'E11'])
+def test_a_study_runs_on_texts(key):
+  cfg = {**sentiment.get_config().to_dict(), 'seeds': 2}
+  runs = STUDIES[key].runs(cfg)
+  common.check(cfg, runs)
+  assert len(runs) < len(STUDIES[key].runs({**CFG, 'seeds': 2})) or key < 'E8'
+  # Every proxy that a claim reads is trained.
+  own = STUDIES[key].config(cfg)
+  fields = [vars(claim.measure).values() for claim in STUDIES[key].claims]
+  read = {x for own in fields for x in own if isinstance(x, Proxy)}
+  assert {proxy.name(own) for proxy in read} <= {run.variant for run in runs}
 
 
 def points_of(run, quality):

@@ -327,7 +327,8 @@ def test_token_kls(config, params, ref_params, batch, token_logps, monkeypatch):
 def test_chunks_add_few_positions(
   config, params, batch, positions, meshed, monkeypatch
 ):
-  """Those that fill the last chunk, less than a chunk's share of all."""
+  """At most one to each but one of them; on a mesh, where slots are cut, to
+  each row."""
   mesh = sharding.make_mesh(jax.devices()[:1])
 
   def cost(limit):
@@ -337,9 +338,27 @@ def test_chunks_add_few_positions(
       return fit_flops.flops(jax.make_jaxpr(f)(params, batch).jaxpr)
 
   rows, slots = batch.valid.shape
-  head = 2 * rows * slots * config.dim * config.vocab_size
-  added = (cost(positions) - cost(rows * slots)) / head
-  assert 0 <= added <= positions / (rows * slots)
+  added = cost(positions) - cost(rows * slots)
+  added /= 2 * config.dim * config.vocab_size
+  each = max(1, positions // rows) if meshed else positions
+  chunks = -(-(slots if meshed else rows * slots) // each)
+  assert 0 <= added <= (chunks - 1) * (rows if meshed else 1)
+
+
+def test_a_gpu_has_larger_chunks_and_no_scans(config, monkeypatch):
+  deep = lambda layers: dataclasses.replace(config, num_layers=layers)
+  found = {}
+  for name in ('cpu', 'gpu', 'tpu'):
+    monkeypatch.setattr(sharding, 'platform', lambda name=name: name)
+    scans = [transformer._scans_decoding(deep(n)) for n in (8, 16, 80)]
+    unrolled = [cpu.unrolls(n) for n in (8, 16, 80)]
+    found[name] = scoring._chunk(2**17), scans, unrolled
+  none, some = [False] * 3, [True, False, False]
+  assert found == {
+    'cpu': (128, none, some),
+    'gpu': (2048, none, [True, True, False]),
+    'tpu': (128, [False, True, True], some),
+  }
 
 
 LOWEST = [-jnp.inf, *(float(jnp.finfo(t).min) for t in ('float32', 'float16'))]

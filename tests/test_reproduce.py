@@ -79,7 +79,8 @@ def test_a_workdir_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
   assert [text.count(f'    {x}\n') for x in ('first', 'second', 'third')] == [
     1
   ] * 3
-  assert text.count('old, commit old; old; old.') == 2
+  assert text.count('old, commit old; old; old.') == 1
+  assert text.count('not noted, commit not noted') == 1
 
 
 def test_the_same_records_give_the_same_bytes(workdir):

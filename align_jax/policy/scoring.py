@@ -65,11 +65,12 @@ def _by_position(f, arrays, vocab_size):
   batch_shape = arrays[0].shape[:2]
   flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
   num = flat[0].shape[0]
-  size = _chunk(vocab_size)
-  if num <= size:
+  count = -(-num // _chunk(vocab_size))
+  size = -(-num // max(count, 1))
+  if count <= 1:
     out = f(*flat)
   else:
-    f, more = jax.checkpoint(f), -num % size
+    f, more = jax.checkpoint(f), count * size - num
     pad = lambda a: jnp.pad(a, ((0, more),) + ((0, 0),) * (a.ndim - 1))
     chunks = [pad(a).reshape(-1, size, *a.shape[1:]) for a in flat]
     out = jax.lax.map(lambda chunk: f(*chunk), chunks)

@@ -147,6 +147,8 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   for flag in ('config', 'topology'):
     if not getattr(args, flag):
       raise ValueError(f'--{flag} is required')
+  if args.search and args.topology == HERE:
+    raise ValueError('--search runs no program: expected a slice, got here')
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), find(args.topology)
   # A search splits no row.

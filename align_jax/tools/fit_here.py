@@ -31,6 +31,7 @@ KINDS = {  # by device_kind
   'TPU v4': CHIPS['v4'],
   'TPU v5 lite': CHIPS['v5e'],
   'TPU v5': CHIPS['v5p'],
+  'TPU v5p': CHIPS['v5p'],
   'TPU v6 lite': CHIPS['v6e'],
 }
 

@@ -44,8 +44,9 @@ def _study(study):
     own = found.get(claim.name)
     told = f'{own["word"]} {own["value"]}'.strip() if own else 'not run'
     rows.append(f'| {claim.says} | {claim.source} | {claim.number} | {told} |')
-  minutes = f'{record["seconds"] / 60:.0f} minutes of one core, see'
-  rows += ['', f'{minutes} [all verdicts](../claims/RESULTS.md).']
+  cost = f'{record["seconds"] / 60:.0f} minutes of one core.'
+  see = 'See [all verdicts](../claims/RESULTS.md).'
+  rows += ['', f'{cost} {see}' if study.trains else see]
   figure = folder / 'figures' / study.figure
   if study.figure and figure.exists():
     rows += ['', f'![{study.title}](../{figure.relative_to(ROOT / "docs")})']

@@ -6,18 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of data sheets, dense: FLOP/s of float32 matrix products as JAX runs them by
-# default (TF32 on these GPUs, bfloat16 passes on TPUs), bytes/s of memory.
-PEAKS = {  # by device_kind
-  'NVIDIA A100-SXM4-40GB': (156e12, 1.555e12),
-  'NVIDIA A100-SXM4-80GB': (156e12, 2.039e12),
-  'NVIDIA H100 80GB HBM3': (494e12, 3.35e12),
-  'NVIDIA H200': (494e12, 4.8e12),
-  'TPU v4': (275e12, 1.2e12),
-  'TPU v5 lite': (197e12, 0.82e12),
-  'TPU v5p': (459e12, 2.77e12),
-  'TPU v6 lite': (918e12, 1.64e12),
-}
+from align_jax.tools import fit_here
+
+
+def peaks(kind):
+  """Of data sheets: FLOP/s of float32 products, and bytes/s of memory.
+
+  JAX runs such products in TF32 on these GPUs, at half the rate of bfloat16,
+  and in bfloat16 on TPUs.
+  """
+  chip = fit_here.KINDS[kind]
+  return chip.flops / (2 if kind.startswith('NVIDIA') else 1), chip.hbm
 
 
 def best(f, clock, repeats):
@@ -53,8 +52,8 @@ def limits(spec, gate):
   clock = time.process_time if spec['cores'] == 1 else time.perf_counter
 
   def measure():
-    if kind in PEAKS:
-      flops, bandwidth = PEAKS[kind]
+    if kind in fit_here.KINDS:
+      flops, bandwidth = peaks(kind)
       return {'flops': flops, 'bandwidth': [bandwidth] * len(sizes)}
     return {
       'flops': gemm_flops(clock),
@@ -65,7 +64,7 @@ def limits(spec, gate):
     measure,
     device=kind,
     platform=jax.default_backend(),
-    measured=kind not in PEAKS,
+    measured=kind not in fit_here.KINDS,
   )
 
 

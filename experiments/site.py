@@ -73,13 +73,14 @@ def began(record):
 
 
 def made_by(record):
-  """Pairs (command, when and on what it ran)."""
-  for x in began(record):
+  """Pairs (commands, when and on what they ran)."""
+
+  def note(x):
     versions = x['versions'].replace('\n', ', ')
-    yield (
-      x['command'],
-      f'{x["date"]}, commit {x["commit"]}; {x["machine"]}; {versions}',
-    )
+    return f'{x["date"]}, commit {x["commit"]}; {x["machine"]}; {versions}'
+
+  for told, same in itertools.groupby(began(record), note):
+    yield [x['command'] for x in same], told
 
 
 def write(workdir, studies):
@@ -95,7 +96,7 @@ def write(workdir, studies):
     verdicts = verdicts_of(workdir, config, studies)
     rows, told = rows_of(verdicts), list(made_by(record))
     spent = f'{sum(x.get("seconds", 0) for _, x in verdicts) / 60:.0f}'
-    told.append(('', f'{spent} minutes of one core in training'))
+    told.append(([], f'{spent} minutes of one core in training'))
     add_config(page, config, rows, told)
     lines += markdown_of(workdir, config, verdicts, rows, told)
   page.write(workdir / 'index.html')
@@ -116,8 +117,9 @@ def add_config(page, config, rows, told):
   page.heading(f'{config}: {counted(rows)}')
   links = [f'{config}/{row[0]}/report.html' for row in rows]
   page.table(HEADER, rows, text_columns=3, links=links)
-  for line in filter(None, itertools.chain(*told)):
-    page.note(line)
+  for commands, note in told:
+    for line in (*commands, note):
+      page.note(line)
 
 
 def markdown_of(workdir, config, verdicts, rows, told):
@@ -126,9 +128,8 @@ def markdown_of(workdir, config, verdicts, rows, told):
   yield ''
   yield f'{counted(rows)}.'
   yield ''
-  for line, note in told:
-    yield from [f'    {line}', ''] if line else []
-    yield from [f'{note}.', '']
+  for commands, note in told:
+    yield from [*(f'    {line}' for line in commands), '', f'{note}.', '']
   yield f'| {" | ".join(HEADER)} |'
   yield f'|{" --- |" * len(HEADER)}'
   for row in rows:

@@ -169,6 +169,10 @@ def test_a_search_starts_with_what_costs_least():
     (['--config=configs/toy.py', '--topology=v5e-9'], 'v5e-9'),
     (['--config=configs/toy.py', '--topology=v5e-8', '--only=x'], 'online'),
     (['--programs=trian', '--all'], 'trian'),
+    (
+      ['--config=configs/toy.py', '--topology=here', '--search'],
+      'expected a slice, got here',
+    ),
   ],
 )
 def test_a_mistake_is_one_line(flags, words, capsys):

@@ -4,9 +4,9 @@ Methods differ in source, loss and what they are told of a group; all see the
 same proxy and as many completions per step. `python -m experiments.method_zoo`
 compares them; docs/methods.md has a page for each.
 
-Expect: half an hour of processor time for six seeds of the toy; so few seeds
-distinguish 2 of the 37 methods in the table of docs/methods.md from the best at
-2 nats.
+Expect: three quarters of an hour of processor time for six seeds of the toy; so
+few seeds distinguish 3 of the 41 methods in the table of docs/methods.md from
+the best at 2 nats.
 """
 
 

@@ -132,7 +132,8 @@ def test_a_study_runs_on_texts(key):
   cfg = {**sentiment.get_config().to_dict(), 'seeds': 2}
   runs = STUDIES[key].runs(cfg)
   common.check(cfg, runs)
-  assert len(runs) < len(STUDIES[key].runs({**CFG, 'seeds': 2})) or key < 'E8'
+  if key in ('E8', 'E11'):  # which have dozens of runs on the toy
+    assert len(runs) < len(STUDIES[key].runs({**CFG, 'seeds': 2}))
   # Every proxy that a claim reads is trained.
   own = STUDIES[key].config(cfg)
   fields = [vars(claim.measure).values() for claim in STUDIES[key].claims]

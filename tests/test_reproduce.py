@@ -76,9 +76,8 @@ def test_a_workdir_of_an_earlier_version_goes_on(tmp_path, monkeypatch):
   reproduce.note(tmp_path / 'toy')
   site.write(tmp_path, studies())
   text = (tmp_path / 'RESULTS.md').read_text()
-  assert [text.count(f'    {x}\n') for x in ('first', 'second', 'third')] == [
-    1
-  ] * 3
+  for line in ('first', 'second', 'third'):
+    assert text.count(f'    {line}\n') == 1
   assert text.count('old, commit old; old; old.') == 1
   assert text.count('not noted, commit not noted') == 1
 

@@ -20,10 +20,9 @@ from align_jax.lab.settings import Run
 from align_jax.models import ring
 from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import show, with_config
+from align_jax.tools.fit_here import HERE
 from align_jax.tools.fit_measure import measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs
-
-HERE = 'here'
 
 
 def find(name: str) -> fit_slices.Slice | fit_here.Here:
@@ -148,7 +147,7 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
     if not getattr(args, flag):
       raise ValueError(f'--{flag} is required')
   if args.search and args.topology == HERE:
-    raise ValueError('--search runs no program: expected a slice, got here')
+    raise ValueError(f'--search runs no program: expected a slice, got {HERE}')
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), find(args.topology)
   # A search splits no row.

@@ -19,6 +19,7 @@ from align_jax.tools.fit_programs import Program
 from align_jax.tools.fit_slices import CHIPS, Chip
 from align_jax.values import nearest
 
+HERE = 'here'  # in place of a slice's name
 RUNS = 5
 GPUS = {  # bytes/s of memory and NVLink, of data sheets
   'NVIDIA A100-SXM4-40GB': (1.555e12, 3e11),
@@ -41,7 +42,7 @@ class Here:
   """JAX's devices, as a slice."""
 
   chip: Chip
-  name: str = 'here'
+  name: str = HERE
 
   @property
   def chips(self) -> int:
@@ -65,7 +66,9 @@ def find() -> Here:
   """
   kind = jax.devices()[0].device_kind
   if kind not in KINDS:
-    raise ValueError(f'--topology=here: device {kind}, {nearest(kind, KINDS)}')
+    raise ValueError(
+      f'--topology={HERE}: device {kind}, {nearest(kind, KINDS)}'
+    )
   return Here(KINDS[kind])
 
 
@@ -87,8 +90,8 @@ def take(program: Program, compiled: Any, vocab: int) -> Taken:
     start = time.perf_counter()
     out = jax.block_until_ready(compiled(*arguments))
     seconds.append(time.perf_counter() - start)
-    gone = [x for x in jax.tree.leaves(arguments[0]) if _deleted(x)]
-    if gone:  # a state is donated, and comes back
+    # A state is donated, and comes back.
+    if any(map(_deleted, jax.tree.leaves(arguments[0]))):
       arguments = out[0], *arguments[1:]
   stats = jax.local_devices()[0].memory_stats() or {}
   return Taken(

@@ -50,10 +50,15 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
       f'{rate:,.0f} tokens/s in all'
     )
   elif x.useful:
-    share = x.useful / found.chips / found.chip.flops / x.bound
+    share = _mfu(x, found, x.bound)
     yield f'  {x.flops:.3g} FLOPs of products: MFU at most {share:.0%}'
   if x.taken:
     yield f'  measured: {_measured(x, found)}'
+
+
+def _mfu(x, found, seconds):
+  """The share of the chips' peak that useful products take in these seconds."""
+  return x.useful / found.chips / found.chip.flops / seconds
 
 
 def _measured(x, found):
@@ -64,8 +69,7 @@ def _measured(x, found):
     told.append(f'{x.rows * x.tokens / seconds:,.0f} tokens/s')
     told.append(f'{x.memory / seconds:.0%} of the bandwidth of HBM')
   if x.useful:
-    share = x.useful / found.chips / found.chip.flops / seconds
-    told.append(f'MFU {share:.0%}')
+    told.append(f'MFU {_mfu(x, found, seconds):.0%}')
   told.append(f'at most {gib(peak)} GiB in use since the start')
   return ', '.join(told)
 

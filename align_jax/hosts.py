@@ -269,6 +269,13 @@ def _exit():
 
 
 def finish():
-  """Waits for all hosts to come to their end; none is missed from then on."""
+  """Waits for all hosts to come to their end; none is missed from then on.
+
+  JAX disconnects before that: it waits for all hosts, and would for minutes if
+  the end of one were not heard of.
+  """
+  if _group.number == 1:
+    return
   barrier()
+  jax.distributed.shutdown()
   roll_call.tell(_group.lines, roll_call.OVER)

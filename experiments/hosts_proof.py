@@ -151,7 +151,8 @@ def equal(folder):
 def ended(job, host, number):
   """Sends a signal to one of two hosts: seconds to the end, and what is wrong.
 
-  SIGTERM is a request once the hosts have joined; before, it ends a process.
+  SIGTERM is a request once the hosts have joined; before, it ends a process. It
+  changes nothing while the page is written: then the run is over.
   """
   start, other = time.time(), 1 - host
   job.processes[host].send_signal(number)
@@ -159,8 +160,8 @@ def ended(job, host, number):
   seconds, told = time.time() - start, job.said(other)
   if codes == [0, 0]:
     stopped = all('stopped: ' in job.said(i) for i in range(2))
-    asked = number == signal.SIGTERM and stopped
-    return seconds, '' if asked else f'statuses {codes}'
+    right = number == signal.SIGTERM and (stopped or 'page: ' in job.said(0))
+    return seconds, '' if right else f'statuses {codes}'
   if codes[host] != -number or codes[other] not in (1, -signal.SIGABRT):
     return seconds, f'statuses {codes}: {told[-300:]}'
   named = f'host {host}' in told or (host == 0 and LEADER in told)

@@ -82,6 +82,7 @@ def begin(code, number):
     subprocess.Popen(
       [sys.executable, '-c', code, where, str(host)],
       env=env,
+      stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -122,6 +123,43 @@ def test_hosts_share_what_they_compute(killed):
 def test_a_host_that_is_killed_ends_the_others_and_is_named(killed):
   _, code, said = killed
   assert code == 1 and 'error: host 1 (' in said
+
+
+REPORTED = """
+import sys
+from align_jax import hosts
+from align_jax.learn import stopping
+
+hosts.start(sys.argv[1], 2, int(sys.argv[2]), wait=LIMIT)
+with stopping.listening():
+  hosts.barrier()
+print('trained', flush=True)
+if hosts.first():
+  sys.stdin.read()  # host 0 reports, and the other waits
+hosts.finish()
+""".replace('LIMIT', str(LIMIT))
+
+
+@pytest.fixture
+def reporting():
+  """Two hosts that have trained, the first of which reports."""
+  both = begin(REPORTED, 2)
+  try:
+    for process in both:
+      assert process.stdout.readline() == 'trained\n'
+    yield both
+  finally:
+    for process in both:
+      process.kill()
+
+
+@pytest.mark.parametrize('asked', [0, 1])
+def test_a_request_to_stop_while_host_0_reports_ends_no_host(reporting, asked):
+  reporting[asked].terminate()
+  time.sleep(0.2)
+  assert [x.poll() for x in reporting] == [None, None]
+  told = [x.communicate(timeout=LIMIT) for x in reporting]
+  assert [x.returncode for x in reporting] == [0, 0], told
 
 
 def call(port, text):

@@ -58,7 +58,10 @@ def listen(answer=_ask):
 
 @contextlib.contextmanager
 def listening():
-  """`listen` within a `with` block of the main thread."""
+  """`listen` within a `with` block of the main thread.
+
+  One of several hosts goes on to listen: the others count on it until the end.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -68,7 +71,8 @@ def listening():
   try:
     yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    if hosts.count() == 1:
+      for number, handler in before.items():
+        signal.signal(number, handler)
     _answered[:] = _asked
     _asked.clear()

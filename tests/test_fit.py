@@ -1,12 +1,15 @@
 """`align fit`: what it reads off compiled programs, and what it compiles."""
 
+import dataclasses
 import importlib.util
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import python
 
+from align_jax.models.transformer import ModelConfig
 from align_jax.tools import (
   fit,
   fit_flops,
@@ -150,7 +153,33 @@ def test_what_the_compiler_says_of_memory_is_read(message, bytes_, limit):
   assert fit_slices.available(message) == limit * 2**30
 
 
-def test_a_search_starts_with_what_costs_least():
+def test_a_search_starts_with_the_mesh_whose_tokens_take_least():
+  """A large model is split, since it is read for each token; a small is not."""
+  chip, meshes = fit_slices.CHIPS['v5e'], [*fit_search.meshes(64, 128, 8)]
+  small = ModelConfig(
+    vocab_size=512,
+    dim=128,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=32,
+    mlp_dim=512,
+  )
+  large = dataclasses.replace(small, dim=4096, mlp_dim=14336)
+
+  def seconds(model, rows):
+    return [fit_search.token_seconds(x, model, rows, chip) for x in meshes]
+
+  for model, rows, rollout in ((large, 512, 8), (small, 8192, 1)):
+    best = meshes[np.argmin(seconds(model, rows))]
+    assert best['rollout'] == rollout
+  # Half of the weights, and a sum of states with the other half.
+  whole, half, *_ = seconds(small, 64)
+  states = 2 * 2 * 2 * (64 / 32 * 128 * 4) / chip.ici
+  assert half == pytest.approx(whole / 2 + states)
+
+
+def test_a_search_knows_what_splits_rows_and_heads():
   first, *more = fit_search.meshes(64, rows=128, kv_heads=8)
   assert (first['fsdp'], first['rollout'], first['tensor']) == (64, 1, 1)
   assert [m['rollout'] for m in more] == [2, 4, 8]

@@ -1,16 +1,18 @@
 """Turns a config's knobs until its programs fit a slice.
 
-Knobs are tried from the one that costs least time: how sampling splits the
-layers, what a backward pass computes anew, the parts of a batch.
+Knobs are tried from the setting that should take least time: how sampling
+splits the layers, what a backward pass computes anew, the parts of a batch.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from align_jax import sharding
 from align_jax.lab import overrides, sweep
+from align_jax.models import interface
 from align_jax.tools import fit_slices, fit_table
 from align_jax.tools.fit_measure import Measured, measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs, model_of
@@ -22,7 +24,7 @@ def powers(limit: int) -> list[int]:
 
 
 def meshes(chips: int, rows: int, kv_heads: int) -> Iterator[dict[str, int]]:
-  """Meshes of so many chips, the one that moves least first.
+  """Meshes of so many chips, the one with the most whole layers first.
 
   Args:
     rows: prompts of a batch; more chips than that share layers.
@@ -33,6 +35,30 @@ def meshes(chips: int, rows: int, kv_heads: int) -> Iterator[dict[str, int]]:
     if chips % (rollout * tensor) == 0 and kv_heads % (rollout * tensor) == 0:
       fsdp = chips // (rollout * tensor)
       yield dict(data=1, fsdp=fsdp, rollout=rollout, context=1, tensor=tensor)
+
+
+def token_seconds(mesh: dict, model, rows: int, chip: fit_slices.Chip) -> float:
+  """Seconds that weights and states of one sampled token take, at least.
+
+  A chip reads its share of the weights. Twice in each layer it sums states with
+  the chips that have the other shares. One follows the other, unlike in the
+  bounds that are printed. What is alike on all meshes is left out.
+
+  Args:
+    mesh: sizes of its axes.
+    model: a ModelConfig or an Adapter; without layers no states are counted.
+    rows: completions of a batch.
+  """
+  ways = mesh['rollout'] * mesh['tensor']
+  size = jnp.dtype(getattr(model, 'dtype', 'float32')).itemsize
+  weights = sum(x.size for x in jax.tree.leaves(interface.shapes(model)))
+  seconds = weights * size / ways / chip.hbm
+  if ways > 1:
+    own = rows / (mesh['data'] * mesh['fsdp'])
+    states = own * interface.of(model).width(model) * size
+    sums = 2 * getattr(model, 'num_layers', 0)
+    seconds += sums * 2 * states / chip.ici  # as `fit_hlo.moved` counts a sum
+  return seconds
 
 
 def trainings(rows: int, ways: int, remat: bool) -> Iterator[dict]:
@@ -61,10 +87,14 @@ class NoneFits(ValueError):
   """No setting of the knobs makes a program fit."""
 
 
+def _run(cfg, arm):
+  """The first run of a config's arm."""
+  return sweep.sweep({**cfg, 'seeds': 1, 'arms': {arm: cfg['arms'][arm]}})[0]
+
+
 def compiled(cfg, arm, name, found, limit) -> Measured:
   """One program of a config's arm."""
-  one = {**cfg, 'seeds': 1, 'arms': {arm: cfg['arms'][arm]}}
-  run = sweep.sweep(one)[0]
+  run = _run(cfg, arm)
   mesh = sharding.make_mesh(list(found.devices()), **cfg['mesh'])
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
@@ -93,7 +123,7 @@ def search(
   samples = [x for x in asked if 'sample' in x[1]]
   for group in (samples, [x for x in asked if x not in samples]):
     last = ''
-    for changes in _candidates(cfg, found, done):
+    for changes in _candidates(cfg, found, asked[0][0], done):
       for arm, name in group:
         x = compiled(changed(cfg, changes), arm, name, found, limit)
         known[arm, name] = x
@@ -110,17 +140,21 @@ def search(
   return done, [known[x] for x in asked]
 
 
-def _candidates(cfg, found, done) -> Iterator[dict]:
+def _candidates(cfg, found, arm, done) -> Iterator[dict]:
   """{dotted path: value} to try, with what is settled already."""
-  rows = cfg['arm']['batch_size']
+  run = _run(cfg, arm)
+  rows = run.updates.batch_size
   if done:
     ways = done['mesh.fsdp'] * done['mesh.rollout']
     for more in trainings(rows, ways, cfg['model'].get('remat', False)):
       yield {**done, **more}
     return
-  one = {**cfg, 'seeds': 1}
-  heads = getattr(model_of(sweep.sweep(one)[0].shared), 'num_kv_heads', 1)
-  for mesh in meshes(found.chips, rows, heads):
+  model = model_of(run.shared)
+  known = meshes(found.chips, rows, getattr(model, 'num_kv_heads', 1))
+  completions = rows * run.sampling.group_size
+  for mesh in sorted(
+    known, key=lambda mesh: token_seconds(mesh, model, completions, found.chip)
+  ):
     yield {f'mesh.{axis}': size for axis, size in mesh.items()}
 
 

@@ -272,10 +272,13 @@ def finish():
   """Waits for all hosts to come to their end; none is missed from then on.
 
   JAX disconnects before that: it waits for all hosts, and would for minutes if
-  the end of one were not heard of.
+  the end of one were not heard of. A request to stop that comes later is ignored:
+  it could end Python as it closes, and nothing is left to stop.
   """
   if _group.number == 1:
     return
   barrier()
   jax.distributed.shutdown()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
   roll_call.tell(_group.lines, roll_call.OVER)

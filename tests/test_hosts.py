@@ -126,7 +126,7 @@ def test_a_host_that_is_killed_ends_the_others_and_is_named(killed):
 
 
 REPORTED = """
-import sys
+import sys, time
 from align_jax import hosts
 from align_jax.learn import stopping
 
@@ -135,8 +135,15 @@ with stopping.listening():
   hosts.barrier()
 print('trained', flush=True)
 if hosts.first():
-  sys.stdin.read()  # host 0 reports, and the other waits
+  sys.stdin.readline()  # host 0 reports, and the other waits
 hosts.finish()
+
+class Last:
+  def __del__(self, sleep=time.sleep):
+    print('over', flush=True)
+    sleep(1)
+
+last = Last()  # deleted as Python closes
 """.replace('LIMIT', str(LIMIT))
 
 
@@ -154,10 +161,14 @@ def reporting():
 
 
 @pytest.mark.parametrize('asked', [0, 1])
-def test_a_request_to_stop_while_host_0_reports_ends_no_host(reporting, asked):
+def test_a_request_to_stop_after_training_ends_no_host(reporting, asked):
   reporting[asked].terminate()
   time.sleep(0.2)
   assert [x.poll() for x in reporting] == [None, None]
+  reporting[0].stdin.write('\n')
+  reporting[0].stdin.flush()
+  assert [x.stdout.readline() for x in reporting] == ['over\n'] * 2
+  reporting[1 - asked].terminate()
   told = [x.communicate(timeout=LIMIT) for x in reporting]
   assert [x.returncode for x in reporting] == [0, 0], told
 

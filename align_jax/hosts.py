@@ -272,8 +272,8 @@ def finish():
   """Waits for all hosts to come to their end; none is missed from then on.
 
   JAX disconnects before that: it waits for all hosts, and would for minutes if
-  the end of one were not heard of. A request to stop that comes later is ignored:
-  it could end Python as it closes, and nothing is left to stop.
+  the end of one were not heard of. A later request to stop is ignored: it could
+  end Python as it closes, and nothing is left to stop.
   """
   if _group.number == 1:
     return

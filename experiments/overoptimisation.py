@@ -11,30 +11,55 @@ import numpy as np
 
 from align_jax.compare import intervals, laws, readings
 from align_jax.compare.points import last_points
-from experiments import pages
+from experiments import derived, pages
 from experiments.claims import jackknife
+
+BEST, POLICY = 'best_of_n', 'rloo'
+KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
+PRICES = 0.5, 0.3, 0.2, 0.13, 0.08  # of a nat, in deviations of the reward
+FEW_PRICES = PRICES[::2]
+POOLS = 4  # pools of the config in one of best-of-n
+# Learning rates of proxies other than the config's own.
+RATES = {'transformer': 5e-4, 'sized': 1e-3}
+# Nats below which the law of policies, whose slope is infinite at 0, is not
+# fitted. Chosen, not measured.
+LEAST_KL = 0.1
+WITHIN = 0.1  # of the largest gain, of a prediction that holds
+RULES = 'align_jax/compare/laws.py', 'experiments/overoptimisation.py'
 
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-  """A row of GRID: what differs from the config's own proxy.
+  """A proxy of a grid: what differs from the config's own.
 
   Attributes:
     verifier: a name in `lab.proxies.VERIFIERS`.
     share: of the config's number of golden pairs.
     noise: share of flipped labels.
+    part: of a `sized` one: the gold judge is so many times as wide.
   """
 
   verifier: str = 'bow'
   share: float = 1.0
   noise: float = 0.0
+  part: int = 0
 
   def name(self, cfg):
     noise = f', noise {self.noise:g}' if self.noise else ''
-    return f'{self.verifier} {self.pairs(cfg)}{noise}'
+    wide = f' {self.width(cfg)}' if self.part else ''
+    return f'{self.verifier}{wide} {self.pairs(cfg)}{noise}'
+
+  def kind(self, cfg):
+    """What it is but for its pairs."""
+    wide = f', {self.width(cfg)} wide' if self.part else ''
+    flipped = f', {self.noise:.0%} flipped' if self.noise else ''
+    return f'{self.verifier}{wide}{flipped}'
 
   def pairs(self, cfg):
     return int(self.share * cfg['golden']['pairs'])
+
+  def width(self, cfg):
+    return judge_of(cfg)['dim'] // self.part
 
   def changes(self, cfg):
     rate = RATES.get(self.verifier)
@@ -43,17 +68,58 @@ class Proxy:
       'golden.label_noise': self.noise,
       'proxy.verifier': self.verifier,
       **({'proxy.learning_rate': rate} if rate else {}),
+      **({'proxy.model': self.model(cfg)} if self.part else {}),
     }
 
+  def model(self, cfg):
+    """One layer of its width, with heads as the gold judge has them."""
+    width = self.width(cfg)
+    head = min(judge_of(cfg)['head_dim'], width)
+    heads = width // head
+    return dict(
+      dim=width,
+      num_layers=1,
+      num_heads=heads,
+      num_kv_heads=heads,
+      head_dim=head,
+      mlp_dim=2 * width,
+    )
 
-# Learning rates of proxies other than the config's own.
-RATES = {'transformer': 5e-4}
-BEST, POLICY = 'best_of_n', 'rloo'
-KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
-# Nats below which the law of policies, whose slope is infinite at 0, is not
-# fitted. Chosen, not measured.
-LEAST_KL = 0.1
-WITHIN = 0.1  # of the largest gain, of a prediction that holds
+
+def judge_of(cfg):
+  """The fields of a learned gold judge.
+
+  Raises:
+    ValueError: gold is not learned.
+  """
+  judge = cfg['task'].get('judge_model')
+  if not judge:
+    raise ValueError(
+      'task.judge_model: expected a learned gold judge, of which proxies are '
+      'parts, as in configs/toy_learned_gold.py'
+    )
+  return judge
+
+
+def arms_of(cfg, prices):
+  """Best-of-n, and the config's RLOO at several prices of KL."""
+  rloo = {**derived.arm_of(cfg, POLICY, 'methods'), 'kl_budget': 0.0}
+  first = rloo.pop('sweep', ({},))[0]
+  rest = first.get('loss_kwargs', {})
+  fixed = {k: v for k, v in first.items() if k != 'loss_kwargs'}
+  rloo['loss_kwargs'] = {**rloo.get('loss_kwargs', {}), **rest}
+  prices = [{'loss_kwargs': {**rloo['loss_kwargs'], 'beta': b}} for b in prices]
+  pool = dict(reweigh='best_of_n', pool=POOLS * cfg['arm']['pool'])
+  return {
+    BEST: dict(source='reference', **pool),
+    POLICY: {**rloo, **fixed, 'sweep': tuple(prices)},
+  }
+
+
+def changes(cfg):
+  """What such a study changes of a config."""
+  kls = 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0
+  return {'report.budgets': kls}
 
 
 class Seen:
@@ -212,10 +278,16 @@ class Differs:
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-  """The gain of best-of-n at a KL, [S, E]."""
+  """The gain of best-of-n at a KL, [S, E].
+
+  Attributes:
+    less: what is gained under this proxy is taken away.
+  """
 
   proxy: Proxy
   nats: float
+  less: Proxy | None = None
 
   def __call__(self, evidence):
-    return evidence.at(f'{self.proxy.name(evidence.cfg)} {BEST}', self.nats)
+    gain = lambda x: evidence.at(f'{x.name(evidence.cfg)} {BEST}', self.nats)
+    return gain(self.proxy) - (gain(self.less) if self.less else 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from align_jax.compare import laws, readings, reweigh
 from align_jax.files import write_record
-from configs import toy
+from configs import toy_learned_gold
 from experiments import overoptimisation as over
 from experiments.suite import e09_best_of_n_kl as e09
 from experiments.suite import e13_coverage as e13
@@ -16,7 +16,7 @@ from experiments.suite import e15_kl_estimators as e15
 from experiments.suite import e17_limits as e17
 from tests import made_points
 
-CFG = toy.get_config().to_dict()
+CFG = toy_learned_gold.get_config().to_dict()
 LAW_KLS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0)
 ALPHA, BETA = 0.8, 0.2
 # Between prompts, so that a gain has a standard error.
@@ -129,9 +129,17 @@ def of_coefficients(study, claim, effects, folder):
 
 
 def of_gains(study, claim, effects, folder):
-  """Best-of-n that gains an effect per sqrt(nat)."""
-  name = f'{claim.measure.proxy.name(CFG)} {over.BEST}'
-  return each(effects, lambda *x: made_points.reweighed(name, *x))
+  """Best-of-n that gains an effect per sqrt(nat), or more than another one."""
+  measure = claim.measure
+
+  def run(seed, x):
+    for proxy, quality in ((measure.proxy, 1 + x), (measure.less, 1.0)):
+      if proxy:
+        own = quality if measure.less else x
+        name = f'{proxy.name(CFG)} {over.BEST}'
+        yield from made_points.reweighed(name, seed, own)
+
+  return each(effects, run)
 
 
 def of_shares(study, claim, effects, folder):
@@ -182,5 +190,10 @@ MADE = {
   ('E8', 'beta falls with data'): of_coefficients,
   ('E8', 'alpha rises with data'): of_coefficients,
   ('E8', 'threshold'): of_gains,
+  ('E8+', 'larger is better'): of_gains,
+  ('E8+', 'more data is better'): of_gains,
+  ('E8+', 'size needs data'): of_gains,
+  ('E8+', 'alpha rises with size'): of_coefficients,
+  ('E8+', 'beta falls with size'): of_coefficients,
   ('E8', 'more samples hurt'): of_falls,
 }

@@ -9,7 +9,7 @@ import pytest
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
 from align_jax.files import write_record
-from configs import sentiment, toy
+from configs import sentiment, toy, toy_learned_gold
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.overoptimisation import Proxy
@@ -28,6 +28,12 @@ for module in (limit_points, online_points, recent_points, size_points):
   suite_points.MADE |= module.MADE
 STUDIES = studies()
 CFG = toy.get_config().to_dict()
+LEARNED = toy_learned_gold.get_config().to_dict()
+
+
+def config_for(study):
+  """The toy's config that a study can serve."""
+  return LEARNED if study.key == 'E8+' else CFG
 
 
 def of(values, **fields):
@@ -106,8 +112,9 @@ def listed(of_points):
 
 @pytest.mark.parametrize('study, claim', listed(of_points=True))
 def test_a_claim_can_get_each_word(study, claim, tmp_path):
+  cfg = study.config(config_for(study))
   words = {
-    rule(claim, Evidence(points, study.config(CFG), tmp_path)).word
+    rule(claim, Evidence(points, cfg, tmp_path)).word
     for points in suite_points.made(study, claim, tmp_path)
   }
   assert words >= suite_points.wanted(claim)
@@ -124,16 +131,23 @@ def test_a_claim_of_exact_numbers_can_fail(study, claim, tmp_path):
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
 def test_a_study_runs_on_the_toy(study):
-  common.check(study.config(CFG), study.runs(CFG))
+  cfg = config_for(study)
+  common.check(study.config(cfg), study.runs(cfg))
 
 
-@pytest.mark.parametrize('key', ['E1', 'E3', 'E5', 'E8', 'E11'])
+def test_parts_of_a_gold_judge_need_one():
+  with pytest.raises(ValueError, match='task.judge_model: expected a learned'):
+    STUDIES['E8+'].runs(CFG)
+
+
+@pytest.mark.parametrize('key', ['E1', 'E3', 'E5', 'E8', 'E8+', 'E11'])
 def test_a_study_runs_on_texts(key):
   cfg = {**sentiment.get_config().to_dict(), 'seeds': 2}
   runs = STUDIES[key].runs(cfg)
   common.check(cfg, runs)
-  if key in ('E8', 'E11'):  # which have dozens of runs on the toy
-    assert len(runs) < len(STUDIES[key].runs({**CFG, 'seeds': 2}))
+  if key in ('E8', 'E8+', 'E11'):  # which have dozens of runs on the toy
+    toys = {**config_for(STUDIES[key]), 'seeds': 2}
+    assert len(runs) < len(STUDIES[key].runs(toys))
   # Every proxy that a claim reads is trained.
   own = STUDIES[key].config(cfg)
   fields = [vars(claim.measure).values() for claim in STUDIES[key].claims]
@@ -174,7 +188,7 @@ def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
   decided = tuple(c for c in study.claims if isinstance(c, claims.Claim))
   study = dataclasses.replace(study, claims=decided)
   write_record(tmp_path / e13.TABLES, {x: [1.0, 2.0] for x in e13.METHODS})
-  cfg = {**CFG, 'seeds': 2}
+  cfg = {**config_for(study), 'seeds': 2}
   points = []
   for number, run in enumerate(study.runs(cfg)):
     points += points_of(run, 1 + 0.01 * number)

@@ -178,6 +178,17 @@ def start(run, check=groups.check):
   app.run(on_hosts, flags_parser=parse)
 
 
+def refuse_hosts(why):
+  """Raises ValueError for flags of several hosts.
+
+  Args:
+    why: they are of no use, a clause.
+  """
+  for flag in (COORDINATOR, NUM_HOSTS, HOST):
+    if flags.FLAGS[flag.name].present:
+      raise ValueError(f'--{flag.name}={flag.value}: {why}, expected none')
+
+
 def join_hosts():
   """Joins the hosts that the flags or the TPU slice say."""
   hosts.start(

@@ -325,6 +325,8 @@ def main(runs, report, settle=lambda cfg, given: cfg, rules=registration.RULES):
   def run(cfg, given):
     if not command.WORKDIR.value:
       raise ValueError('--workdir is required')
+    if command.REPORT.value:
+      command.refuse_hosts('--report runs on one host')
     cfg = settle(cfg, given)
     effects.check(runs, cfg, given)
     workdir = paths.absolute(command.WORKDIR.value)

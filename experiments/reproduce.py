@@ -12,8 +12,6 @@ import dataclasses
 import pathlib
 import time
 
-from absl import flags
-
 from align_jax import paths
 from align_jax.files import read_record, write_record
 from align_jax.lab import lock, schedule
@@ -123,13 +121,10 @@ def note(folder):
 def run(cfg, given):
   if not command.WORKDIR.value:
     raise ValueError('--workdir is required')
-  for flag in (command.COORDINATOR, command.NUM_HOSTS, command.HOST):
-    if flags.FLAGS[flag.name].present:
-      raise ValueError(
-        f'--{flag.name}={flag.value}: studies run on one host, expected none; '
-        'a study by itself, such as python -m experiments.suite.e02_order, '
-        'takes several'
-      )
+  command.refuse_hosts(
+    'studies run on one host, and only one by itself, such as '
+    'python -m experiments.suite.e02_order, on several'
+  )
   workdir = paths.absolute(command.WORKDIR.value)
   folder = workdir / pathlib.Path(command.CONFIG.value).stem
   parts = parts_of(cfg, folder, command.ONLY.value)

@@ -237,6 +237,7 @@ def test_part_of_a_group_may_be_overridden(cfg):
     (['--only=onlin'], '--only=onlin: no such arm; arms are offline'),
     (['--config.proxy.verifier=tree'], "proxy.verifier='tree' is none of"),
     (['--report'], 'holds no finished run'),
+    (['--report', '--host=1'], '--host=1: --report runs on one host'),
   ],
 )
 def test_the_command_line_answers_a_mistake_in_one_line(

@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+from align_jax import paths
+from align_jax.files import read_record
+
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / 'docs' / 'site'))
 
@@ -121,6 +124,12 @@ def test_the_page_of_experiments_has_every_study_and_command():
   for path in modules:
     name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
     assert f'python -m {name} ' in page
+  found = (ROOT / 'docs' / 'claims').glob('*/*/verdicts.json')
+  every = [
+    x for path in found for x in read_record(paths.absolute(path))['verdicts']
+  ]
+  told = [f'| {x["word"]} {x["value"]}'.strip() for x in every]
+  assert told and all(words in page for words in told)
 
 
 def test_a_docstring_becomes_restructured_text():

@@ -7,10 +7,10 @@ import pathlib
 import docstrings
 
 from align_jax import paths
-from align_jax.files import read_record
-from experiments.study import NAME
+from experiments import site
 
 ROOT = pathlib.Path(__file__).parents[2]
+CLAIMS = paths.absolute(ROOT / 'docs' / 'claims')
 FIGURES = {  # of docs/, by module; any other's is docs/MODULE.png, if any
   'online_vs_offline': 'toy.png',
   'method_zoo': 'zoo_gold_vs_kl.png',
@@ -20,7 +20,15 @@ FIGURES = {  # of docs/, by module; any other's is docs/MODULE.png, if any
 def page(text):
   """The page's head, studies with their claims, experiments, other commands."""
   studies = importlib.import_module('experiments.suite').studies()
-  parts = [text, '## Studies', *map(_study, studies.values())]
+  found = {
+    config: {
+      x.key: record for x, record in site.verdicts_of(CLAIMS, config, studies)
+    }
+    for config in site.configs_of(CLAIMS)
+  }
+  own = lambda key: {k: x[key] for k, x in found.items() if key in x}
+  parts = [text, '## Studies']
+  parts += [_study(study, own(key)) for key, study in studies.items()]
   commands = {'Experiments': [], 'Measurements and proofs': []}
   for path in sorted((ROOT / 'experiments').glob('*.py')):
     code = path.read_text('utf-8')
@@ -34,24 +42,41 @@ def page(text):
   return '\n\n'.join(parts)
 
 
-def _study(study):
-  """A study's docstring, its claims with their verdicts, and its figure."""
-  folder = ROOT / 'docs' / 'claims' / 'toy' / study.key
-  record = read_record(paths.absolute(folder / NAME))
-  found = {x['claim']: x for x in record['verdicts']}
-  rows = ['| claim | source | measured | toy |', '|---|---|---|---|']
+def _study(study, records):
+  """A study's docstring, its claims with their verdicts, and its figure.
+
+  Args:
+    records: {config: its record of verdicts}.
+  """
+  header = 'claim', 'source', 'measured', *records
+  rows = [f'| {" | ".join(header)} |', f'|{"---|" * len(header)}']
   for claim in study.claims:
-    own = found.get(claim.name)
-    told = f'{own["word"]} {own["value"]}'.strip() if own else 'not run'
-    rows.append(f'| {claim.says} | {claim.source} | {claim.number} | {told} |')
-  cost = f'{record["seconds"] / 60:.0f} minutes of one core.'
-  see = 'See [all verdicts](../claims/RESULTS.md).'
-  rows += ['', f'{cost} {see}' if study.trains else see]
-  figure = folder / 'figures' / study.figure
-  if study.figure and figure.exists():
-    rows += ['', f'![{study.title}](../{figure.relative_to(ROOT / "docs")})']
+    told = (_told(claim, record) for record in records.values())
+    rows.append(
+      f'| {" | ".join((claim.says, claim.source, claim.number, *told))} |'
+    )
+  cost = ', '.join(
+    f'{config} {record["seconds"] / 60:.0f}'
+    for config, record in records.items()
+    if study.trains
+  )
+  cost = f'Minutes of one core: {cost}. ' if cost else ''
+  rows += ['', f'{cost}See [all verdicts](../claims/RESULTS.md).']
+  for config in records:
+    figure = f'claims/{config}/{study.key}/figures/{study.figure}'
+    if study.figure and (ROOT / 'docs' / figure).exists():
+      rows += ['', f'![{study.title}](../{figure})']
+      rows += ['', f'{study.key} of {config}.']
   section = _section(pathlib.Path(study.file), f'{study.key}. ')
   return '\n'.join([section, '', *rows])
+
+
+def _told(claim, record):
+  """The word and the number of a claim."""
+  for x in record['verdicts']:
+    if x['claim'] == claim.name:
+      return f'{x["word"]} {x["value"]}'.strip()
+  return 'not run'
 
 
 def _section(path, key=''):

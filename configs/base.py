@@ -46,7 +46,7 @@ def get_config():
       steps=1000,  # 0: the reference is the model before training
       batch_size=64,  # demonstrations per step
       learning_rate=1e-3,
-      # 'adamw' | 'lion' | 'muon', and its keyword arguments, see
+      # 'adamw' | 'lion' | 'muon' | 'rmsprop', and its arguments, see
       # align_jax.learn.optimizers.OPTIMIZERS.
       optimizer=dict(name='adamw'),
       # 'constant' | 'linear' | 'cosine' | 'inverse_sqrt', and its keyword

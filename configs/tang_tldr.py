@@ -1,6 +1,7 @@
 """TL;DR by the settings of Tang et al. 2024, with a decoder of 1B parameters.
 
-  align reproduce --config=configs/tang_tldr.py --workdir=runs/tang --only=E1
+  align reproduce --config=configs/tang_tldr.py --workdir=runs/tang \
+    --only=E1,E2,E3,E4,E5,E6
 
 Of the paper (arXiv 2405.08448, section 3 and appendix) are IPO, SFT of 4000
 steps at batch 128 and 3e-5, a pairwise proxy at batch 32 and 1e-4 with 1000
@@ -20,6 +21,8 @@ What differs:
 - The paper holds no run at a KL. Here the pair is held at 10 nats; E1's two
   arms without a budget are like the paper's, at a fifth of these betas and 4000
   updates. E1 has 108 runs for three seeds.
+- E7, on larger policies under one proxy, is left out: a proxy that starts from
+  a policy serves no other one.
 
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted.
@@ -57,6 +60,8 @@ def get_config():
   c.report.update(budgets=(0.5, 1.0, 2.0, 5.0, 10.0), window=(10.0, 10.0))
   c.eval.update(samples=1, metrics=('length', 'repeats'))
   del c.arms['file pairs']
+  c.arms['shuffled'] = dict(source='log', log_of='online/lr1e-05-beta0.1')
+  c.arms['online+gold'] = dict(labels='gold')
   for arm in c.arms.values():
     arm.sweep = sweep(*((lr, beta) for lr in RATES for beta in BETAS))
   c.arms.offline.steps = 20000

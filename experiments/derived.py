@@ -8,9 +8,13 @@ LENGTH = 'steps', 'points', 'save_every'
 GROUP = 4  # completions per prompt of RLOO
 
 
-def is_quick(cfg):
-  """Whether a run takes seconds, so that a study may have dozens of them."""
-  return cfg['task']['name'] == 'toy'
+def is_whole(cfg):
+  """Whether a study has its whole grid: dozens of runs.
+
+  On the generated task a run takes seconds, and a published checkpoint is for
+  machines that have the time. Small models of texts are between the two.
+  """
+  return cfg['task']['name'] == 'toy' or bool(cfg['model'].get('checkpoint'))
 
 
 def arm_of(cfg, name, table='arms'):

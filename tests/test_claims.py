@@ -9,7 +9,7 @@ import pytest
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
 from align_jax.files import write_record
-from configs import sentiment, toy, toy_learned_gold
+from configs import rafailov_tldr, sentiment, tang_tldr, toy, toy_learned_gold
 from experiments import claims, common, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.overoptimisation import Proxy
@@ -153,6 +153,28 @@ def test_a_study_runs_on_texts(key):
   fields = [vars(claim.measure).values() for claim in STUDIES[key].claims]
   read = {x for own in fields for x in own if isinstance(x, Proxy)}
   assert {proxy.name(own) for proxy in read} <= {run.variant for run in runs}
+
+
+OF_PAPERS = [
+  *((tang_tldr, f'E{number}') for number in range(1, 7)),
+  (rafailov_tldr, 'E11'),
+]
+
+
+@pytest.mark.parametrize('module, key', OF_PAPERS)
+def test_a_study_is_accepted_at_the_size_of_its_paper(module, key):
+  cfg = module.get_config().to_dict()
+  runs = STUDIES[key].runs(cfg)
+  common.check(STUDIES[key].config(cfg), runs)
+  assert all(run.shared.model['checkpoint'] for run in runs)
+
+
+def test_all_betas_of_a_paper_are_there_at_its_size():
+  runs = STUDIES['E11'].runs(rafailov_tldr.get_config().to_dict())
+  strengths = {(run.variant, run.arm, run.configuration) for run in runs}
+  assert len(strengths) == 2 * 3 * 7
+  assert {run.source.name for run in runs} == {'file_pairs'}
+  assert len({run.shared.model['checkpoint'] for run in runs}) == 2
 
 
 def points_of(run, quality):

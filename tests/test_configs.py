@@ -13,6 +13,7 @@ from configs import (
   llama3_70b_ultrafeedback,
   pythia_1b_tldr,
   qwen2_5_0_5b_hh,
+  rafailov_tldr,
   sentiment,
   tang_tldr,
   toy,
@@ -64,7 +65,7 @@ def test_sentiment_runs_under_smoke(tmp_path):
 
 
 MODULES = [toy, toy_learned_gold, sentiment, hh, ultrafeedback]
-MODULES += [pythia_1b_tldr, tang_tldr, qwen2_5_0_5b_hh]
+MODULES += [pythia_1b_tldr, tang_tldr, rafailov_tldr, qwen2_5_0_5b_hh]
 MODULES += [llama3_2_1b_ultrafeedback]
 MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 

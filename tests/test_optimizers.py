@@ -48,6 +48,18 @@ def by_path(tree):
 # --- AdamW, as it has been ----------------------------------------------------
 
 
+def test_rmsprop_is_that_of_pytorch():
+  """x -= lr g / (sqrt(v) + eps), v the running mean of g^2 from 0."""
+  tx = make_optimizer(
+    optimizer=dict(name='rmsprop', decay=0.9, eps=0.1), max_grad_norm=np.inf
+  )
+  tree, v = {'x': jnp.zeros(3)}, 0.0
+  for seed, found in enumerate(updates_of(tx, tree)):
+    g = np.asarray(noise(tree, seed)['x'], float)
+    v = 0.9 * v + 0.1 * g**2
+    np.testing.assert_allclose(found['x'], -g / (np.sqrt(v) + 0.1), rtol=1e-5)
+
+
 def test_adamw_is_optaxs_behind_clipping(params):
   """To the bit, with the state that earlier checkpoints hold."""
   chain = optax.chain(

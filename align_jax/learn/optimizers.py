@@ -75,12 +75,18 @@ def muon(
   )
 
 
+def rmsprop(decay=0.99, eps=1e-8):
+  """RMSProp (Tieleman and Hinton 2012) as in PyTorch, without momentum."""
+  return optax.scale_by_rms(decay=decay, eps=eps, eps_in_sqrt=False)
+
+
 # Keyword arguments -> an optax transformation from gradients to directions. One
 # that takes `matrices` is given those of the model.
 OPTIMIZERS = {
   'adamw': optax.scale_by_adam,
   'lion': optax.scale_by_lion,
   'muon': muon,
+  'rmsprop': rmsprop,
 }
 
 
@@ -135,7 +141,7 @@ def _check_kwargs(name, kwargs):
       )
 
 
-DECAYS = ('b1', 'b2', 'beta')
+DECAYS = ('b1', 'b2', 'beta', 'decay')
 ADAMW = {'name': 'adamw'}
 
 

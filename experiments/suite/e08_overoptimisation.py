@@ -45,11 +45,11 @@ NATS = 2.0  # where the least data are looked at
 
 
 def arms(cfg):
-  return arms_of(cfg, PRICES if derived.is_quick(cfg) else FEW_PRICES)
+  return arms_of(cfg, PRICES if derived.is_whole(cfg) else FEW_PRICES)
 
 
 def variants(cfg):
-  grid = GRID if derived.is_quick(cfg) else NEEDED
+  grid = GRID if derived.is_whole(cfg) else NEEDED
   return {proxy.name(cfg): proxy.changes(cfg) for proxy in grid}
 
 

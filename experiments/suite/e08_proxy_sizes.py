@@ -40,7 +40,7 @@ def arms(cfg):
 
 
 def variants(cfg):
-  grid = GRID if derived.is_quick(cfg) else CORNERS
+  grid = GRID if derived.is_whole(cfg) else CORNERS
   return {proxy.name(cfg): proxy.changes(cfg) for proxy in grid}
 
 

@@ -21,7 +21,7 @@ NARROW, WIDE = WIDTHS = tuple(map(widths.named, (1, 2)))
 
 def names(cfg):
   """{beta: its configuration}; texts have time for the ends and the middle."""
-  betas = BETAS if derived.is_quick(cfg) else BETAS[::3]
+  betas = BETAS if derived.is_whole(cfg) else BETAS[::3]
   return {beta: f'beta{beta:g}' for beta in betas}
 
 

@@ -27,6 +27,7 @@ from experiments import damage
 
 LEADER = 'the leader task was preempted/died'  # JAX of host 0, if it is first
 LIMIT = 60  # seconds in which the others must have ended
+WAIT = 30  # seconds in which hosts must have come: one may be killed before
 # A start that goes on is mostly compiling, but for these.
 COMPILED_ONCE = {
   'JAX_PLATFORMS': 'cpu',
@@ -58,7 +59,7 @@ class Job:
   """
 
   def __init__(
-    self, workdir, hosts, devices, absent=(), wait=LIMIT, config=CONFIG
+    self, workdir, hosts, devices, absent=(), wait=WAIT, config=CONFIG
   ):
     workdir.parent.mkdir(parents=True, exist_ok=True)
     file = workdir.with_name('config.py')

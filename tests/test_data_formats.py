@@ -9,6 +9,7 @@ from align_jax import data
 from align_jax.data import (
   chat,
   comparisons,
+  detection,
   files,
   formats,
   pipeline,
@@ -27,7 +28,7 @@ A, B = ([dict(role='assistant', content=x)] for x in 'ab')
 
 def example(**fields):
   row = data.Row(fields, 'x row 1')
-  (made,) = readers.DATASETS[readers.detect_reader(row)]([row])
+  (made,) = readers.DATASETS[detection.detect(row)]([row])
   made = data.Row(made, 'x row 1')
   return formats.FORMATS[formats.detect(made)][1](made)
 
@@ -206,7 +207,7 @@ HH = '\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:'
   ],
 )
 def test_readers(row, name, format, prompt, completions):
-  assert readers.detect_reader(row) == name
+  assert detection.detect(row) == name
   found = example(**row)
 
   def said(text):
@@ -385,7 +386,7 @@ PAIRS = ['formats/preference.conversational.explicit.jsonl']
 
 def test_the_registry_names_what_it_holds():
   assert all(name == f.__name__ for name, f in readers.DATASETS.items())
-  assert set(readers.SIGNATURES) < set(readers.DATASETS)
+  assert set(detection.SIGNATURES) < set(readers.DATASETS)
   assert tuple(files.READERS) == shards.ENDINGS
 
 

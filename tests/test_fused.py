@@ -17,7 +17,7 @@ import pytest
 from conftest import python
 
 from align_jax.lab import sweep
-from align_jax.models import fused, hf, initial, transformer
+from align_jax.models import fused, hf, hf_export, initial, transformer
 from configs import toy
 from experiments import common
 
@@ -295,7 +295,7 @@ def test_attention_beside_a_checkpoint(tmp_path):
   folder = GOLDEN / 'qwen3'
   model = hf.load(folder, attention='splash')
   assert model.config.attention == 'splash'
-  hf.export(tmp_path, *model)
+  hf_export.export(tmp_path, *model)
   assert hf.load(tmp_path).config.attention == 'auto'
   fields = initial.model_fields(dict(checkpoint=str(folder), attention='plain'))
   assert fields['attention'] == 'plain'

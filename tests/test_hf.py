@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from align_jax.models import hf, hf_config, hf_fields, lora, transformer
+from align_jax.models import (
+  hf,
+  hf_config,
+  hf_export,
+  hf_fields,
+  lora,
+  transformer,
+)
 from align_jax.policy import scoring
 from align_jax.tools import check_model
 from align_jax.types import Batch
@@ -123,7 +130,9 @@ def test_export_loads_back_to_the_bit(name, dtype, tmp_path):
   params = jax.tree.map(shift, jax.tree.map(np.asarray, model.params))
   size = 20_000 if dtype == 'float32' else 2**31
   source = GOLDEN / name
-  hf.export(tmp_path, params, *model[1:], source=source, shard_bytes=size)
+  hf_export.export(
+    tmp_path, params, *model[1:], source=source, shard_bytes=size
+  )
   assert (tmp_path / hf.INDEX).exists() == (dtype == 'float32')
   again = hf.load(tmp_path, dtype=dtype)
   assert bits(again.params) == bits(params)
@@ -136,7 +145,7 @@ def test_the_docs_import_and_export(tmp_path):
   """The blocks of docs/models.md, in their order; B of the adapters is zero."""
   page = (GOLDEN.parents[2] / 'docs' / 'models.md').read_text()
   blocks = re.findall(r'```python\n(.*?)```', page, re.S)
-  load, merge = (b for b in blocks if 'hf.export' in b)
+  load, merge = (b for b in blocks if 'hf_export.export' in b)
   names = {'folder': GOLDEN / 'qwen3', 'out': tmp_path}
   exec(load, names)
   again = hf.load(tmp_path, dtype='bfloat16')
@@ -152,12 +161,12 @@ def test_the_docs_import_and_export(tmp_path):
 
 
 def test_a_toy_is_exported_as_llama(config, params, tmp_path):
-  hf.export(tmp_path, params, config)
+  hf_export.export(tmp_path, params, config)
   again = hf.load(tmp_path)
   assert bits(again.params) == bits(params) and again.config == config
   strange = dataclasses.replace(config, activation='relu', norm_offset=1.0)
   with pytest.raises(ValueError, match='norm_offset=0.0, the model has 1.0'):
-    hf.export(tmp_path / 'strange', params, strange)
+    hf_export.export(tmp_path / 'strange', params, strange)
 
 
 def test_a_language_model_gets_a_scalar_head(tmp_path):
@@ -166,8 +175,8 @@ def test_a_language_model_gets_a_scalar_head(tmp_path):
   assert bits(model.params['layers']) == bits(load('llama').params['layers'])
   unsaid = {k: v for k, v in model.hf_config.items() if k != 'pad_token_id'}
   with pytest.raises(ValueError, match='pad_token_id'):
-    hf.export(tmp_path, *model[:2], unsaid)
-  hf.export(tmp_path, *model[:2], unsaid | {'pad_token_id': None})
+    hf_export.export(tmp_path, *model[:2], unsaid)
+  hf_export.export(tmp_path, *model[:2], unsaid | {'pad_token_id': None})
   assert hf.load(tmp_path).config.head == 'scalar'
 
 
@@ -403,10 +412,10 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
   monkeypatch.setattr(safetensors.numpy, 'save_file', full)
   with pytest.raises(OSError, match='no space'):
-    hf.export(tmp_path, *model, source=tmp_path)
+    hf_export.export(tmp_path, *model, source=tmp_path)
   monkeypatch.undo()
   assert bits(hf.load(tmp_path).params) == bits(model.params)
-  hf.export(tmp_path, *model, source=tmp_path)
+  hf_export.export(tmp_path, *model, source=tmp_path)
   assert bits(hf.load(tmp_path).params) == bits(model.params)
   assert not list(tmp_path.glob('*.part'))
 
@@ -456,7 +465,7 @@ def test_transformers_loads_the_export(name, tmp_path):
 
   torch.set_num_threads(1)
   model, g = load(name), golden(name)
-  hf.export(tmp_path, *model, shard_bytes=20_000)
+  hf_export.export(tmp_path, *model, shard_bytes=20_000)
   auto = transformers.AutoModelForCausalLM
   if model.config.head == 'scalar':
     auto = transformers.AutoModelForSequenceClassification

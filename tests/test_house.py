@@ -81,8 +81,8 @@ def to_local_paths(path):
 
 
 # What is local wherever a workdir is: this code, a scratch folder, the hub's.
-LOCAL = 'paths lab.protocol models.hf tasks.pair_folder tools.cli '
-LOCAL = f'{LOCAL} tools.measure_import hardware tasks.folders'
+LOCAL = 'paths lab.protocol models.hf models.hf_export tasks.pair_folder'
+LOCAL = f'{LOCAL} tools.cli tools.measure_import hardware tasks.folders'
 LOCAL = f'{LOCAL} tools.fit_programs'.split()
 
 

@@ -33,7 +33,7 @@ from align_jax.judges.reader import open_reader
 from align_jax.lab import checks, sweep
 from align_jax.lab.labels import reward_of
 from align_jax.learn import rewards, train
-from align_jax.models import hf, transformer
+from align_jax.models import hf, hf_export, transformer
 from align_jax.models.vocabulary import pad_token_id, scored_at
 from align_jax.types import Batch
 from configs import arithmetic, base
@@ -388,7 +388,7 @@ def test_a_token_that_the_model_lacks_is_named_where_it_is_used(
   """Those that no row uses do no harm."""
   shutil.copytree(scalar, tmp_path, dirs_exist_ok=True)
   small = dataclasses.replace(SCALAR, vocab_size=300)
-  hf.export(tmp_path, random_params(0, small), small)
+  hf_export.export(tmp_path, random_params(0, small), small)
   judge = judges.reward_model(tmp_path)
   assert np.isfinite(judge(['xyz'], ['zyx'])).all()
   message = r"row 1: token '.+' has id 3\d\d, expected one below vocab_size=300"

@@ -15,7 +15,7 @@ from runs import run_of, setup_of, stage_of, train_arm
 from align_jax.files import read_jsonl
 from align_jax.lab import checks, forwards, starts, sweep, written
 from align_jax.learn.checkpoint import Checkpoints
-from align_jax.models import hf, interface, lora
+from align_jax.models import hf, hf_export, interface, lora
 from align_jax.models.adapter import Adapter
 from align_jax.policy import scoring
 from configs import base, toy
@@ -224,7 +224,7 @@ def test_the_export_of_the_merged_policy_loads_back(
   config, params, adapters, tmp_path
 ):
   merged = lora.merge(params, adapters)
-  hf.export(tmp_path, merged, config)
+  hf_export.export(tmp_path, merged, config)
   assert same_bits(hf.load(tmp_path).params, merged)
   assert not same_bits(merged, params)
 

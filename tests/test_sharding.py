@@ -20,7 +20,7 @@ from align_jax.policy import scoring
 from align_jax import sharding
 from align_jax.learn import optimizers, step
 from align_jax.losses import LOSSES
-from align_jax.models import hf, transformer
+from align_jax.models import hf, hf_export, transformer
 from align_jax.types import Batch
 
 config = transformer.ModelConfig(
@@ -88,7 +88,7 @@ with jax.set_mesh(mesh):
     lambda batch: sharding.place_batch(batch, mesh),
   )
 folder = tempfile.mkdtemp()
-hf.export(folder, many[0].params, config)
+hf_export.export(folder, many[0].params, config)
 loaded = hf.load(folder, mesh=mesh).params
 odd = {**params, 'embed': params['embed'][:11]}
 print(json.dumps({

@@ -7,7 +7,7 @@ import chat_templates
 import jax
 
 from align_jax import data
-from align_jax.models import hf, hf_config, transformer
+from align_jax.models import hf_config, hf_export, transformer
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'hf'
 FAMILIES = {  # special tokens, BOS, EOS, chat template
@@ -67,5 +67,5 @@ def make(folder, family, more_rows=0, head='lm', **changes):
   params = transformer.init(key, config)
   if head == 'scalar':
     params['head'] = jax.random.normal(key, params['head'].shape)
-  hf.export(folder, params, config, fields, source=folder)
+  hf_export.export(folder, params, config, fields, source=folder)
   return folder

@@ -8,7 +8,7 @@ import jax
 
 from align_jax import data
 from align_jax.judges.pairwise import TIES_PROMPT
-from align_jax.models import hf, transformer
+from align_jax.models import hf_export, transformer
 
 TEXTS = ['the red cat sat', 'a dog ran', 'one two three four five six', '']
 PROMPTS = ['What is 10 + 11?', 'Say a word', 'Count to six', 'Be silent']
@@ -49,7 +49,7 @@ def random_params(seed, config):
 
 def write(folder, params, config, template=TEMPLATE):
   """A checkpoint with a tokenizer of its own."""
-  hf.export(folder, params, config)
+  hf_export.export(folder, params, config)
   texts = [TIES_PROMPT, *PROMPTS, *TEXTS, *OTHERS] * 3
   tokenizer = data.train_tokenizer(texts, VOCAB)
   tokenizer.save(str(folder / 'tokenizer.json'))

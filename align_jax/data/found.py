@@ -4,7 +4,7 @@ The first good row decides for the whole file.
 """
 
 from align_jax.data import columns as columns_lib
-from align_jax.data import formats, nested, readers
+from align_jax.data import detection, formats, nested, readers
 from align_jax.data.row import LeftOut, Row, RowError, place, row_error
 
 SAMPLE = 3  # bad rows of a file without a good one, for other readers to try
@@ -13,7 +13,7 @@ KNOWN = (
   *(frozenset(columns) for columns, _ in formats.FORMATS.values()),
   *(
     frozenset(columns)
-    for columns, _ in readers.SIGNATURES.values()
+    for columns, _ in detection.SIGNATURES.values()
     if 'line' not in columns
   ),
   *(frozenset((name, 'chosen', 'rejected')) for name in readers.QUESTION),
@@ -52,7 +52,7 @@ class Found:
 
   def _examples(self, row):
     opened = nested.opened(row)
-    name = self.dataset or readers.detect_reader(opened)
+    name = self.dataset or detection.detect(opened)
     found = readers.DATASETS[name]([opened])
     made = [self._example(x, opened, name) for x in found]
     self.dataset, self.columns = name, self.columns or sorted(row)
@@ -65,7 +65,7 @@ class Found:
 
   def _example(self, made, row, name):
     """-> Example or LeftOut, names of the columns that it is made from."""
-    read = readers.columns_of(name)
+    read = detection.columns_of(name)
     if isinstance(made, LeftOut):
       return made, read
     made, label = columns_lib.labelled(Row(made, place(row)), row)
@@ -73,7 +73,7 @@ class Found:
     columns, make = formats.FORMATS[form]
     made, more, spoken = self._joined(made, row)
     read = (read or set(columns)) | label | more
-    optional = OPTIONAL | readers.columns_of(name)
+    optional = OPTIONAL | detection.columns_of(name)
     example = make(made)
     columns_lib.check_names(row, read, KNOWN, optional)
     columns_lib.check_read(row, read, form)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax.data import columns as columns_lib
-from align_jax.data import files, readers
+from align_jax.data import detection, files, readers
 from align_jax.data.examples import encode_example
 from align_jax.data.found import Found, others, said_of
 from align_jax.data.row import (
@@ -130,7 +130,7 @@ def _examples(found, row, counts):
 
 def _asked_for(row, dataset, fields):
   """-> the rows that a task asks for. What it does not may not be meant."""
-  read = readers.columns_of(dataset)
+  read = detection.columns_of(dataset)
   if dataset == 'standard':
     read = row.keys() & {'text', 'label', 'prompt', 'completion'}
   columns_lib.check_read(row, read)

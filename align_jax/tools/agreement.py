@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax import data, judges
-from align_jax.data import columns, comparisons, readers
+from align_jax.data import columns, comparisons, detection
 from align_jax.data.row import Counts, RowError
 from align_jax.judges import pairwise
 
@@ -35,7 +35,7 @@ def judged_rows(path, counts, limit=None):
   """
   found, name = [], None
   for row in data.rows(path):
-    name = name or readers.detect_reader(row)
+    name = name or detection.detect(row)
     if name not in data.COMPARISONS:
       raise ValueError(
         f'{path}: columns {sorted(row)} are no judged pairs; expected those of '
@@ -43,7 +43,7 @@ def judged_rows(path, counts, limit=None):
       )
     counts.rows += 1
     try:
-      columns.check_read(row, readers.columns_of(name))
+      columns.check_read(row, detection.columns_of(name))
       made = list(data.COMPARISONS[name](row))
     except RowError as error:
       counts.skip(error)

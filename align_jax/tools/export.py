@@ -28,8 +28,8 @@ from align_jax.lab import setups, stages, streams
 from align_jax.learn.checkpoint import final_params, params_of, steps_of
 from align_jax.learn.kept import measured
 from align_jax.losses import LOSSES
-from align_jax.models import hf, initial, lora
-from align_jax.models.hf import write_json
+from align_jax.models import hf, hf_export, initial, lora
+from align_jax.models.hf_export import write_json
 from align_jax.models.transformer import ModelConfig
 from align_jax.policy.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
@@ -259,7 +259,7 @@ def export(run, folder, dtype='float32', step=None, kl=None):
   task = setups.make_task(setup, number)
   found = _kind(run)(run, task, setup, number, step)
   ids = token_ids(task, found.config.head)
-  fields = found.fields or hf.llama_fields(found.config)
+  fields = found.fields or hf_export.llama_fields(found.config)
   # The config.json of a checkpoint keeps what it says; the lengths and ends of
   # generation are the task's.
   own = {k: v for k, v in ids.items() if fields.get(k) is None}
@@ -267,7 +267,7 @@ def export(run, folder, dtype='float32', step=None, kl=None):
     own['pad_token_id'] = ids['pad_token_id']
   as_dtype = lambda x: x.astype(jnp.dtype(dtype))
   with paths.filling(target) as folder:
-    hf.export(
+    hf_export.export(
       folder,
       jax.tree.map(as_dtype, found.params),
       found.config,

@@ -24,7 +24,7 @@ def powers(limit: int) -> list[int]:
 
 
 def meshes(chips: int, rows: int, kv_heads: int) -> Iterator[dict[str, int]]:
-  """Meshes of so many chips, the one with the most whole layers first.
+  """Meshes of so many chips, the one that splits layers least first.
 
   Args:
     rows: prompts of a batch; more chips than that share layers.

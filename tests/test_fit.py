@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from conftest import python
 
+from align_jax.lab import config_file
 from align_jax.models.transformer import ModelConfig
 from align_jax.tools import (
   fit,
   fit_flops,
   fit_here,
   fit_hlo,
+  fit_measure,
   fit_search,
   fit_slices,
 )
@@ -177,6 +180,23 @@ def test_a_search_starts_with_the_mesh_whose_tokens_take_least():
   whole, half, *_ = seconds(small, 64)
   states = 2 * 2 * 2 * (64 / 32 * 128 * 4) / chip.ici
   assert half == pytest.approx(whole / 2 + states)
+
+
+def test_a_search_that_finds_none_tells_the_smallest(monkeypatch):
+  def compiled(cfg, arm, name, found, limit):
+    size = 100 * cfg['mesh']['fsdp'] << 30
+    program = types.SimpleNamespace(
+      name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
+    )
+    return fit_measure._too_large(program, limit, 0.0, size)
+
+  monkeypatch.setattr(fit_search, 'compiled', compiled)
+  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 16 << 30)
+  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
+  asked = [('rloo', 'sample')]
+  with pytest.raises(fit_search.NoneFits) as found:
+    fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+  assert str(found.value) == 'sample takes 100.00 GiB of 16.00'
 
 
 def test_a_search_knows_what_splits_rows_and_heads():

@@ -122,7 +122,7 @@ def search(
   limit, done, known = found.limit(), {}, {}
   samples = [x for x in asked if 'sample' in x[1]]
   for group in (samples, [x for x in asked if x not in samples]):
-    last = ''
+    large = []
     for changes in _candidates(cfg, found, asked[0][0], done):
       for arm, name in group:
         x = compiled(changed(cfg, changes), arm, name, found, limit)
@@ -130,14 +130,24 @@ def search(
         verdict = next(fit_table.lines(x, found, 'the next'))
         say(f'{said(changes)}: {arm}: {verdict}')
         if not x.fits:
-          last = f'{name} takes {fit_table.gib(x.total)} GiB'
+          large.append(x)
           break
       else:
         done = changes
         break
     else:
-      raise NoneFits(f'{last} of {fit_table.gib(limit)}')
+      raise NoneFits(_least(large))
   return done, [known[x] for x in asked]
+
+
+def _least(large):
+  """What the smallest of the programs that do not fit takes."""
+  if not large:
+    return 'no mesh of this slice splits both the prompts and the heads'
+  x = min(large, key=lambda x: x.total)
+  return (
+    f'{x.name} takes {fit_table.gib(x.total)} GiB of {fit_table.gib(x.limit)}'
+  )
 
 
 def _candidates(cfg, found, arm, done) -> Iterator[dict]:

@@ -26,6 +26,7 @@ PORT = 8476
 WAIT = 1800  # seconds that hosts may take to start: cold slices take over 300
 JOIN = 120  # seconds for JAX to connect hosts that are all there
 HEAR = 3  # seconds in which the end of another host is heard of
+SIGNALS = signal.SIGTERM, signal.SIGINT  # that ask a process to stop
 FOREVER = 10**9  # ms. Whoever waits is ended when another host ends
 
 
@@ -279,6 +280,6 @@ def finish():
     return
   barrier()
   jax.distributed.shutdown()
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in SIGNALS:
     signal.signal(number, signal.SIG_IGN)
   roll_call.tell(_group.lines, roll_call.OVER)

@@ -6,7 +6,6 @@ import threading
 
 from align_jax import hosts
 
-SIGNALS = signal.SIGTERM, signal.SIGINT
 EVALUATION = 'in an evaluation'  # when a request came, see `check`
 _asked: list[int] = []  # signals so far
 _answered: list[int] = []  # those of the last `listening` that has ended
@@ -52,7 +51,7 @@ def _ask_or_end(number, frame):
 
 def listen(answer=_ask):
   """Answers the signals by a request instead of an end, in this process."""
-  for number in SIGNALS:
+  for number in hosts.SIGNALS:
     signal.signal(number, answer)
 
 
@@ -65,7 +64,7 @@ def listening():
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = {number: signal.getsignal(number) for number in SIGNALS}
+  before = {number: signal.getsignal(number) for number in hosts.SIGNALS}
   _asked.clear()
   listen(_ask_or_end)
   try:

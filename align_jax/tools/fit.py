@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from align_jax import sharding
-from align_jax.lab import config_file, overrides, sweep
+from align_jax.lab import config_file, overrides
 from align_jax.lab.settings import Run
 from align_jax.models import ring
 from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
@@ -43,8 +43,7 @@ def run_of(cfg: dict, arm: str) -> Run:
   arms = list(cfg['arms'])
   if (arm or arms[0]) not in arms:
     raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
-  one = {**cfg, 'seeds': 1}
-  return next(r for r in sweep.sweep(one) if r.arm == (arm or arms[0]))
+  return fit_search.first_run(cfg, arm or arms[0])
 
 
 def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:

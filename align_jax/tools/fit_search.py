@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from align_jax import sharding
 from align_jax.lab import overrides, sweep
+from align_jax.lab.settings import Run
 from align_jax.models import interface
 from align_jax.tools import fit_slices, fit_table
 from align_jax.tools.fit_measure import Measured, measure
@@ -87,14 +88,14 @@ class NoneFits(ValueError):
   """No setting of the knobs makes a program fit."""
 
 
-def _run(cfg, arm):
-  """The first run of a config's arm."""
-  return sweep.sweep({**cfg, 'seeds': 1, 'arms': {arm: cfg['arms'][arm]}})[0]
+def first_run(cfg: dict, arm: str) -> Run:
+  """The first run of a config's arm; others may be what its log is of."""
+  return next(r for r in sweep.sweep({**cfg, 'seeds': 1}) if r.arm == arm)
 
 
 def compiled(cfg, arm, name, found, limit) -> Measured:
   """One program of a config's arm."""
-  run = _run(cfg, arm)
+  run = first_run(cfg, arm)
   mesh = sharding.make_mesh(list(found.devices()), **cfg['mesh'])
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
@@ -152,7 +153,7 @@ def _least(large):
 
 def _candidates(cfg, found, arm, done) -> Iterator[dict]:
   """{dotted path: value} to try, with what is settled already."""
-  run = _run(cfg, arm)
+  run = first_run(cfg, arm)
   rows = run.updates.batch_size
   if done:
     ways = done['mesh.fsdp'] * done['mesh.rollout']

@@ -70,9 +70,10 @@ def get_config():
   c.proxy = ml_collections.ConfigDict(
     dict(
       # 'bow': bag of words | 'transformer': as the SFT policy, and from it |
-      # 'sized': a transformer of proxy.model, from random parameters.
+      # 'sized': a transformer of proxy.model.
       verifier='bow',
-      # verifier='sized': fields of ModelConfig, without vocab_size and head.
+      # verifier='sized': fields of ModelConfig, without vocab_size and head, of
+      # random parameters. Or a checkpoint, with what `model` has beside one.
       model=dict(),
       # The variant whose proxy this one uses, see docs/pipelines.md. '': its
       # own.

@@ -206,6 +206,14 @@ class Sum:
     return sum(weight * gap(evidence) for weight, gap in self.parts)
 
 
+def compared(measure):
+  """Names of the arms that a Gap or a Sum compares; () of others."""
+  if isinstance(measure, Gap):
+    return measure.first, measure.second
+  parts = measure.parts if isinstance(measure, Sum) else ()
+  return tuple(name for _, gap in parts for name in compared(gap))
+
+
 def mean_of(*gaps):
   """Measures the mean of several Gaps: a Sum."""
   return Sum(tuple((1 / len(gaps), gap) for gap in gaps))

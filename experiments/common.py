@@ -120,9 +120,10 @@ def check_model_on_mesh(model, mesh):
 
 def check_proxy_on_mesh(shared, mesh):
   """The same of a proxy with a size of its own."""
-  if shared.proxy.model:
+  model = shared.proxy.model
+  if model and not model.get('checkpoint'):  # whose sizes are not known here
     vocab = shared.model.get('vocab_size') or 1
-    config = scorer_config(shared.proxy.model, vocab, 'proxy.model')
+    config = scorer_config(model, vocab, 'proxy.model')
     check_on_mesh(config, mesh, 'proxy.model')
 
 

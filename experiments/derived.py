@@ -6,6 +6,8 @@ from align_jax.lab.sweep import label
 # Fields that say how long a run is and how often it is measured.
 LENGTH = 'steps', 'points', 'save_every'
 GROUP = 4  # completions per prompt of RLOO
+# Learning rates of proxies that are not the config's own, by their verifier.
+PROXY_RATES = {'bow': 2e-3, 'transformer': 5e-4, 'sized': 1e-3}
 
 
 def is_whole(cfg):
@@ -36,8 +38,18 @@ def strengths(arm):
 
 
 def single(arm, number=0):
-  """The arm with one of its strengths alone, counted from 0."""
-  return {**arm, 'sweep': strengths(arm)[number : number + 1]}
+  """The arm with one of its strengths alone, counted from 0.
+
+  Raises:
+    ValueError: it has fewer.
+  """
+  sweep = strengths(arm)
+  if number >= len(sweep):
+    raise ValueError(
+      f'sweep={sweep!r}: expected {number + 1} strengths or more, of which '
+      'this study takes the last one'
+    )
+  return {**arm, 'sweep': sweep[number : number + 1]}
 
 
 def without(arm, *names):
@@ -59,6 +71,21 @@ def at(learning_rate, **hparams):
 def run_name(name, arm):
   """What `log_of` calls the run of an arm's first strength."""
   return f'{name}/{label(strengths(arm)[0])}'
+
+
+def proxy_of(cfg, verifier):
+  """Changes that give a config a proxy of this verifier.
+
+  The config's rate is for its own verifier, and for all that start from a
+  published checkpoint.
+  """
+  own, published = cfg['proxy']['verifier'], cfg['model'].get('checkpoint')
+  changes = {'proxy.verifier': verifier}
+  if verifier != own and (verifier == 'bow' or not published):
+    changes['proxy.learning_rate'] = PROXY_RATES[verifier]
+  if verifier != 'sized' and cfg['proxy']['model']:
+    changes['proxy.model'] = {}
+  return changes
 
 
 def replayed(name, arm, sweep, **fields):

@@ -19,8 +19,6 @@ KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
 PRICES = 0.5, 0.3, 0.2, 0.13, 0.08  # of a nat, in deviations of the reward
 FEW_PRICES = PRICES[::2]
 POOLS = 4  # pools of the config in one of best-of-n
-# Learning rates of proxies other than the config's own.
-RATES = {'transformer': 5e-4, 'sized': 1e-3}
 # Nats below which the law of policies, whose slope is infinite at 0, is not
 # fitted. Chosen, not measured.
 LEAST_KL = 0.1
@@ -33,47 +31,62 @@ class Proxy:
   """A proxy of a grid: what differs from the config's own.
 
   Attributes:
-    verifier: a name in `lab.proxies.VERIFIERS`.
+    verifier: a name in `lab.proxies.VERIFIERS`. '': that of the config.
     share: of the config's number of golden pairs.
     noise: share of flipped labels.
-    part: of a `sized` one: the gold judge is so many times as wide.
+    part: of a `sized` one: the gold judge is so many times as wide. Where the
+      policy is a published checkpoint, so is the proxy: that of a variant of
+      the config, such as `proxy 4x narrower`.
   """
 
-  verifier: str = 'bow'
+  verifier: str = ''
   share: float = 1.0
   noise: float = 0.0
   part: int = 0
 
   def name(self, cfg):
     noise = f', noise {self.noise:g}' if self.noise else ''
-    wide = f' {self.width(cfg)}' if self.part else ''
-    return f'{self.verifier}{wide} {self.pairs(cfg)}{noise}'
+    size = f' {self.size(cfg)}' if self.part else ''
+    return f'{self.verifier_in(cfg)}{size} {self.pairs(cfg)}{noise}'
 
   def kind(self, cfg):
     """What it is but for its pairs."""
-    wide = f', {self.width(cfg)} wide' if self.part else ''
+    wide = '' if cfg['model'].get('checkpoint') else ' wide'
+    size = f', {self.size(cfg)}{wide}' if self.part else ''
     flipped = f', {self.noise:.0%} flipped' if self.noise else ''
-    return f'{self.verifier}{wide}{flipped}'
+    return f'{self.verifier_in(cfg)}{size}{flipped}'
+
+  def verifier_in(self, cfg):
+    return self.verifier or cfg['proxy']['verifier']
 
   def pairs(self, cfg):
     return int(self.share * cfg['golden']['pairs'])
 
-  def width(self, cfg):
-    return judge_of(cfg)['dim'] // self.part
+  def size(self, cfg):
+    """Its width, in a name: a number, or told by gold's."""
+    if cfg['model'].get('checkpoint'):
+      return f'{self.part}x narrower' if self.part > 1 else 'as wide'
+    return str(judge_of(cfg)['dim'] // self.part)
 
   def changes(self, cfg):
-    rate = RATES.get(self.verifier)
     return {
       'golden.pairs': self.pairs(cfg),
       'golden.label_noise': self.noise,
-      'proxy.verifier': self.verifier,
-      **({'proxy.learning_rate': rate} if rate else {}),
+      **derived.proxy_of(cfg, self.verifier_in(cfg)),
       **({'proxy.model': self.model(cfg)} if self.part else {}),
     }
 
   def model(self, cfg):
-    """One layer of its width, with heads as the gold judge has them."""
-    width = self.width(cfg)
+    """One layer of its width, with heads as the gold judge has them.
+
+    Or a published checkpoint.
+
+    Raises:
+      ValueError: the config names none.
+    """
+    if cfg['model'].get('checkpoint'):
+      return published(cfg, f'proxy {self.size(cfg)}')
+    width = int(self.size(cfg))
     head = min(judge_of(cfg)['head_dim'], width)
     heads = width // head
     return dict(
@@ -99,6 +112,17 @@ def judge_of(cfg):
       'parts, as in configs/toy_learned_gold.py'
     )
   return judge
+
+
+def published(cfg, name):
+  """The proxy.model of a variant of the config."""
+  try:
+    return cfg['variants'][name]['proxy']['model']
+  except KeyError:
+    raise ValueError(
+      f'variants: expected {name!r} with a proxy.model, as in '
+      'configs/gao_tldr.py'
+    ) from None
 
 
 def arms_of(cfg, prices):

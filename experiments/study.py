@@ -37,7 +37,7 @@ class Study:
     title: a question.
     claims: Claims and Exacts.
     arms: config -> {name: arm}, the arms to train. {}: those of the config.
-    variants: config -> {name: changes}. {}: those of the config.
+    variants: config -> {name: changes}. {}: none, whatever the config has.
     changes: config -> {dotted field: value}, what else differs from the config.
     trains: False: the claims need no runs.
     strong: names of the arms whose intervals the figure shows.
@@ -65,13 +65,23 @@ class Study:
 
   def config(self, cfg):
     """The study's config, from that of a task."""
-    made = dict(arms=self.arms(cfg), variants=self.variants(cfg))
-    cfg = {**cfg, **{name: x for name, x in made.items() if x}}
+    arms, variants = self.arms(cfg) or cfg['arms'], self.variants(cfg)
+    cfg = {**cfg, 'arms': arms, 'variants': variants}
     return overrides.changed(cfg, self.changes(cfg))
 
   def runs(self, cfg):
-    """A list of Runs, see `lab.sweep`; [] where none are needed."""
-    return sweep.sweep(self.config(cfg)) if self.trains else []
+    """A list of Runs, see `lab.sweep`; [] where none are needed.
+
+    Raises:
+      ValueError: a claim compares an arm that the config does not have.
+    """
+    runs = sweep.sweep(self.config(cfg)) if self.trains else []
+    compared = [arm for c in self.claims for arm in claims.compared(c.measure)]
+    missing = sorted(set(compared) - {run.label for run in runs})
+    if missing:
+      named = ', '.join(missing)
+      raise ValueError(f'arms: expected {named}, which claims compare')
+    return runs
 
   @property
   def rules(self):

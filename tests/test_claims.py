@@ -9,8 +9,17 @@ import pytest
 from align_jax.compare.lines import WIDE
 from align_jax.compare.report import Page, typeset
 from align_jax.files import write_record
-from configs import rafailov_tldr, sentiment, tang_tldr, toy, toy_learned_gold
-from experiments import claims, common, registration
+from configs import (
+  ahmadian_tldr,
+  gao_tldr,
+  lanchantin_chat,
+  rafailov_tldr,
+  sentiment,
+  tang_tldr,
+  toy,
+  toy_learned_gold,
+)
+from experiments import claims, common, derived, registration
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.overoptimisation import Proxy
 from experiments.suite import e13_coverage as e13
@@ -155,9 +164,16 @@ def test_a_study_runs_on_texts(key):
   assert {proxy.name(own) for proxy in read} <= {run.variant for run in runs}
 
 
+def runs_of(key, cfg):
+  return STUDIES[key].runs(cfg)
+
+
 OF_PAPERS = [
   *((tang_tldr, f'E{number}') for number in range(1, 7)),
   (rafailov_tldr, 'E11'),
+  *((gao_tldr, key) for key in ('E7', 'E8', 'E8+', 'E10')),
+  (lanchantin_chat, 'E14'),
+  (ahmadian_tldr, 'E16'),
 ]
 
 
@@ -169,8 +185,44 @@ def test_a_study_is_accepted_at_the_size_of_its_paper(module, key):
   assert all(run.shared.model['checkpoint'] for run in runs)
 
 
+def test_checkpoints_learn_at_the_rates_of_their_config():
+  """Those of the toy, 50 times as large, are for what starts from scratch."""
+  cfg = gao_tldr.get_config().to_dict()
+  for key in ('E1-', 'E8', 'E8+'):
+    proxies = {repr(r.shared.proxy): r.shared.proxy for r in runs_of(key, cfg)}
+    rates = {
+      p.optimizer.learning_rate for p in proxies.values() if p.verifier != 'bow'
+    }
+    assert rates == {1e-5}
+    assert all(
+      bool(p.model) == (p.verifier == 'sized') for p in proxies.values()
+    )
+  assert {
+    r.loss.kwargs['beta']
+    for r in runs_of('E14', lanchantin_chat.get_config().to_dict())
+  } == {0.1}
+
+
+def test_variants_of_a_config_are_no_part_of_a_study_without():
+  cfg = gao_tldr.get_config().to_dict()
+  assert {run.variant for run in runs_of('E10', cfg)} == {''}
+
+
+def test_arms_that_claims_compare_have_to_be_there():
+  arms = {name: CFG['arms'][name] for name in ('online', 'offline', 'ref+gold')}
+  with pytest.raises(
+    ValueError, match='expected online.gold, ref.proxy, which claims'
+  ):
+    runs_of('E3', {**CFG, 'arms': arms})
+
+
+def test_a_strength_that_is_not_there_is_refused():
+  with pytest.raises(ValueError, match='expected 3 strengths or more'):
+    derived.single({'sweep': ({}, {})}, 2)
+
+
 def test_all_betas_of_a_paper_are_there_at_its_size():
-  runs = STUDIES['E11'].runs(rafailov_tldr.get_config().to_dict())
+  runs = runs_of('E11', rafailov_tldr.get_config().to_dict())
   strengths = {(run.variant, run.arm, run.configuration) for run in runs}
   assert len(strengths) == 2 * 3 * 7
   assert {run.source.name for run in runs} == {'file_pairs'}
@@ -197,11 +249,23 @@ def points_of(run, quality):
   return [recent_points.with_metrics({**point, **more}) for point in made]
 
 
-TRAINED = [study for study in STUDIES.values() if study.trains]
+REPORTED = [
+  *(
+    pytest.param(study, config_for(study), id=study.key)
+    for study in STUDIES.values()
+    if study.trains
+  ),
+  *(
+    pytest.param(
+      STUDIES[key], module.get_config().to_dict(), id=f'{key}, whole'
+    )
+    for module, key in OF_PAPERS
+  ),
+]
 
 
-@pytest.mark.parametrize('study', TRAINED, ids=lambda s: s.key)
-def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize('study, cfg', REPORTED)
+def test_a_study_reports_on_all_its_runs(study, cfg, tmp_path, monkeypatch):
   def drawn_once(page, draw, *told):
     plt.close(draw(WIDE))
 
@@ -210,7 +274,8 @@ def test_a_study_reports_on_all_its_runs(study, tmp_path, monkeypatch):
   decided = tuple(c for c in study.claims if isinstance(c, claims.Claim))
   study = dataclasses.replace(study, claims=decided)
   write_record(tmp_path / e13.TABLES, {x: [1.0, 2.0] for x in e13.METHODS})
-  cfg = {**config_for(study), 'seeds': 2}
+  shown = {name: CFG['report'][name] for name in ('budgets', 'window')}
+  cfg = {**cfg, 'seeds': 2, 'report': {**cfg['report'], **shown}}
   points = []
   for number, run in enumerate(study.runs(cfg)):
     points += points_of(run, 1 + 0.01 * number)

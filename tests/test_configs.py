@@ -6,8 +6,11 @@ import pytest
 
 from align_jax.lab import sweep
 from configs import (
+  ahmadian_tldr,
   base,
+  gao_tldr,
   hh,
+  lanchantin_chat,
   llama3_2_1b_ultrafeedback,
   llama3_8b_ultrafeedback,
   llama3_70b_ultrafeedback,
@@ -66,6 +69,7 @@ def test_sentiment_runs_under_smoke(tmp_path):
 
 MODULES = [toy, toy_learned_gold, sentiment, hh, ultrafeedback]
 MODULES += [pythia_1b_tldr, tang_tldr, rafailov_tldr, qwen2_5_0_5b_hh]
+MODULES += [gao_tldr, ahmadian_tldr, lanchantin_chat]
 MODULES += [llama3_2_1b_ultrafeedback]
 MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 

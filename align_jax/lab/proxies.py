@@ -5,7 +5,7 @@ import functools
 
 import jax
 
-from align_jax import hosts, ops, sharding
+from align_jax import hosts, ops, paths, sharding
 from align_jax.lab.pairs import sample_opponents
 from align_jax.lab.placing import on_mesh, replicated, start_state
 from align_jax.lab.steps import numbers, optimizer, train_step_of
@@ -15,8 +15,7 @@ from align_jax.learn.probe import ranking_accuracy
 from align_jax.learn.train import Schedule, train
 from align_jax.losses import LOSSES
 from align_jax.losses.row import SCORES
-from align_jax.models import bow
-from align_jax.models.config import scorer_config
+from align_jax.models import bow, initial, vocabulary
 from align_jax.models.interface import of
 from align_jax.policy.programs import scorer, token_scorer
 
@@ -34,9 +33,15 @@ def bag_of_words(task, key, reference, fields):
 
 
 def sized(task, key, reference, fields):
-  """Random parameters of a transformer with a scalar head."""
-  config = scorer_config(fields, task.model.vocab_size, 'proxy.model')
-  return config, of(config).init(key, config)
+  """A transformer of its own size, from random parameters or a checkpoint."""
+  config = size_of(task, fields)
+  return config, initial.scorer_params(fields, config, key)
+
+
+def size_of(task, fields):
+  """The ModelConfig that `proxy.model` stands for."""
+  length = task.train_prompts.tokens.shape[1] + task.max_new_tokens
+  return initial.scorer(fields, task.model, 'proxy.model', length)
 
 
 def from_reference(task, key, reference, fields):
@@ -55,6 +60,32 @@ VERIFIERS = {
   'sized': sized,
 }
 LENT = 'bow', 'sized'  # those that do not start from a policy
+
+
+def check_proxy_of(task, proxy):
+  """Refuses a proxy that cannot read what the task's policy writes.
+
+  Raises:
+    ValueError: a checkpoint with fewer ids, or other tokens.
+  """
+  if not proxy.model:
+    return
+  size_of(task, proxy.model)
+  if proxy.model.get('checkpoint') and task.tokenizer:
+    folder = initial.folder_of(proxy.model)
+    check_tokens(task.tokenizer, folder, 'proxy.model.checkpoint')
+
+
+def check_tokens(first, second, where):
+  """Raises ValueError if the tokenizers of two folders are not the same.
+
+  Args:
+    first, second: folders, with a tokenizer.json if there is any.
+    where: the field that names the second.
+  """
+  both = [vocabulary.read(paths.local(x)) for x in (first, second)]
+  if all(both):
+    vocabulary.check_same(*both, f'{where}: {first} and {second}')
 
 
 def as_ordered_pairs(source, gold):

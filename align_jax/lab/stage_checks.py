@@ -6,7 +6,6 @@ from align_jax.lab.proxies import LENT, PROXIES, VERIFIERS
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.losses import LOSSES
 from align_jax.models import initial
-from align_jax.models.config import scorer_config
 from align_jax.values import check_name
 
 
@@ -61,12 +60,13 @@ def check_size(proxy, model):
   """Checks the fields of a verifier's own size."""
   if (proxy.verifier == 'sized') != bool(proxy.model):
     raise ValueError(
-      f'proxy.model={proxy.model!r}, expected fields of ModelConfig with '
-      "proxy.verifier='sized' and none with others, got "
+      f'proxy.model={proxy.model!r}, expected fields of ModelConfig or a '
+      "checkpoint with proxy.verifier='sized' and none with others, got "
       f'verifier={proxy.verifier!r}'
     )
   if proxy.model:
-    scorer_config(proxy.model, model.get('vocab_size') or 1, 'proxy.model')
+    vocab_size = model.get('vocab_size') or 1
+    initial.check_scorer(proxy.model, vocab_size, 'proxy.model')
 
 
 def check_lent(shared):

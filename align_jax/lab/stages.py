@@ -11,7 +11,12 @@ from align_jax import hosts, paths, sharding, tasks
 from align_jax.files import write_record
 from align_jax.lab.pairs import flip, sample_pairs
 from align_jax.lab.placing import on_mesh, start_state
-from align_jax.lab.proxies import make_proxy, pair_accuracy
+from align_jax.lab.proxies import (
+  check_proxy_of,
+  check_tokens,
+  make_proxy,
+  pair_accuracy,
+)
 from align_jax.lab.settings import Loss
 from align_jax.lab.setups import make_task
 from align_jax.lab.steps import numbers, optimizer, train_step_of
@@ -89,13 +94,15 @@ def _prepare(setup, seed, report):
   task = make_task(setup, seed)
   tasks.check_sets(task, shared.eval.sets)
   tasks.check_demonstrations(task, shared.eval.metrics)
+  check_proxy_of(task, shared.proxy)
+  lending = lending_task(setup, task, seed)
   reference = train_sft(setup, task, seed, report)
   if setup.reference_memory == 'host':
     reference = sharding.to_host(reference)
   pairs, held_out = golden_pairs(setup, task, seed, reference)
   later = lambda done, info: report(shared.sft.steps + done, info)
-  if setup.lender:
-    proxy = lent_proxy(setup.lender, seed, later)
+  if lending:
+    proxy = lent_proxy(setup.lender, lending, seed, later)
   else:
     proxy = own_proxy(setup, task, seed, reference, pairs, held_out, later)
   folder = setup.workdir / setup.variant / f'seed{seed}'
@@ -114,9 +121,22 @@ def own_proxy(setup, task, seed, reference, pairs, held_out, report):
   return proxy
 
 
-def lent_proxy(setup, seed, report):
+def lending_task(setup, task, seed):
+  """The task of the variant whose proxy this one uses; None: its own.
+
+  Raises:
+    ValueError: the tokenizers of the two policies differ.
+  """
+  if not setup.lender:
+    return None
+  lending = make_task(setup.lender, seed)
+  if task.tokenizer and lending.tokenizer:
+    check_tokens(lending.tokenizer, task.tokenizer, 'proxy.variant')
+  return lending
+
+
+def lent_proxy(setup, task, seed, report):
   """The proxy of another variant, from that variant's reference and pairs."""
-  task = make_task(setup, seed)
   reference = train_sft(setup, task, seed, report)
   both = golden_pairs(setup, task, seed, reference)
   return own_proxy(setup, task, seed, reference, *both, report)

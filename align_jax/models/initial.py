@@ -1,4 +1,7 @@
-"""What a policy starts from: fresh parameters, or a published checkpoint."""
+"""What a model starts from: fresh parameters, or a published checkpoint.
+
+It is a policy, or a transformer that scores what a policy writes.
+"""
 
 import dataclasses
 
@@ -31,21 +34,16 @@ def check_fields(model):
     ValueError: names the field, its value and what was expected.
   """
   checkpoint, adapter = model.get('checkpoint'), model.get('adapter')
+  if checkpoint:
+    check_beside(model, 'model')
+    return
   for name, value in model.items():
-    if checkpoint and name not in BESIDE:
-      raise ValueError(
-        f'model.{name}={value!r} is given beside model.checkpoint='
-        f'{checkpoint!r}, which says what the model is: expected only '
-        f'{", ".join(BESIDE)}'
-      )
-    if not checkpoint and name in ONLY_BESIDE and value:
+    if name in ONLY_BESIDE and value:
       raise ValueError(
         f'model.{name}={value!r} is of a model.checkpoint, and there is none'
       )
-    if not adapter and name in BESIDE and (checkpoint or name != 'dtype'):
+    if not adapter and name in BESIDE and name != 'dtype':
       BESIDE[name].checked(f'model.{name}', value)
-  if checkpoint:
-    return
   own = fields_alone(model)
   known = [field.name for field in dataclasses.fields(config_lib.ModelConfig)]
   for name in own:
@@ -60,6 +58,22 @@ def check_fields(model):
   except ValueError as error:
     named = str(error).startswith('model.')
     raise ValueError(f'{"" if named else "model."}{error}') from error
+
+
+def check_beside(fields, where):
+  """Refuses what may not stand beside a checkpoint.
+
+  Args:
+    where: the config's name for these fields.
+  """
+  for name, value in fields.items():
+    if name not in BESIDE:
+      raise ValueError(
+        f'{where}.{name}={value!r} is given beside {where}.checkpoint='
+        f'{fields["checkpoint"]!r}, which says what the model is: expected '
+        f'only {", ".join(BESIDE)}'
+      )
+    BESIDE[name].checked(f'{where}.{name}', value)
 
 
 def fields_alone(model):
@@ -82,17 +96,20 @@ def model_fields(model, max_length=0):
   check_fields(model)
   if not model.get('checkpoint'):
     return fields_alone(model)
+  return dataclasses.asdict(_described(model, max_length, 'lm'))
+
+
+def _described(model, max_length, head):
+  """The ModelConfig of a `model` with a checkpoint."""
   folder = folder_of(model)
-  return dataclasses.asdict(
-    hf.describe(
-      folder,
-      hf.read_config(folder),
-      max_length,
-      head='lm',
-      dtype=_dtype(model, 'dtype'),
-      attention=model.get('attention', 'auto'),
-      remat=model.get('remat', False),
-    )
+  return hf.describe(
+    folder,
+    hf.read_config(folder),
+    max_length,
+    head=head,
+    dtype=_dtype(model, 'dtype'),
+    attention=model.get('attention', 'auto'),
+    remat=model.get('remat', False),
   )
 
 
@@ -133,3 +150,52 @@ def params(model, config, key):
     return of(config).init(key, config)
   dtype = _dtype(model, 'param_dtype')
   return hf.load(folder_of(model), dtype=dtype, head='lm').params
+
+
+def check_scorer(fields, vocab_size, where):
+  """Refuses fields of which `scorer` could make none; reads no checkpoint."""
+  if fields.get('checkpoint'):
+    check_beside(fields, where)
+  else:
+    config_lib.scorer_config(fields, vocab_size, where)
+
+
+def scorer(fields, policy, where, max_length=0):
+  """The ModelConfig of a transformer that scores what a policy writes.
+
+  Args:
+    fields: sizes, see `config.scorer_config`. Or a `checkpoint`, with what may
+      stand beside it, see `model_fields`.
+    policy: its ModelConfig or Adapter, whose ids the transformer reads.
+    where: the config's name for the fields.
+    max_length: see `hf_config.from_hf`.
+  Raises:
+    ValueError: names the wrong field, or the checkpoint that has fewer ids.
+  """
+  check_scorer(fields, policy.vocab_size, where)
+  if not fields.get('checkpoint'):
+    return config_lib.scorer_config(fields, policy.vocab_size, where)
+  config = _described(fields, max_length, 'scalar')
+  ids = vocabulary.num_ids(policy)
+  if config.vocab_size < ids:
+    raise ValueError(
+      f'{where}.checkpoint={fields["checkpoint"]!r} has {config.vocab_size} '
+      f'ids, expected the {ids} of the policy'
+    )
+  return config
+
+
+def scorer_params(fields, config, key):
+  """What it starts from: fresh parameters, or the checkpoint's.
+
+  A reward model keeps its head. A language model gets one of zeros.
+
+  Args:
+    fields: see `scorer`.
+    config: made of them.
+    key: of fresh parameters.
+  """
+  if not fields.get('checkpoint'):
+    return of(config).init(key, config)
+  dtype = _dtype(fields, 'param_dtype')
+  return hf.load(folder_of(fields), dtype=dtype, head='scalar').params

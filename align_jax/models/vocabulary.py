@@ -41,22 +41,55 @@ def only_tokens(config, tokenizer):
   return dataclasses.replace(config, no_tokens=gaps(ids, config.vocab_size))
 
 
+def num_ids(config):
+  """One more than the largest id that is a token of the model."""
+  size = config.vocab_size
+  for first, after in reversed(getattr(config, 'no_tokens', ())):
+    size = first if after == size else size
+  return size
+
+
+def read(folder):
+  """The tokenizer.json of a folder: a tokenizers.Tokenizer; None without it.
+
+  Raises:
+    ValueError: it is no tokenizer.
+  """
+  path = folder / FILE
+  if not path.is_file():
+    return None
+  import tokenizers
+
+  try:
+    return tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the bindings raise nothing narrower
+    raise ValueError(f'{path}: not a tokenizer: {error}') from None
+
+
 def of_folder(config, folder):
   """The model, with the tokenizer of its folder if there is a tokenizer.json.
 
   Raises:
     ValueError: it is no tokenizer.
   """
-  path = folder / FILE
-  if config.head != 'lm' or not path.is_file():
-    return config
-  import tokenizers
+  tokenizer = read(folder) if config.head == 'lm' else None
+  return only_tokens(config, tokenizer) if tokenizer else config
 
-  try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the bindings raise nothing narrower
-    raise ValueError(f'{path}: not a tokenizer: {error}') from None
-  return only_tokens(config, tokenizer)
+
+def check_same(first, second, where):
+  """Raises ValueError if two tokenizers give a token different ids.
+
+  Args:
+    first, second: tokenizers.Tokenizer.
+    where: what has them, for the error.
+  """
+  ids = [x.get_vocab(with_added_tokens=True).items() for x in (first, second)]
+  odd = sorted(ids[0] ^ ids[1], key=str)
+  if odd:
+    raise ValueError(
+      f'{where}: expected one tokenizer, and {len(odd)} tokens or ids differ, '
+      f'such as {odd[0]}'
+    )
 
 
 def ends(folder):

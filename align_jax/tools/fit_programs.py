@@ -23,7 +23,6 @@ from align_jax.lab.settings import Run
 from align_jax.lab.stages import Stage
 from align_jax.learn import step
 from align_jax.models import initial
-from align_jax.models.config import scorer_config
 from align_jax.models.interface import from_fields, of, shapes
 from align_jax.policy import programs
 from align_jax.policy.programs import Sampling
@@ -143,6 +142,14 @@ def model_of(settings):
   return from_fields(**known)
 
 
+def scorer_of(fields, policy):
+  """A proxy of its own size, without a download where it is known."""
+  known = fit_models.fields(fields)
+  if known is None:
+    return initial.scorer(fields, policy, 'proxy.model')
+  return from_fields(**{**known, 'head': 'scalar'})
+
+
 def task_of(shared, seed=0) -> tasks.Task:
   """The task of a config, as far as its sizes go."""
   knobs = shared.task
@@ -236,8 +243,7 @@ class Programs:
         for _ in range(proxy.members)
       ]
     if proxy.verifier == 'sized':
-      vocab = self.task.model.vocab_size
-      config = scorer_config(proxy.model, vocab, 'proxy.model')
+      config = scorer_of(proxy.model, self.task.model)
       place = lambda: self.on.place(shapes(config), of(config).axes(config))
       models += [place() for _ in range(proxy.members)]
     leaves = jax.tree.leaves(models)

@@ -18,7 +18,7 @@ import numpy as np
 from align_jax import data, paths
 from align_jax.compare.points import ARRAYS
 from align_jax.files import line, listed, read_jsonl, write_atomically
-from align_jax.models import hf
+from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
 from align_jax.tools.cli import show
 
@@ -75,12 +75,8 @@ def load(args):
     data.load_tokenizer(name, eos_token=args.eos_token or None, needs_bos=False)
     for name in (args.policy, args.reference)
   ]
-  ids = [x.tokenizer.get_vocab(with_added_tokens=True) for x in words]
-  if ids[0] != ids[1]:
-    raise ValueError(
-      f'{args.policy} and {args.reference}: expected one tokenizer, '
-      f'{_difference(*ids)}'
-    )
+  both = f'{args.policy} and {args.reference}'
+  vocabulary.check_same(*(x.tokenizer for x in words), both)
   sizes = [model.config.vocab_size for model in models]
   if sizes[0] != sizes[1]:
     raise ValueError(
@@ -88,11 +84,6 @@ def load(args):
       f'{sizes[1]}: expected as many'
     )
   return *models, words[0]
-
-
-def _difference(first, second):
-  odd = sorted(set(first.items()) ^ set(second.items()), key=str)
-  return f'and {len(odd)} tokens or ids differ, such as {odd[0]}'
 
 
 def read_prompts(args, words):

@@ -19,7 +19,7 @@ from experiments import claims, derived
 from experiments.claims import Claim, Gap, Sum, mean_of
 from experiments.study import Study, main
 
-RATES = {'bow': 2e-3, 'transformer': 5e-4}  # {verifier: learning rate}
+VERIFIERS = 'bow', 'transformer'
 SHARES = 0.25, 1, 4  # of the config's golden pairs
 SOURCE = 'Swamy et al. 2025 (2503.01067)'
 
@@ -30,7 +30,7 @@ def setting(verifier, share):
 
 SETTINGS = {
   setting(verifier, share): (verifier, share)
-  for verifier in RATES
+  for verifier in VERIFIERS
   for share in SHARES
 }
 
@@ -44,8 +44,7 @@ def variants(cfg):
   return {
     name: {
       'golden.pairs': int(share * cfg['golden']['pairs']),
-      'proxy.verifier': verifier,
-      'proxy.learning_rate': RATES[verifier],
+      **derived.proxy_of(cfg, verifier),
     }
     for name, (verifier, share) in SETTINGS.items()
   }
@@ -129,7 +128,7 @@ def add_settings(page, evidence, folder):
 def lines_of(x, y):
   """A Line per verifier through its settings' x and y: {setting: number}."""
   lines = []
-  for verifier, colour in colours_of(list(RATES)).items():
+  for verifier, colour in colours_of(list(VERIFIERS)).items():
     names = [setting(verifier, share) for share in SHARES]
     own = (np.array([z[name] for name in names]) for z in (x, y))
     lines.append(Line(verifier, *own, colour, ('held',) * len(names)))

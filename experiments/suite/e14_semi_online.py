@@ -18,7 +18,8 @@ from experiments import derived
 from experiments.claims import Claim, Gap, mean_of
 from experiments.study import Study, main
 
-LOSSES = {'dpo': 0.3, 'ipo': 0.1}  # {loss: beta}, the zoo's at two nats
+# {loss: beta} of small models, the zoo's at two nats.
+LOSSES = {'dpo': 0.3, 'ipo': 0.1}
 ONE_STEP, NEVER = 'one update behind', 'never'
 PERIODS = 1, 10, 100, 500  # updates between renewals
 PLATEAU = 10, 100  # those that are claimed to be as good as 1
@@ -39,18 +40,25 @@ def sampler(period):
   return {'source': 'sampler', 'refresh_every': {'sampler': period}}
 
 
+def strength(cfg, loss):
+  """The sweep of a loss; of a published checkpoint it is the config's."""
+  if cfg['model'].get('checkpoint'):
+    return derived.single(derived.arm_of(cfg, loss, 'methods'))['sweep']
+  rate = derived.rate_of(cfg, derived.arm_of(cfg, 'online'))
+  return derived.at(rate, beta=LOSSES[loss])
+
+
 def arms(cfg):
   """The config's `online` under both losses, with each of the samplers."""
   online = derived.arm_of(cfg, 'online')
-  rate = derived.rate_of(cfg, online)
   return {
     named(loss, period): {
       **online,
       'loss': loss,
-      'sweep': derived.at(rate, beta=beta),
+      'sweep': strength(cfg, loss),
       **sampler(period),
     }
-    for loss, beta in LOSSES.items()
+    for loss in LOSSES
     for period in (ONE_STEP, *PERIODS, NEVER)
   }
 

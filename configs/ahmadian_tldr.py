@@ -1,11 +1,12 @@
 """TL;DR by the settings of Ahmadian et al. 2024: policy gradients and others.
 
   align reproduce --config=configs/ahmadian_tldr.py --workdir=runs/ahmadian \
-    --only=E16
+    --only=E16,E17
 
 Of the paper (arXiv 2402.14740) are Pythia, 600 updates of 512 samples each in
 two parts, 1e-6 with 3% of warm-up, and a price of 0.03 for a nat. The third of
-each method's strengths is its paper's, or near it; E16 reads that one.
+each method's strengths is its paper's, or near it; E16 reads that one,
+E17 the second.
 
 What differs:
 - The paper has 6.9B. Policy and proxy are 1B here, gold is a published reward

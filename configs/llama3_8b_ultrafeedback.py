@@ -32,7 +32,9 @@ def get_config():
     long_completion='right',
   )
   c.task.judge.update(
-    checkpoint='Skywork/Skywork-Reward-Llama-3.1-8B-v0.2', batch_size=64
+    checkpoint='Skywork/Skywork-Reward-Llama-3.1-8B-v0.2',
+    dtype='bfloat16',  # as it was published
+    batch_size=64,
   )
   c.model.checkpoint = 'meta-llama/Meta-Llama-3-8B-Instruct'
   c.model.remat = True

@@ -26,6 +26,7 @@ from align_jax.lab import (
   sweep,
 )
 from align_jax.lab.config_file import as_dict
+from align_jax.lab.labels import published_judges
 from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface, ring
 from align_jax.models.config import scorer_config
@@ -95,13 +96,9 @@ def check_mesh(mesh, runs):
 
 def _judged(run):
   """{field: rows at a time} of the published judges that a run asks."""
-  found = {'task.judge': run.shared.task.get('judge')}
-  if run.labels.name == 'judge':
-    found[run.where('judge')] = run.labels.judge
   return {
     f'{name}.batch_size': judges.rows_at_once(judge)
-    for name, judge in found.items()
-    if judge and judge.get('checkpoint')
+    for name, judge in published_judges(run).items()
   }
 
 

@@ -68,6 +68,20 @@ def at(learning_rate, **hparams):
   return (dict(learning_rate=learning_rate, loss_kwargs=hparams),)
 
 
+def with_beta(entry, times):
+  """A strength with so many times its beta.
+
+  Args:
+    entry: of a sweep.
+  Raises:
+    ValueError: its loss_kwargs have no beta.
+  """
+  hparams = entry.get('loss_kwargs', {})
+  if 'beta' not in hparams:
+    raise ValueError(f'arms: {entry!r} in a sweep, expected a beta to change')
+  return {**entry, 'loss_kwargs': {**hparams, 'beta': times * hparams['beta']}}
+
+
 def run_name(name, arm):
   """What `log_of` calls the run of an arm's first strength."""
   return f'{name}/{label(strengths(arm)[0])}'

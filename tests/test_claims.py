@@ -13,6 +13,7 @@ from configs import (
   ahmadian_tldr,
   gao_tldr,
   lanchantin_chat,
+  pythia_1b_tldr,
   rafailov_tldr,
   sentiment,
   tang_tldr,
@@ -170,10 +171,11 @@ def runs_of(key, cfg):
 
 OF_PAPERS = [
   *((tang_tldr, f'E{number}') for number in range(1, 7)),
+  (pythia_1b_tldr, 'E1-'),
   (rafailov_tldr, 'E11'),
   *((gao_tldr, key) for key in ('E7', 'E8', 'E8+', 'E10')),
   (lanchantin_chat, 'E14'),
-  (ahmadian_tldr, 'E16'),
+  *((ahmadian_tldr, key) for key in ('E16', 'E17')),
 ]
 
 

@@ -18,6 +18,7 @@ from align_jax.tools import (
   fit_here,
   fit_hlo,
   fit_measure,
+  fit_programs,
   fit_search,
   fit_slices,
 )
@@ -197,6 +198,37 @@ def test_a_search_that_finds_none_tells_the_smallest(monkeypatch):
   with pytest.raises(fit_search.NoneFits) as found:
     fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
   assert str(found.value) == 'sample takes 100.00 GiB of 16.00'
+
+
+def test_a_search_moves_the_reference_where_nothing_else_is_enough(monkeypatch):
+  def compiled(cfg, arm, name, found, limit):
+    size = (20 if cfg['reference_memory'] == 'device' else 10) << 30
+    program = types.SimpleNamespace(
+      name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
+    )
+    return fit_measure._too_large(program, limit, 0.0, size)
+
+  monkeypatch.setattr(fit_search, 'compiled', compiled)
+  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 16 << 30)
+  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
+  asked = [('rloo', 'sample'), ('rloo', 'train')]
+  done, _ = fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+  assert done['reference_memory'] == 'host' and done['model.remat']
+  told = fit_search.short(done)
+  assert 'reference_memory host' in told and told.endswith(', remat')
+
+
+def test_a_published_judge_lies_beside_every_program():
+  """On each host whole, split over the host's own devices."""
+  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
+  run = fit_search.first_run(cfg, 'rloo')
+  hosts = np.repeat(np.arange(4), 2)
+  devices = [types.SimpleNamespace(process_index=i) for i in hosts]
+  mesh = types.SimpleNamespace(devices=np.array(devices))
+  [(field, size)] = fit_programs.judges_on_device(run, mesh).items()
+  # 7.5 billion parameters: Llama 3 8B without its head.
+  assert field == 'task.judge'
+  assert size == pytest.approx(7.5e9 * 2 / 2, rel=0.01)
 
 
 def test_a_search_knows_what_splits_rows_and_heads():

@@ -64,6 +64,14 @@ LABELS = {
 }
 
 
+def published_judges(run):
+  """{field: its `judge`} of the published checkpoints that judge a run."""
+  found = {'task.judge': run.shared.task.get('judge')}
+  if run.labels.name == 'judge':
+    found[run.where('judge')] = run.labels.judge
+  return {k: x for k, x in found.items() if x and x.get('checkpoint')}
+
+
 def of_reference(stage, reward):
   """The reward standardised by the reference's mean and standard deviation."""
   values = np.float64(hosts.fetch(reward(stage.pairs)))

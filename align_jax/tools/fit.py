@@ -22,7 +22,11 @@ from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import show, with_config
 from align_jax.tools.fit_here import HERE
 from align_jax.tools.fit_measure import measure
-from align_jax.tools.fit_programs import PROGRAMS, Programs
+from align_jax.tools.fit_programs import (
+  PROGRAMS,
+  Programs,
+  judges_on_device,
+)
 
 
 def find(name: str) -> fit_slices.Slice | fit_here.Here:
@@ -74,6 +78,11 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
     f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
     f'arm {run.arm!r}'
   )
+  for field, size in judges_on_device(run, mesh).items():
+    told = (
+      f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
+    )
+    yield f'{field}, beside each program: {told}'
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
     for name in names:

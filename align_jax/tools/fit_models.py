@@ -3,7 +3,12 @@
 The fields are those of their config.json; Llama's are behind a form.
 """
 
-from align_jax.models import hf_config
+import jax
+import jax.numpy as jnp
+
+from align_jax import paths
+from align_jax.models import hf, hf_config
+from align_jax.models.interface import from_fields, shapes
 
 LLAMA_3 = dict(
   model_type='llama',
@@ -15,6 +20,14 @@ LLAMA_3 = dict(
   rope_theta=500000.0,
   max_position_embeddings=8192,
 )
+LLAMA_3_8B = dict(
+  LLAMA_3,
+  hidden_size=4096,
+  intermediate_size=14336,
+  num_hidden_layers=32,
+  num_attention_heads=32,
+  tie_word_embeddings=False,
+)
 KNOWN = {
   'meta-llama/Llama-3.2-1B-Instruct': dict(
     LLAMA_3,
@@ -25,13 +38,9 @@ KNOWN = {
     head_dim=64,
     tie_word_embeddings=True,
   ),
-  'meta-llama/Meta-Llama-3-8B-Instruct': dict(
-    LLAMA_3,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    tie_word_embeddings=False,
+  'meta-llama/Meta-Llama-3-8B-Instruct': LLAMA_3_8B,
+  'Skywork/Skywork-Reward-Llama-3.1-8B-v0.2': dict(
+    LLAMA_3_8B, architectures=['LlamaForSequenceClassification']
   ),
   'meta-llama/Meta-Llama-3-70B-Instruct': dict(
     LLAMA_3,
@@ -52,3 +61,20 @@ def fields(model):
   dtype = model.get('dtype') or 'float32'
   known = hf_config.from_hf(KNOWN[model['checkpoint']], dtype=dtype, **given)
   return vars(known)
+
+
+def judge_bytes(judge):
+  """Bytes of a published judge's parameters; None: not known here.
+
+  Args:
+    judge: a config's `judge`.
+  """
+  name = judge['checkpoint']
+  found = KNOWN.get(name)
+  if found is None and paths.path(name).expanduser().is_dir():
+    found = hf.read_config(hf.fetch(name))
+  if found is None:
+    return None
+  model = from_fields(**vars(hf_config.from_hf(found)))
+  size = jnp.dtype(judge.get('dtype', 'float32')).itemsize
+  return size * sum(x.size for x in jax.tree.leaves(shapes(model)))

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from align_jax import sharding, tasks
 from align_jax.lab import protocol, setups, starts, steps
 from align_jax.lab.arms import SOURCES, sources_of
+from align_jax.lab.labels import published_judges
 from align_jax.lab.settings import Run
 from align_jax.lab.stages import Stage
 from align_jax.learn import step
@@ -150,6 +151,20 @@ def scorer_of(fields, policy):
   return from_fields(**{**known, 'head': 'scalar'})
 
 
+def judges_on_device(run, mesh) -> dict[str, int]:
+  """{field: bytes on each device} of the published judges that a run asks.
+
+  Each host has all of a judge, split over its own devices. One of unknown size
+  has 0.
+  """
+  devices = mesh.devices.flat
+  local = [x for x in devices if x.process_index == devices[0].process_index]
+  return {
+    field: (fit_models.judge_bytes(judge) or 0) // len(local)
+    for field, judge in published_judges(run).items()
+  }
+
+
 def task_of(shared, seed=0) -> tasks.Task:
   """The task of a config, as far as its sizes go."""
   knobs = shared.task
@@ -253,6 +268,7 @@ class Programs:
     kept = self._resident()
     read = {id(x) for x in jax.tree.leaves(arguments)}
     beside = sum(size for key, size in kept.items() if key not in read)
+    beside += sum(judges_on_device(self.run, self.on.mesh).values())
     rows = len(batch.rewards)
     away = bytes_on_host(self.reference)
     return Program(name, f, arguments, beside, away, copies, rows, tokens)

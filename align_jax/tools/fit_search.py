@@ -1,7 +1,8 @@
 """Turns a config's knobs until its programs fit a slice.
 
 Knobs are tried from the setting that should take least time: how sampling
-splits the layers, what a backward pass computes anew, the parts of a batch.
+splits the layers, what a backward pass computes anew, the parts of a batch. The
+reference goes to the memory of its host where nothing else is enough.
 """
 
 import math
@@ -153,6 +154,16 @@ def _least(large):
 
 def _candidates(cfg, found, arm, done) -> Iterator[dict]:
   """{dotted path: value} to try, with what is settled already."""
+  for changes in _on_device(cfg, found, arm, done):
+    yield changes
+  field = 'reference_memory'
+  if done.get(field, cfg[field]) == 'device':
+    for changes in _on_device(cfg, found, arm, done):
+      yield {**changes, field: 'host'}
+
+
+def _on_device(cfg, found, arm, done):
+  """The same, wherever the reference lies."""
   run = first_run(cfg, arm)
   rows = run.updates.batch_size
   if done:
@@ -176,5 +187,9 @@ def said(changes: dict) -> str:
 
 def short(changes: dict) -> str:
   """The same for a table: without what is 1 or off."""
-  own = {k.split('.')[-1]: v for k, v in changes.items() if v not in (1, False)}
+  own = {
+    k.split('.')[-1]: v
+    for k, v in changes.items()
+    if v is True or v not in (1, False, 'device')
+  }
   return ', '.join(k if v is True else f'{k} {v}' for k, v in own.items())

@@ -30,16 +30,9 @@ def arms(cfg):
 
 
 def unheld(arm):
-  weak = tuple(map(weaker, derived.strengths(arm)))
+  weak = tuple(derived.with_beta(x, WEAKER) for x in derived.strengths(arm))
   arm = derived.without(arm, *derived.LENGTH)
   return {**arm, 'kl_budget': 0.0, 'sweep': weak}
-
-
-def weaker(entry):
-  if 'beta' not in entry.get('loss_kwargs', {}):
-    raise ValueError(f'arms: {entry!r} in a sweep, expected a beta to lower')
-  kwargs = entry['loss_kwargs']
-  return {**entry, 'loss_kwargs': {**kwargs, 'beta': WEAKER * kwargs['beta']}}
 
 
 def fall(name):

@@ -16,7 +16,7 @@ from experiments.study import Study, main
 
 FACTORS = 1, 2, 4  # widths, of the config's
 NARROW, *_, WIDE = map(widths.named, FACTORS)
-WEAKER = 4  # beta is divided by this, so that runs go on past their peak
+WEAKER = 0.25  # of the config's beta, so that runs go on past their peak
 WITHIN = 0.25  # share by which two KLs may differ and count as equal
 
 
@@ -31,14 +31,8 @@ def weakened(cfg, name):
   """The sweep of an arm's first strength, with a lower beta."""
   arm = derived.arm_of(cfg, name)
   fields = {**cfg['arm'], **arm, **derived.strengths(arm)[0]}
-  hparams = fields['loss_kwargs']
-  if 'beta' not in hparams:
-    raise ValueError(
-      f'arms.{name}.loss_kwargs={hparams!r}, expected beta, which this study '
-      'lowers'
-    )
-  hparams = {**hparams, 'beta': hparams['beta'] / WEAKER}
-  return derived.at(fields['learning_rate'], **hparams)
+  both = {k: fields[k] for k in ('learning_rate', 'loss_kwargs')}
+  return (derived.with_beta(both, WEAKER),)
 
 
 def arms(cfg):

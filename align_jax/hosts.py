@@ -102,8 +102,24 @@ def _place(coordinator, num_hosts, host, port, wait):
   return coordinator, num_hosts, host
 
 
+def of_slice():
+  """How many hosts the TPU slice of this machine has; 1: none, or unknown."""
+  return _ask_slice(lambda env: env.get_process_count()) or 1
+
+
 def _slice(port, wait):
-  """`_place` of a TPU slice; None: this machine has no TPU, or does not say."""
+  """`_place` of a TPU slice of several hosts, or None."""
+  return _ask_slice(
+    lambda env: (
+      env.get_coordinator_address(wait, str(port)),
+      env.get_process_count(),
+      env.get_process_id(),
+    )
+  )
+
+
+def _ask_slice(ask):
+  """ask(what JAX knows of a slice); None: no several hosts, or no answer."""
   if os.environ.get('JAX_PLATFORMS') == 'cpu':
     return None
   from jax._src import clusters  # it has no public name
@@ -112,11 +128,7 @@ def _slice(port, wait):
     try:
       if not env.is_env_present():
         continue
-      number = env.get_process_count()
-      if number == 1:
-        return None
-      name = env.get_coordinator_address(wait, str(port))
-      return name, number, env.get_process_id()
+      return ask(env) if env.get_process_count() > 1 else None
     except OSError as error:  # of requests
       note = f'note: no answer on the slice ({error:.100}): --num_hosts says it'
       print(note, file=sys.stderr)

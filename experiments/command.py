@@ -189,6 +189,16 @@ def refuse_hosts(why):
       raise ValueError(f'--{flag.name}={flag.value}: {why}, expected none')
 
 
+def refuse_slice(why):
+  """Raises ValueError on a TPU slice of several hosts, which start together.
+
+  Args:
+    why: they are of no use, a clause.
+  """
+  if (number := hosts.of_slice()) > 1:
+    raise ValueError(f'this TPU slice has {number} hosts: {why}')
+
+
 def join_hosts():
   """Joins the hosts that the flags or the TPU slice say."""
   hosts.start(

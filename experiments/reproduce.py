@@ -19,6 +19,11 @@ from align_jax.values import nearest
 from experiments import command, common, effects, registration, resume, site
 from experiments.suite import studies
 
+ONE_HOST = (
+  'studies run on one host, and only one by itself, such as '
+  'python -m experiments.suite.e02_order, on several'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -121,10 +126,9 @@ def note(folder):
 def run(cfg, given):
   if not command.WORKDIR.value:
     raise ValueError('--workdir is required')
-  command.refuse_hosts(
-    'studies run on one host, and only one by itself, such as '
-    'python -m experiments.suite.e02_order, on several'
-  )
+  command.refuse_hosts(ONE_HOST)
+  if not command.REPORT.value:
+    command.refuse_slice(ONE_HOST)
   workdir = paths.absolute(command.WORKDIR.value)
   folder = workdir / pathlib.Path(command.CONFIG.value).stem
   parts = parts_of(cfg, folder, command.ONLY.value)

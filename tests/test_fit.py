@@ -201,8 +201,11 @@ def test_a_search_that_finds_none_tells_the_smallest(monkeypatch):
 
 
 def test_a_search_moves_the_reference_where_nothing_else_is_enough(monkeypatch):
+  tried = []
+
   def compiled(cfg, arm, name, found, limit):
-    size = (20 if cfg['reference_memory'] == 'device' else 10) << 30
+    size = (18 if cfg['reference_memory'] == 'device' else 15) << 30
+    tried.append(cfg['reference_memory'])
     program = types.SimpleNamespace(
       name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
     )
@@ -216,6 +219,12 @@ def test_a_search_moves_the_reference_where_nothing_else_is_enough(monkeypatch):
   assert done['reference_memory'] == 'host' and done['model.remat']
   told = fit_search.short(done)
   assert 'reference_memory host' in told and told.endswith(', remat')
+  # 30 GiB of reference on eight chips: without it 14 GiB are still too much.
+  tried.clear()
+  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 14 << 30)
+  with pytest.raises(fit_search.NoneFits):
+    fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+  assert set(tried) == {'device'}
 
 
 def test_a_published_judge_lies_beside_every_program():

@@ -261,6 +261,11 @@ def test_a_slice_says_its_hosts(monkeypatch):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
   place = lambda **given: hosts._place('', 0, -1, hosts.PORT, 1)
   assert place() == ('10.0.0.1:8476', 4, 3)
+  with pytest.raises(ValueError, match='slice has 4 hosts: one is enough'):
+    command.refuse_slice('one is enough')
+  monkeypatch.setattr(Slice, 'number', 1)
+  assert place() == ('', 1, 0) and hosts.of_slice() == 1
+  command.refuse_slice('one is enough')
 
 
 CONFIG = """

@@ -79,6 +79,33 @@ def test_without_a_step_0_scores_are_compared_as_they_are(tmp_path, capsys):
   assert 'not gains over the reference' in out and 'grpo is above dpo' in out
 
 
+def test_the_first_by_name_is_the_control(tmp_path, capsys):
+  path = write(tmp_path / 'p.csv', list(rows()))
+  show_frontier.main([str(path), '--budgets=0.5,1', *FLAGS[:3]])
+  assert capsys.readouterr().out == shown(capsys, path)
+
+
+def test_nothing_is_read_far_from_all_checkpoints(tmp_path, capsys):
+  """A run of two checkpoints passed 1 nat nobody knows how."""
+  table = [
+    row for row in rows() if row['method'] == 'grpo' or row['step'] in (0, 100)
+  ]
+  path = write(tmp_path / 'p.csv', table)
+  with pytest.raises(SystemExit, match='were never at the same KL'):
+    shown(capsys, path)
+  out = capsys.readouterr().out
+  assert '| 1 | – | ' in out and 'within a factor of 3' in out
+  show_frontier.main([str(path), '--budgets=1.5,2', *FLAGS])
+  assert 'grpo is above dpo' in capsys.readouterr().out
+
+
+def test_the_index_that_pandas_writes_is_no_column(tmp_path, capsys):
+  table = list(rows())
+  indexed = [{'': i, **row} for i, row in enumerate(table)]
+  plain = shown(capsys, write(tmp_path / 'p.csv', table))
+  assert shown(capsys, write(tmp_path / 'q.csv', indexed)) == plain
+
+
 def test_a_plot_is_drawn(tmp_path, capsys):
   path = write(tmp_path / 'p.csv', list(rows()))
   shown(capsys, path, f'--plot={tmp_path / "p.svg"}')
@@ -103,13 +130,25 @@ def test_a_plot_is_drawn(tmp_path, capsys):
       lambda t: [row.update(kl_budget='much') for row in t],
       'row 1: kl_budget=much, expected a finite number',
     ),
+    (
+      lambda t: [row.update(kl_budget=-1) for row in t],
+      'row 1: kl_budget=-1, expected nats',
+    ),
+    (
+      lambda t: [row.update(kl_mode='held') for row in t],
+      "row 1: kl_mode='held', expected one of hold, stop",
+    ),
+    (
+      lambda t: t[0].update(kl=0.6),
+      'dpo/default of seed 0 is at 0.6 nats at step 0, expected the reference',
+    ),
     (lambda t: [r.pop('kl') for r in t], "row 1: no column 'kl'"),
     (
       lambda t: t[:] and t.__delitem__(slice(-6, None)),
       "arm 'grpo' has seeds [0, 1, 2, 3, 4], others [0, 1, 2, 3, 4, 5]",
     ),
     (
-      lambda t: [r.update(kl=r['kl'] + 50) for r in t if r['method'] == 'grpo'],
+      lambda t: [r.update(kl=r['kl'] * 50) for r in t if r['method'] == 'grpo'],
       'were never at the same KL within (0.5, 1.0) nats',
     ),
   ],

@@ -38,6 +38,9 @@ class Curve:
   stopped: bool = False  # there, instead of being held
   # [C, E]  what configurations and checkpoints are chosen by; None: the score
   merit: np.ndarray | None = None
+  # A budget is read only between checkpoints whose KLs are within this factor
+  # of it. The reference below it is always near enough.
+  apart: float = np.inf
 
   @property
   def chosen_by(self):
@@ -85,15 +88,18 @@ def curves(points, score, merit=None):
 HELD_WITHIN = 0.05
 
 
-def weights_at(kl: np.ndarray, budgets: ArrayLike) -> np.ndarray:
+def weights_at(
+  kl: np.ndarray, budgets: ArrayLike, apart: float = np.inf
+) -> np.ndarray:
   """Weights of a run's checkpoints that read it off at each budget.
 
   Args:
     kl: [C] along the run, nats.
     budgets: [K], nats, > 0.
+    apart: see `Curve`.
   Returns:
     [K, C], of rows that sum to one; a row of nan where the run never got
-    there, or began beyond it.
+    there, began beyond it, or has no checkpoint near.
   """
   budgets = np.asarray(budgets, float)
   reached = kl >= budgets[:, None]
@@ -104,6 +110,10 @@ def weights_at(kl: np.ndarray, budgets: ArrayLike) -> np.ndarray:
     share = (np.sqrt(budgets) - low) / (high - low)
   weights = np.zeros((len(budgets), len(kl)))
   there = reached.any(1) & (kl[0] <= budgets)
+  below, above = kl[after - 1], kl[np.minimum(after, len(kl) - 1)]
+  there &= (above <= apart * budgets) & (
+    (after == 1) | (budgets <= apart * below)
+  )
   rows = np.flatnonzero(there)
   weights[rows, after[rows] - 1] = 1 - share[rows]
   weights[rows, after[rows]] = share[rows]
@@ -129,7 +139,7 @@ def read(curve, budgets, values=None):
   """
   values = curve.score if values is None else values
   kl = curve.kl.mean(1)
-  weights = weights_at(kl, budgets)
+  weights = weights_at(kl, budgets, curve.apart)
   at_end = np.eye(len(kl))[-1]
   if abs(kl[-1] - curve.held) > HELD_WITHIN * curve.held:
     at_end = np.full(len(kl), np.nan)

@@ -187,7 +187,8 @@ def _csv_records(file, path):
 def _csv(file, path, bad):
   records = _csv_records(file, path)
   _, names = next(records, (1, []))
-  if len(set(names)) < len(names) or not all(names):
+  # pandas writes its index as a first column without a name.
+  if len(set(names)) < len(names) or not all(names[1:]) or names in ([], ['']):
     raise ValueError(
       f'{path} row 1: expected a line of distinct column names, got {names}'
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax import hosts, judges, ops
-from align_jax.learn import batches, rewards, sources
+from align_jax.learn import batches, rewards, sources, stopping
 from align_jax.losses import LOSSES
 from align_jax.tasks.judge import (
   check_training,
@@ -167,8 +167,15 @@ def odds(rows, config):
 
 
 def scores(gold, rows):
-  """The judge's score of every row: f32 [P, G]."""
-  found = [hosts.fetch(gold(x)) for x in batches.chunks(rows, ROWS)]
+  """The judge's score of every row: f32 [P, G].
+
+  Raises:
+    stopping.Stopped: the process was asked to stop meanwhile.
+  """
+  found = []
+  for chunk in batches.chunks(rows, ROWS):
+    stopping.check('in the test of the gold judge')
+    found.append(hosts.fetch(gold(chunk)))
   grouped = ops.by_group(np.concatenate(found), rows.group_size)
   return grouped[: rows.num_prompts]
 

@@ -157,7 +157,7 @@ def judges_on_device(run, mesh) -> dict[str, int]:
   Each host has all of a judge, split over its own devices. One of unknown size
   has 0.
   """
-  devices = mesh.devices.flat
+  devices = mesh.devices.ravel()
   local = [x for x in devices if x.process_index == devices[0].process_index]
   return {
     field: (fit_models.judge_bytes(judge) or 0) // len(local)

@@ -125,7 +125,7 @@ def search(
   samples = [x for x in asked if 'sample' in x[1]]
   for group in (samples, [x for x in asked if x not in samples]):
     large = []
-    for changes in _candidates(cfg, found, asked[0][0], done):
+    for changes in _candidates(cfg, found, asked[0][0], done, large):
       for arm, name in group:
         x = compiled(changed(cfg, changes), arm, name, found, limit)
         known[arm, name] = x
@@ -152,14 +152,27 @@ def _least(large):
   )
 
 
-def _candidates(cfg, found, arm, done) -> Iterator[dict]:
-  """{dotted path: value} to try, with what is settled already."""
-  for changes in _on_device(cfg, found, arm, done):
-    yield changes
+def _candidates(cfg, found, arm, done, large) -> Iterator[dict]:
+  """{dotted path: value} to try, with what is settled already.
+
+  Args:
+    large: the programs so far that were too large.
+  """
+  yield from _on_device(cfg, found, arm, done)
   field = 'reference_memory'
-  if done.get(field, cfg[field]) == 'device':
+  if done.get(field, cfg[field]) == 'host':
+    return
+  own = reference_bytes(first_run(cfg, arm)) / found.chips
+  if any(x.total - own <= x.limit for x in large):
     for changes in _on_device(cfg, found, arm, done):
       yield {**changes, field: 'host'}
+
+
+def reference_bytes(run: Run) -> int:
+  """Of the parameters of a run's reference, on all chips together."""
+  dtype = run.shared.model.get('param_dtype') or 'float32'
+  leaves = jax.tree.leaves(interface.shapes(model_of(run.shared)))
+  return jnp.dtype(dtype).itemsize * sum(x.size for x in leaves)
 
 
 def _on_device(cfg, found, arm, done):

@@ -18,6 +18,7 @@ import numpy as np
 from align_jax import data, paths
 from align_jax.compare.points import ARRAYS
 from align_jax.files import line, listed, read_jsonl, write_atomically
+from align_jax.learn import truncated
 from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
 from align_jax.tools.cli import show
@@ -42,7 +43,7 @@ def make_parser():
   add(
     '--eos-token', default='', help="what ends a turn, if not the tokenizer's"
   )
-  add('--seed', type=int, default=0, help='of the samples, and of the point')
+  add('--seed', type=_seed, default=0, help='of the samples, and of the point')
   add('--texts', help='a .jsonl for the completions, for your judge')
   add('--point', help='a .jsonl to append a point to')
   add('--arm', default='', help='what the point is compared as')
@@ -52,6 +53,12 @@ def make_parser():
 
 def _positive(text):
   if (number := int(text)) < 1:
+    raise ValueError
+  return number
+
+
+def _seed(text):
+  if not 0 <= (number := int(text)) < 2**32:
     raise ValueError
   return number
 
@@ -138,13 +145,11 @@ def measure(policy, reference, prompts, ends, args):
 
 
 def told(name, rows, samples):
-  """A line: mean over prompts and its standard error."""
+  """A line: mean over prompts and its standard error, of two or more."""
   by_prompt = rows.reshape(-1, samples).mean(1)
-  error = (
-    by_prompt.std(ddof=1) / len(by_prompt) ** 0.5
-    if len(by_prompt) > 1
-    else np.nan
-  )
+  if len(by_prompt) == 1:
+    return f'{name}: {by_prompt[0]:.4f} nats'
+  error = by_prompt.std(ddof=1) / len(by_prompt) ** 0.5
   return f'{name}: {by_prompt.mean():.4f} ± {error:.4f} nats'
 
 
@@ -160,21 +165,32 @@ def lines(args):
   check(args)
   policy, reference, words = load(args)
   prompts = read_prompts(args, words)
-  decode, texts, kls, ratios = data.decoder(words.tokenizer), [], [], []
+  decode = data.decoder(words.tokenizer)
+  texts, kls, ratios, cuts = [], [], [], []
   for batch, kl, ratio in measure(policy, reference, prompts, words.ends, args):
     kls.append(kl)
     ratios.append(ratio)
+    cuts.append(int(truncated.unfinished(batch, words.ends).sum()))
     if args.texts:
       texts += [
         dict(zip(('prompt', 'completion'), x)) for x in zip(*decode(batch))
       ]
   kls, ratios = np.concatenate(kls), np.concatenate(ratios)
+  if np.isnan(kls).any():
+    raise ValueError(
+      f'{args.policy} or {args.reference}: log-probs are not numbers'
+    )
   if not np.isfinite(kls).all():
     raise ValueError(
       f'{args.policy} may draw tokens that {args.reference} never does: the KL '
       'is infinite'
     )
   yield f'{len(prompts)} prompts, {args.samples} completions each'
+  if cut := sum(cuts):
+    yield (
+      f'{cut} of {len(kls)} completions were cut off at --completion-len='
+      f'{args.completion_len}: what would follow is not measured'
+    )
   yield told('KL, exact per token', kls, args.samples)
   yield told('KL, Monte Carlo', ratios, args.samples)
   if args.texts:

@@ -13,6 +13,10 @@ from align_jax.values import is_number, nearest
 
 KL, SCORE = ARRAYS
 HELD = 'kl_budget', 'kl_mode'  # of runs that were held at a KL
+MODES = 'hold', 'stop'
+# Nats by which the KL of a reference from itself may be off, as by another
+# sampler. Chosen, not measured.
+NEAR_0 = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,7 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: names the row and the column that is wrong, or the run without
-      its reference.
+      its reference, or whose step 0 is none.
   """
   points = {}
   for number, row in enumerate(files.rows(os.fspath(path)), 1):
@@ -60,6 +64,12 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
   _check_sizes(points.values(), path)
   started = {_run(p) for p in points.values() if p['step'] == 0}
   for point in points.values():
+    kl = sum(point[KL]) / len(point[KL])
+    if point['step'] == 0 and abs(kl) > NEAR_0:
+      raise ValueError(
+        f'{path}: {_told(point)} is at {kl:g} nats at step 0, expected the '
+        'reference there, at 0'
+      )
     if started and _run(point) not in started:
       raise ValueError(
         f'{path}: {_told(point)} has no point at step 0, expected the '
@@ -102,11 +112,23 @@ def _held(row, where):
   found = {name: row[name] for name in HELD if row.get(name) not in (None, '')}
   if 'kl_budget' in found:
     [found['kl_budget']] = _numbers(found, 'kl_budget', where)[:1]
+    if found['kl_budget'] < 0:
+      raise ValueError(
+        f'{where}: kl_budget={found["kl_budget"]:g}, expected nats, or 0 for a '
+        'run that nothing held'
+      )
+  if found.get('kl_mode', MODES[0]) not in MODES:
+    raise ValueError(
+      f'{where}: kl_mode={found["kl_mode"]!r}, expected one of '
+      f'{", ".join(MODES)}'
+    )
   return found
 
 
 def _value(row: Mapping, name: str, where: str) -> Any:
-  if row.get(name) is None:
+  if name in row and row[name] is None:
+    raise ValueError(f'{where}: {name} is empty')
+  if name not in row:
     raise ValueError(
       f'{where}: no column {name!r}, {nearest(name, list(row))}. Flags such as '
       '--by and --kl name columns'

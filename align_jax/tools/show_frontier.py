@@ -1,6 +1,6 @@
 """What the arms of a table of points score at equal KL.
 
-  align frontier POINTS [--by=method] [--budgets 0.5,1,2] [--control offline]
+  align frontier POINTS [--by=method] [--budgets=0.5,1,2] [--control=offline]
 
 POINTS is an experiment's points.jsonl, or a .jsonl, .csv or .parquet of any
 program with a row per checkpoint; docs/points.md says what its columns hold. A
@@ -11,6 +11,7 @@ rest.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,6 +29,9 @@ from align_jax.compare import (
 from align_jax.compare.report import MISSING, markdown, show
 from align_jax.tools import cli, point_table
 
+# A budget is read between checkpoints whose KLs are within this factor of it.
+# Chosen, not measured.
+APART = 3.0
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats
 
 
@@ -47,7 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('points', help='a table with a row per checkpoint')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')
-  add('--control', metavar='ARM', help='judges what others have more than it')
+  add(
+    '--control',
+    metavar='ARM',
+    help='judges what others have more than it; default: the first by name',
+  )
   names = point_table.Columns()
   add(
     '--by', default=names.arm, help='column of what is compared (%(default)s)'
@@ -73,6 +81,22 @@ def gain(rows: Sequence[points.Point]) -> Callable[[points.Point], np.ndarray]:
   score = lambda point: np.array(point[point_table.SCORE])
   start = {points.run_of(p): score(p) for p in rows if p['step'] == 0}
   return lambda point: score(point) - start.get(points.run_of(point), 0.0)
+
+
+def control_of(comparison: frontier.Comparison, name: str | None) -> str | None:
+  """The arm that the others are held against; None where there is one arm.
+
+  Raises:
+    ValueError: no such arm.
+  """
+  arms = list(comparison.arms)
+  if name is None:
+    return min(arms) if len(arms) > 1 else None
+  if name not in arms:
+    raise ValueError(
+      f'--control={name}: no such arm; arms are {", ".join(arms)}'
+    )
+  return name
 
 
 def columns(
@@ -161,14 +185,13 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
   )
   rows = point_table.load(args.points, point_table.Columns(*told))
   means = len(rows[0][point_table.KL]) == 1
-  curves = readings.curves(rows, gain(rows))
+  curves = [
+    dataclasses.replace(curve, apart=APART)
+    for curve in readings.curves(rows, gain(rows))
+  ]
   comparison = frontier.Comparison(curves, args.budgets, not args.own_prompts)
-  if args.control and args.control not in comparison.arms:
-    raise ValueError(
-      f'--control={args.control}: no such arm; arms are '
-      f'{", ".join(comparison.arms)}'
-    )
-  table = columns(comparison, args.control)
+  control = control_of(comparison, args.control)
+  table = columns(comparison, control)
   cells = [
     [f'{budget:g}', *row]
     for budget, *row in zip(args.budgets, *table.values())
@@ -176,11 +199,14 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
   ]
   if not cells:
     raise ValueError(
-      f'{args.points}: no arm reached {min(args.budgets):g} nats; choose other '
-      '--budgets'
+      f'{args.points}: no arm reached {min(args.budgets):g} nats with '
+      'checkpoints near it; choose other --budgets'
     )
   yield markdown(['KL (nats)', *table], cells)
-  yield f'\n{len(comparison.seeds)} seeds; {MISSING} not every seed got there.'
+  yield (
+    f'\n{len(comparison.seeds)} seeds; {MISSING} not every seed got there with '
+    f'checkpoints whose KLs are within a factor of {APART:g} of it.'
+  )
   if means:
     yield (
       'The table has one number for all prompts of a checkpoint: the intervals '
@@ -188,9 +214,9 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     )
   if not any(p['step'] == 0 for p in rows):
     yield 'No run has a step 0: these are scores, not gains over the reference.'
-  if args.control:
+  if control:
     yield ''
-    yield from judged(comparison, args.control, args.half_width)
+    yield from judged(comparison, control, args.half_width)
   if args.plot:
     plot(comparison, args.plot)
     yield f'plot: {args.plot}'

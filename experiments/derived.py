@@ -19,6 +19,12 @@ def is_whole(cfg):
   return cfg['task']['name'] == 'toy' or bool(cfg['model'].get('checkpoint'))
 
 
+def is_programmed(cfg):
+  """Whether gold is the generated task's own reward, nearly a bag of words."""
+  task = cfg['task']
+  return task['name'] == 'toy' and not task.get('judge_model')
+
+
 def arm_of(cfg, name, table='arms'):
   """An arm of the config.
 

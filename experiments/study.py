@@ -14,7 +14,15 @@ from align_jax.compare.report import Page, show_interval, show_number
 from align_jax.compare.words import by_seed_text, power_text
 from align_jax.files import read_record, write_record
 from align_jax.lab import overrides, sweep
-from experiments import claims, common, matched, pages, provenance, registration
+from experiments import (
+  claims,
+  common,
+  matched,
+  measures,
+  pages,
+  provenance,
+  registration,
+)
 
 COLOURS = {claims.REPRODUCED: 'above', claims.OPPOSITE: 'below'}
 NAME = 'verdicts.json'
@@ -43,7 +51,8 @@ class Study:
     strong: names of the arms whose intervals the figure shows.
     frontier: whether the page has all arms in one figure.
     decides: further files whose code decides the verdicts.
-    caveat: which choice of a small task could have made these verdicts.
+    caveat: which choice of a small task could have made these verdicts: a text,
+      or config -> text.
     figure: a file of its figures that RESULTS.md shows. '': none.
     sections: functions (page, evidence, folder of figures), added to the page.
   """
@@ -52,7 +61,7 @@ class Study:
   key: str
   title: str
   claims: tuple
-  caveat: str
+  caveat: str | Callable
   arms: Callable = nothing
   variants: Callable = nothing
   changes: Callable = nothing
@@ -109,10 +118,12 @@ class Study:
       page.note(told)
     if points and self.frontier:
       add_frontier(page, evidence, workdir / 'figures', self.strong)
+      add_measures(page, evidence)
     for section in self.sections:
       section(page, evidence, workdir / 'figures')
     page.heading('What the size of the task may have done')
-    page.text(self.caveat)
+    known = self.caveat
+    page.text(known(evidence.cfg) if callable(known) else known)
     kept = provenance.used(cfg, self.runs, points) if points else {}
     provenance.finish(page, cfg, workdir, kept)
     return '\n'.join(text_of(r) for r in rulings)
@@ -207,6 +218,18 @@ def add_frontier(page, evidence, folder, strong):
   columns = matched.arm_columns(comparison, names)
   page.table(*matched.budget_rows(comparison, columns))
   page.note(matched.unreached(comparison))
+
+
+def add_measures(page, evidence):
+  """Adds diversity and other metrics at equal KL, and gold on other prompts."""
+  cfg = evidence.cfg
+  budgets = tuple(dict.fromkeys(cfg['report']['window']))
+  references = pages.reweighed(cfg['arms'])
+  names = [name for name in evidence.gains.arms if name not in references]
+  for table in measures.tables(evidence.points, cfg, budgets, names, ()):
+    page.heading(table.title)
+    page.table(table.header, table.last)
+    page.note(table.note)
 
 
 def main(study):

@@ -210,6 +210,14 @@ def test_variants_of_a_config_are_no_part_of_a_study_without():
   assert {run.variant for run in runs_of('E10', cfg)} == {''}
 
 
+@pytest.mark.parametrize('key', ['E1', 'E3', 'E8'])
+def test_a_caveat_is_of_the_task(key):
+  caveat = STUDIES[key].caveat
+  texts = sentiment.get_config().to_dict()
+  assert 'a bag of words' in caveat(CFG)
+  assert not any('bag of words' in caveat(cfg) for cfg in (LEARNED, texts))
+
+
 def test_arms_that_claims_compare_have_to_be_there():
   arms = {name: CFG['arms'][name] for name in ('online', 'offline', 'ref+gold')}
   with pytest.raises(
@@ -286,6 +294,8 @@ def test_a_study_reports_on_all_its_runs(study, cfg, tmp_path, monkeypatch):
   assert len(told.splitlines()) == len(study.claims)
   page = (tmp_path / 'report.html').read_text()
   assert all(typeset(claim.says) in page for claim in study.claims)
+  # A win that cost all diversity is seen.
+  assert ('Other metrics at equal KL' in page) == study.frontier
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

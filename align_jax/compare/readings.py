@@ -110,10 +110,10 @@ def weights_at(
     share = (np.sqrt(budgets) - low) / (high - low)
   weights = np.zeros((len(budgets), len(kl)))
   there = reached.any(1) & (kl[0] <= budgets)
-  below, above = kl[after - 1], kl[np.minimum(after, len(kl) - 1)]
-  there &= (above <= apart * budgets) & (
-    (after == 1) | (budgets <= apart * below)
-  )
+  if np.isfinite(apart):
+    below, above = kl[after - 1], kl[np.minimum(after, len(kl) - 1)]
+    there &= above <= apart * budgets
+    there &= (after == 1) | (budgets <= apart * below)
   rows = np.flatnonzero(there)
   weights[rows, after[rows] - 1] = 1 - share[rows]
   weights[rows, after[rows]] = share[rows]

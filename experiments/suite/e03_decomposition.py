@@ -9,8 +9,8 @@ cells take that apart: who samples (reference, policy) by labels (finite golden,
 unlimited proxy, unlimited golden).
 """
 
+from experiments import derived
 from experiments.claims import Claim, Gap
-from experiments.derived import arm_of
 from experiments.study import Study, main
 
 FINITE = 'online, finite gold'
@@ -24,7 +24,7 @@ def arms(cfg):
   It has as many golden labels as `offline`: batches of the policy's samples,
   each labelled once and learned from EPOCHS times.
   """
-  online, golden = arm_of(cfg, 'online'), cfg['golden']['pairs']
+  online, golden = derived.arm_of(cfg, 'online'), cfg['golden']['pairs']
   size = max(1, cfg['arm']['batch_size'] // EPOCHS)
   finite = {
     **online,
@@ -34,6 +34,19 @@ def arms(cfg):
     'num_epochs': EPOCHS,
   }
   return {**cfg['arms'], FINITE: finite}
+
+
+def caveat(cfg):
+  if derived.is_programmed(cfg):
+    return (
+      'The proxy is a bag of words, and gold is nearly one: amplification is '
+      'large where the proxy is structurally simpler than the policy, and goes '
+      'away with --config.proxy.verifier=transformer.'
+    )
+  return (
+    'Gold is learned, and the proxy may be simpler or weaker than it. Runs are '
+    'short and held within a small KL, where labels and samples differ least.'
+  )
 
 
 GAIN = 'Difference in gold reward at equal KL'
@@ -76,9 +89,7 @@ STUDY = Study(
       Gap(FINITE, 'offline'),
     ),
   ),
-  'The proxy is a bag of words, and gold is nearly one: amplification is large '
-  'where the proxy is structurally simpler than the policy, and goes away with '
-  '--config.proxy.verifier=transformer.',
+  caveat,
   arms=arms,
   strong=('online', 'offline'),
   figure='gold_vs_kl.png',

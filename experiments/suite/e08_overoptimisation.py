@@ -53,6 +53,19 @@ def variants(cfg):
   return {proxy.name(cfg): proxy.changes(cfg) for proxy in grid}
 
 
+def caveat(cfg):
+  simple = (
+    'Gold is nearly a bag of words, so that a bag of words with enough pairs '
+    'is gold but for repeated tokens, and its hump is that of repetition '
+    'alone. '
+  )
+  return (
+    f'{simple if derived.is_programmed(cfg) else ""}Completions are short: '
+    'large KLs leave the language that the laws were made for, and one price '
+    'of KL or rate of learning is one path.'
+  )
+
+
 SOURCE = 'Gao et al. 2022 (2210.10760)'
 FALLS_OFF = 'Gold reward lost between the best point and the last'
 FOLLOWS = (
@@ -126,10 +139,7 @@ STUDY = Study(
       Fall(WEAK, BEST, rise=True),
     ),
   ),
-  'Gold is nearly a bag of words, so that a bag of words with enough pairs is '
-  'gold but for repeated tokens, and its hump is that of repetition alone. A '
-  'completion has eight tokens: KLs above 10 nats leave the language that the '
-  'laws were made for, and one price of KL or rate of learning is one path.',
+  caveat,
   arms=arms,
   variants=variants,
   changes=changes,

@@ -194,7 +194,7 @@ def lost(evidence):
 
 
 def add_forgetting(page, evidence, folder):
-  """Adds what is kept against the forward KL, and tables at equal KL."""
+  """Adds what is kept of the second task against the forward KL."""
   if not evidence.points:
     return
   cfg, names = evidence.cfg, [*ON, *OFF, BEST]
@@ -221,10 +221,6 @@ def add_forgetting(page, evidence, folder):
       'gold kept of the second task against the forward KL, by arm',
       'One line for all arms would mean that the KL alone decides.',
     )
-  for table in measures.tables(evidence.points, cfg, budgets, names, ()):
-    page.heading(table.title)
-    page.table(table.header, table.last)
-    page.note(table.note)
 
 
 PAPERS = 'Shenfeld et al. 2025 (2509.04259)', 'Chen et al. 2025 (2510.18874)'

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -104,6 +106,28 @@ def test_the_index_that_pandas_writes_is_no_column(tmp_path, capsys):
   indexed = [{'': i, **row} for i, row in enumerate(table)]
   plain = shown(capsys, write(tmp_path / 'p.csv', table))
   assert shown(capsys, write(tmp_path / 'q.csv', indexed)) == plain
+
+
+def test_the_logs_of_trl_become_points(tmp_path, monkeypatch, capsys):
+  """The code of the page, on logs with the keys of TRL."""
+  pytest.importorskip('pandas')
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
+  [code] = re.findall('```python\n(.*?)```', page, re.DOTALL)
+  for seed in range(3):
+    for method, slope in (('dpo', 1.0), ('ipo', 1.5)):
+      log = [
+        {'step': step, 'objective/kl': kl, 'objective/scores': slope * kl**0.5}
+        for step, kl in enumerate((0.1 + seed / 100, 0.5, 1.0, 2.5), 1)
+      ]
+      folder = tmp_path / f'{method}_{seed}'
+      folder.mkdir()
+      state = {'log_history': [*log, {'step': 9, 'train_runtime': 1.0}]}
+      (folder / 'trainer_state.json').write_text(json.dumps(state))
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})
+  flags = '--by=method', '--kl=kl', '--score=reward', '--budgets=0.5,1,2'
+  show_frontier.main(['points.csv', *flags, '--control=dpo'])
+  assert 'ipo is above dpo' in capsys.readouterr().out
 
 
 def test_a_plot_is_drawn(tmp_path, capsys):

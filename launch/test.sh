@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE=1
 # Compiling takes the most time, and these programs run for moments.
 flags=--xla_backend_optimization_level=0
-# Without these XLA compiles a third faster. Since jaxlib 0.11 it has no choice.
+# A third of the time without these. Since jaxlib 0.11 XLA has no choice.
 if .venv/bin/python -c 'from jaxlib.version import __version_info__ as v
 exit(v >= (0, 11))'; then
   flags+=" --xla_cpu_use_fusion_emitters=false"

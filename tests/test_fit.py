@@ -183,47 +183,50 @@ def test_a_search_starts_with_the_mesh_whose_tokens_take_least():
   assert half == pytest.approx(whole / 2 + states)
 
 
-def test_a_search_that_finds_none_tells_the_smallest(monkeypatch):
-  def compiled(cfg, arm, name, found, limit):
-    size = 100 * cfg['mesh']['fsdp'] << 30
-    program = types.SimpleNamespace(
-      name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
-    )
-    return fit_measure._too_large(program, limit, 0.0, size)
+@pytest.fixture
+def searched(monkeypatch):
+  """(limit, size) -> what a search of an 8B config finds on eight chips.
 
-  monkeypatch.setattr(fit_search, 'compiled', compiled)
-  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 16 << 30)
-  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
-  asked = [('rloo', 'sample')]
+  Limit and size(cfg) of every program are in GiB.
+  """
+
+  def search(limit, size):
+    def compiled(cfg, arm, name, found, limit):
+      program = types.SimpleNamespace(
+        name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
+      )
+      return fit_measure._too_large(program, limit, 0.0, size(cfg) << 30)
+
+    monkeypatch.setattr(fit_search, 'compiled', compiled)
+    monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: limit << 30)
+    cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
+    asked = [('rloo', 'sample'), ('rloo', 'train')]
+    return fit_search.search(cfg, fit_slices.find('v5e-8'), asked)[0]
+
+  return search
+
+
+def test_a_search_that_finds_none_tells_the_smallest(searched):
   with pytest.raises(fit_search.NoneFits) as found:
-    fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+    searched(16, lambda cfg: 100 * cfg['mesh']['fsdp'])
   assert str(found.value) == 'sample takes 100.00 GiB of 16.00'
 
 
-def test_a_search_moves_the_reference_where_nothing_else_is_enough(monkeypatch):
+def test_a_search_moves_the_reference_where_nothing_else_is_enough(searched):
   tried = []
 
-  def compiled(cfg, arm, name, found, limit):
-    size = (18 if cfg['reference_memory'] == 'device' else 15) << 30
+  def size(cfg):
     tried.append(cfg['reference_memory'])
-    program = types.SimpleNamespace(
-      name=name, beside=0, host=0, arguments=(), tokens=0, rows=0
-    )
-    return fit_measure._too_large(program, limit, 0.0, size)
+    return 18 if tried[-1] == 'device' else 15
 
-  monkeypatch.setattr(fit_search, 'compiled', compiled)
-  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 16 << 30)
-  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
-  asked = [('rloo', 'sample'), ('rloo', 'train')]
-  done, _ = fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+  done = searched(16, size)
   assert done['reference_memory'] == 'host' and done['model.remat']
   told = fit_search.short(done)
   assert 'reference_memory host' in told and told.endswith(', remat')
   # 30 GiB of reference on eight chips: without it 14 GiB are still too much.
   tried.clear()
-  monkeypatch.setattr(fit_slices.Slice, 'limit', lambda self: 14 << 30)
   with pytest.raises(fit_search.NoneFits):
-    fit_search.search(cfg, fit_slices.find('v5e-8'), asked)
+    searched(14, size)
   assert set(tried) == {'device'}
 
 

@@ -172,9 +172,9 @@ def scorer(fields, policy, where, max_length=0):
   Raises:
     ValueError: names the wrong field, or the checkpoint that has fewer ids.
   """
-  check_scorer(fields, policy.vocab_size, where)
   if not fields.get('checkpoint'):
     return config_lib.scorer_config(fields, policy.vocab_size, where)
+  check_beside(fields, where)
   config = _described(fields, max_length, 'scalar')
   ids = vocabulary.num_ids(policy)
   if config.vocab_size < ids:

@@ -37,6 +37,11 @@ def shapes(c):
   return jax.eval_shape(lambda: of(c).init(jax.random.key(0), c))
 
 
+def size(c):
+  """The number of parameters, counted without a device."""
+  return sum(x.size for x in jax.tree.leaves(shapes(c)))
+
+
 def from_fields(adapter='', **fields):
   """The model that a config's fields describe.
 

@@ -22,11 +22,7 @@ from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import show, with_config
 from align_jax.tools.fit_here import HERE
 from align_jax.tools.fit_measure import measure
-from align_jax.tools.fit_programs import (
-  PROGRAMS,
-  Programs,
-  judges_on_device,
-)
+from align_jax.tools.fit_programs import PROGRAMS, Programs
 
 
 def find(name: str) -> fit_slices.Slice | fit_here.Here:
@@ -78,13 +74,13 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
     f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
     f'arm {run.arm!r}'
   )
-  for field, size in judges_on_device(run, mesh).items():
-    told = (
-      f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
-    )
-    yield f'{field}, beside each program: {told}'
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
+    for field, size in programs.judges.items():
+      told = (
+        f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
+      )
+      yield f'{field}, beside each program: {told}'
     for name in names:
       model = programs.task.model
       vocab = model.vocab_size if found.name == HERE else 0

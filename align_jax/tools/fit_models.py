@@ -3,12 +3,11 @@
 The fields are those of their config.json; Llama's are behind a form.
 """
 
-import jax
 import jax.numpy as jnp
 
 from align_jax import paths
 from align_jax.models import hf, hf_config
-from align_jax.models.interface import from_fields, shapes
+from align_jax.models.interface import from_fields, size
 
 LLAMA_3 = dict(
   model_type='llama',
@@ -76,5 +75,4 @@ def judge_bytes(judge):
   if found is None:
     return None
   model = from_fields(**vars(hf_config.from_hf(found)))
-  size = jnp.dtype(judge.get('dtype', 'float32')).itemsize
-  return size * sum(x.size for x in jax.tree.leaves(shapes(model)))
+  return jnp.dtype(judge.get('dtype', 'float32')).itemsize * size(model)

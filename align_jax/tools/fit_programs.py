@@ -207,6 +207,7 @@ class Programs:
     axes = of(task.model).axes(task.model)
     self.near = self.on.place(params_of(run.shared, task.model), axes)
     self.reference, self.axes = self.near, axes
+    self.judges = judges_on_device(run, mesh)
     if reference_memory == 'host':
       self.reference = self.on.to_host(self.near)
     self.sizes = task.eval_prompts.tokens.shape[1], task.max_new_tokens
@@ -268,7 +269,7 @@ class Programs:
     kept = self._resident()
     read = {id(x) for x in jax.tree.leaves(arguments)}
     beside = sum(size for key, size in kept.items() if key not in read)
-    beside += sum(judges_on_device(self.run, self.on.mesh).values())
+    beside += sum(self.judges.values())
     rows = len(batch.rewards)
     away = bytes_on_host(self.reference)
     return Program(name, f, arguments, beside, away, copies, rows, tokens)

@@ -53,8 +53,7 @@ def token_seconds(mesh: dict, model, rows: int, chip: fit_slices.Chip) -> float:
   """
   ways = mesh['rollout'] * mesh['tensor']
   size = jnp.dtype(getattr(model, 'dtype', 'float32')).itemsize
-  weights = sum(x.size for x in jax.tree.leaves(interface.shapes(model)))
-  seconds = weights * size / ways / chip.hbm
+  seconds = interface.size(model) * size / ways / chip.hbm
   if ways > 1:
     own = rows / (mesh['data'] * mesh['fsdp'])
     states = own * interface.of(model).width(model) * size
@@ -158,26 +157,26 @@ def _candidates(cfg, found, arm, done, large) -> Iterator[dict]:
   Args:
     large: the programs so far that were too large.
   """
-  yield from _on_device(cfg, found, arm, done)
+  run = first_run(cfg, arm)
+  every = list(_on_device(cfg, found, run, done))
+  yield from every
   field = 'reference_memory'
   if done.get(field, cfg[field]) == 'host':
     return
-  own = reference_bytes(first_run(cfg, arm)) / found.chips
+  own = reference_bytes(run) / found.chips
   if any(x.total - own <= x.limit for x in large):
-    for changes in _on_device(cfg, found, arm, done):
+    for changes in every:
       yield {**changes, field: 'host'}
 
 
 def reference_bytes(run: Run) -> int:
   """Of the parameters of a run's reference, on all chips together."""
   dtype = run.shared.model.get('param_dtype') or 'float32'
-  leaves = jax.tree.leaves(interface.shapes(model_of(run.shared)))
-  return jnp.dtype(dtype).itemsize * sum(x.size for x in leaves)
+  return jnp.dtype(dtype).itemsize * interface.size(model_of(run.shared))
 
 
-def _on_device(cfg, found, arm, done):
+def _on_device(cfg, found, run, done):
   """The same, wherever the reference lies."""
-  run = first_run(cfg, arm)
   rows = run.updates.batch_size
   if done:
     ways = done['mesh.fsdp'] * done['mesh.rollout']

@@ -153,6 +153,18 @@ def test_a_run_ends_at_its_budget_and_resumes_to_the_same_bits(
   assert_same_run(run.directory(free), run.directory(tmp_path))
 
 
+def test_an_interrupted_run_stops_where_it_would_have(free, tmp_path):
+  """It was beyond its budget when it was saved, and not measured yet."""
+  often = dict(kl_mode='stop', kl_budget=BUDGET / 8, save_every=1)
+  cfg, run = budgeted(name='budget/late', kl_every=5, **often)
+  train_arm(cfg, run, free)
+  assert points(free, run)[-1]['step'] == 5
+  with interrupted_at(4) as report:
+    train_arm(cfg, run, tmp_path, report)
+  train_arm(cfg, run, tmp_path)
+  assert_same_run(run.directory(free), run.directory(tmp_path))
+
+
 def test_metrics_show_beta_as_it_adapts(free):
   _, run = budgeted(kl_mode='hold')
   rows = read_jsonl(run.directory(free) / 'metrics.jsonl')

@@ -111,7 +111,13 @@ def train(
     # Several workers may read what one has finished, and then measure nothing.
     if start == num_steps and not schedule.eval_steps:
       return state
-    ended = start and budget and budget.stop and budgets.keep(budget, state)[1]
+    ended = (
+      start
+      and budget
+      and budget.stop
+      and budgets.due(budget, start, num_steps)
+      and budgets.keep(budget, state)[1]
+    )
     with (
       make_writer(directory, start) as writer,
       speed.Clock(directory, schedule.log_every, work) as clock,

@@ -10,6 +10,7 @@ import pytest
 import tiny_checkpoints
 
 from align_jax.tools import measure_kl, point_table, show_frontier
+from align_jax.types import Prompts
 
 FLAGS = '--by=method', '--kl=kl', '--score=reward', '--control=dpo'
 
@@ -261,33 +262,51 @@ def test_other_tokenizers_are_refused(checkpoints, capsys):
     measured(capsys, checkpoints, 'a', 'c')
 
 
-def test_one_token_is_the_enumeration_by_transformers(
-  checkpoints, tmp_path, capsys
-):
-  """Of completions of one token the exact KL has no noise of samples."""
+def enumerated(folder, ids, ends):
+  """By torch, of completions of two tokens of policy b and reference a.
+
+  Returns:
+    probs of the first token, KL there, and of the second after each first.
+  """
   torch = pytest.importorskip('torch')
   import transformers
 
-  path = tmp_path / 'points.jsonl'
-  flags = '--completion-len=1', f'--point={path}', '--arm=x', '--step=1'
-  measured(capsys, checkpoints, 'a', 'b', *flags)
-  found = json.loads(path.read_text())['kl_by_prompt']
   load = transformers.AutoModelForCausalLM.from_pretrained
-  tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints / 'a')
-  models = [load(checkpoints / x, dtype='float32').eval() for x in 'ba']
-  for row, kl in zip(range(6), found):
-    messages = [{'role': 'user', 'content': f'Say {row}.'}]
-    ids = tokenizer.apply_chat_template(
-      messages,
-      add_generation_prompt=True,
-      return_tensors='pt',
-      return_dict=True,
-    )['input_ids']
+  models = [load(folder / x, dtype='float32').eval() for x in 'ba']
+
+  def step(rows):
+    rows = torch.tensor(np.array(rows, np.int64))
     with torch.no_grad():
       p, q = (
-        m(input_ids=ids).logits[0, -1].double().log_softmax(-1) for m in models
+        m(input_ids=rows).logits[:, -1].double().log_softmax(-1) for m in models
       )
-    assert abs((p.exp() * (p - q)).sum().item() - kl) < 2e-5
+    return p.exp().numpy(), (p.exp() * (p - q)).sum(-1).numpy()
+
+  [probs], [first] = step([ids])
+  second = step([[*ids, token] for token in range(len(probs))])[1]
+  second[list(ends)] = 0
+  return probs, first, second
+
+
+def test_the_kl_is_the_enumeration_by_transformers(checkpoints):
+  """Of one prompt. Torch tells how likely each of the first tokens is."""
+  paths = [str(checkpoints / x) for x in ('a', 'b', 'prompts.jsonl')]
+  flags = '--prompt-len=40', '--completion-len=2', '--samples=8192'
+  args = measure_kl.make_parser().parse_args([*paths, *flags])
+  policy, reference, words = measure_kl.load(args)
+  prompts = measure_kl.read_prompts(args, words)
+  prompts = Prompts(*prompts[:1])
+  [(batch, kls, _)] = measure_kl.measure(
+    policy, reference, prompts, words.ends, args
+  )
+  ids = np.asarray(prompts.tokens)[prompts.valid]
+  probs, first, second = enumerated(checkpoints, ids, words.ends)
+  drawn = np.asarray(batch.completions)[:, 0]
+  np.testing.assert_allclose(kls, first + second[drawn], atol=1e-5)
+  assert {*drawn} == {*range(len(probs))}  # the EOS as well
+  found = np.zeros(len(probs))
+  found[drawn] = kls
+  assert abs(probs @ found - (first + probs @ second)) < 1e-5
 
 
 def test_a_held_run_is_read_at_its_end_also_from_a_csv(tmp_path, capsys):

@@ -315,6 +315,7 @@ from align_jax.models import cpu
 from align_jax.models.interface import of
 from align_jax.tools import fit_hlo
 from align_jax.tools.fit_programs import PROGRAMS, Programs, bytes_on_device
+from align_jax.types import Batch
 from configs import base, toy
 from experiments import common
 
@@ -323,8 +324,11 @@ cfg['model'] |= dict(
   dim=48, mlp_dim=80, num_layers=2, num_heads=4, num_kv_heads=4, remat=True
 )
 cpu.MAX_UNROLLED = 0  # a scan, as of a large model
+cfg['task'].update(eval_prompts=8)
+cfg['eval'].update(samples=1)
 cfg['arms'] = {
   'rloo': dict(loss='rloo', group_size=2),
+  'ppo': dict(loss='ppo'),
   'offline': cfg['arms']['offline'],
 }
 mesh = sharding.current_mesh()
@@ -349,6 +353,12 @@ def real(programs):
   stage = dataclasses.replace(programs.stage, reference=placed)
   tx = protocol.optimizer_for(stage, programs.run)
   return starts.start_of(stage, programs.run, tx)
+
+
+def tokens(program):
+  '''Of the completions that a program scores.'''
+  batch = next(x for x in program.arguments if isinstance(x, Batch))
+  return batch.completions.size
 
 
 def ops(arm, name):
@@ -377,7 +387,15 @@ print(json.dumps({
   'ops': {
     f'{arm} {name}': ops(arm, name)
     for arm, name in (
-      ('offline', 'train'), ('rloo', 'sample'), ('rloo', 'score')
+      ('offline', 'train'), ('ppo', 'train'), ('rloo', 'sample'),
+      ('rloo', 'score'), ('rloo', 'evaluate'),
+    )
+  },
+  'tokens': {
+    f'{arm} {name}': tokens(PROGRAMS[name](found[arm]))
+    for arm, name in (
+      ('offline', 'train'), ('ppo', 'train'), ('rloo', 'score'),
+      ('rloo', 'evaluate'),
     )
   },
 }))
@@ -408,7 +426,10 @@ def test_no_weight_moves_for_a_token(lab):
   assert max(op['bytes'] for op in laid) >= lab['least']
 
 
-@pytest.mark.parametrize('name', ['offline train', 'rloo score'])
+SCORING = 'offline train', 'ppo train', 'rloo score', 'rloo evaluate'
+
+
+@pytest.mark.parametrize('name', SCORING)
 def test_logits_stay_where_their_tokens_are(lab, name):
   arrays = [array for op in lab['ops'][name] for array in op['arrays']]
   assert not [x for x in arrays if x.endswith(f',{lab["vocab"]}]')]
@@ -420,6 +441,16 @@ def test_logits_stay_where_their_tokens_are(lab, name):
   # Nor is the head gathered: the rows' states move to their logits.
   width = lab['real'][".params['embed']"][0][1]
   assert not [x for x in arrays if f'[{lab["vocab"]},{width}]' in x]
+
+
+@pytest.mark.parametrize('name', SCORING)
+def test_outside_of_layers_only_states_are_gathered(lab, name):
+  """No parameter or gradient: numbers of tokens, and states for the head."""
+  width, number = lab['real'][".params['embed']"][0][1], lab['tokens'][name]
+  assert lab['least'] > 4 * number
+  for op in lab['ops'][name]:
+    if (op['kind'], op['times']) == ('all-gather', 1):
+      assert op['bytes'] == 4 * number * width or op['bytes'] < lab['least']
 
 
 def test_a_layer_is_gathered_once_each_way(lab):

@@ -131,6 +131,12 @@ def test_an_unknown_environment_is_an_error(tmp_path):
   )
 
 
+def test_an_unknown_first_run_is_an_error():
+  done = bash(LAUNCH / 'first_runs.sh', 'kaggle')
+  assert done.returncode == 1
+  assert done.stderr == "error: 'kaggle': expected colab or bare\n"
+
+
 def test_skypilot_reads_the_job():
   task = yaml.safe_load((LAUNCH / 'sky.yaml').read_text())
   sky = pytest.importorskip('sky', exc_type=ImportError)

@@ -65,14 +65,12 @@ def small():
   return {**cfg, 'seeds': 1}
 
 
-def run(cfg, workdir):
+def run(cfg, workdir, report=online_vs_offline.report):
   """Runs the experiment in this process, silently."""
   stages._prepared.clear()
   quiet = io.StringIO()
   with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-    common.experiment(
-      online_vs_offline.runs, online_vs_offline.report, cfg, workdir
-    )
+    common.experiment(online_vs_offline.runs, report, cfg, workdir)
 
 
 def read_stage(cfg, workdir):

@@ -6,8 +6,9 @@ Processes of this machine stand in for hosts. A small experiment runs once in
 one process, and again in several with as many devices in all: the points,
 metrics, logs and parameters are compared. Then one of two hosts at a time gets
 SIGKILL or SIGTERM at a random moment, or is never started. The others must end
-in time, with the right status, and name it. The next start goes on, until the
-experiment ends in the same results as the undisturbed one.
+in time, with the right status, and name it. The next start goes on, on two
+hosts again or on one with both devices, until the experiment ends in the same
+results as the undisturbed one.
 """
 
 import argparse
@@ -28,9 +29,8 @@ from experiments import damage
 LEADER = 'the leader task was preempted/died'  # JAX of host 0, if it is first
 LIMIT = 60  # seconds in which the others must have ended
 WAIT = 30  # seconds in which hosts must have come: one may be killed before
-# A start that goes on is mostly compiling, but for these.
+# A start that goes on is mostly compiling, but for these. What is set stays.
 COMPILED_ONCE = {
-  'JAX_PLATFORMS': 'cpu',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
   'XLA_FLAGS': '--xla_backend_optimization_level=0',
@@ -65,7 +65,7 @@ class Job:
     file = workdir.with_name('config.py')
     file.write_text(config, 'utf-8')
     cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.with_name('cache'))}
-    self._env = {**cache, **os.environ, **COMPILED_ONCE}
+    self._env = {**cache, **COMPILED_ONCE, **os.environ, 'JAX_PLATFORMS': 'cpu'}
     self.workdir, port = workdir, _free_port()
     command = [sys.executable, '-m', 'experiments.online_vs_offline']
     command += [f'--config={file}', f'--workdir={workdir}']
@@ -172,6 +172,8 @@ def ended(job, host, number):
 def disturbed(workdir, wanted, number, rounds, whole, rng):
   """Sends a signal at random moments, to one of two hosts, again and again.
 
+  What goes on after it is two hosts of one device each, or one of two.
+
   Args:
     wanted: the workdir of an undisturbed experiment.
     number: the signal.
@@ -183,10 +185,11 @@ def disturbed(workdir, wanted, number, rounds, whole, rng):
   seconds, wrong, sent = [], [], 0
   while sent < rounds:
     shutil.rmtree(workdir, ignore_errors=True)
-    over = False
+    over, hosts = False, 2
     while not over:
-      job = Job(workdir, 2, 2)
-      moment = None if sent >= rounds else rng.uniform(0.1, 0.9) * whole
+      job = Job(workdir, hosts, 2)
+      disturb = hosts == 2 and sent < rounds
+      moment = rng.uniform(0.1, 0.9) * whole if disturb else None
       try:
         job.processes[0].wait(moment)
         over = True
@@ -196,7 +199,7 @@ def disturbed(workdir, wanted, number, rounds, whole, rng):
           continue
         took, what = ended(job, rng.randrange(2), number)
         seconds.append(took)
-        sent += 1
+        sent, hosts = sent + 1, rng.choice((1, 2))
         if what:
           wrong.append(what)
     codes = job.wait(LIMIT)

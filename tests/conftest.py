@@ -197,6 +197,12 @@ def reward(scalar):
   return judges.reward_model(scalar)
 
 
+def flags_for(devices):
+  """XLA_FLAGS of so many CPU devices, beside those that are set."""
+  more = f'--xla_force_host_platform_device_count={devices}'
+  return f'{os.environ.get("XLA_FLAGS", "")} {more}'
+
+
 def python(code, **env):
   """What a fresh interpreter prints as JSON on its last line."""
   here = pathlib.Path(__file__).parent

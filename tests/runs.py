@@ -17,6 +17,7 @@ from align_jax.lab import (
   sweep,
 )
 from align_jax.lab.steps import optimizer
+from experiments import damage, pages
 
 
 def run_of(cfg, **fields):
@@ -31,6 +32,15 @@ def setup_of(cfg, workdir, variant=''):
 
 def train_arm(cfg, run, workdir, report=streams.silent):
   protocol.run_arm(setup_of(cfg, workdir, run.variant), run, report)
+
+
+def without_a_page(cfg, workdir):
+  """Runs a whole experiment, and writes no more of its page than the points."""
+
+  def report(points, cfg, workdir):
+    pages.save(workdir / 'points.jsonl', points)
+
+  damage.run(cfg, workdir, report)
 
 
 KILLED = """

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from runs import without_a_page
 
 from align_jax import files
 from align_jax.files import read_jsonl
@@ -22,7 +23,7 @@ from experiments import begun, damage
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('damage') / 'whole'
-  damage.run(damage.small(), workdir)
+  without_a_page(damage.small(), workdir)
   return workdir
 
 
@@ -65,7 +66,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path):
   break_bit(checkpoint_file(run, newest))
   with pytest.raises(ValueError, match='is not what was written: damaged'):
     checkpoint.final_params(run)
-  damage.run(damage.small(), workdir)
+  without_a_page(damage.small(), workdir)
   assert not damage.differing(damage.results(whole), damage.results(workdir))
 
 
@@ -74,7 +75,7 @@ def test_points_that_are_missing_are_made_again(whole, tmp_path):
   shutil.copytree(whole, workdir)
   path = workdir / 'seed0' / 'online' / 'default' / 'points.jsonl'
   path.write_text(''.join(path.read_text().splitlines(True)[:2]))
-  damage.run(damage.small(), workdir)
+  without_a_page(damage.small(), workdir)
   assert not damage.differing(damage.results(whole), damage.results(workdir))
 
 
@@ -85,7 +86,7 @@ def test_a_broken_end_is_no_end(text, whole, tmp_path):
   path = workdir / 'seed0' / 'offline' / 'default' / 'done.json'
   right = path.read_text()
   path.write_text(text)
-  damage.run(damage.small(), workdir)
+  without_a_page(damage.small(), workdir)
   assert set(files.read_record(path)) == set(json.loads(right)) - {'digest'}
 
 
@@ -158,12 +159,12 @@ def test_a_request_to_stop_saves_first(number, whole, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(train._Files, 'log', ask)
     with pytest.raises(stopping.Stopped, match='online.*saved after 3 updates'):
-      damage.run(damage.small(), tmp_path / 'w')
+      without_a_page(damage.small(), tmp_path / 'w')
   [run] = (tmp_path / 'w').glob('seed0/online/*')
   # The evaluation after the third update is given up.
   steps = [row['step'] for row in read_jsonl(run / 'points.jsonl')]
   assert steps == [0, 2]
-  damage.run(damage.small(), tmp_path / 'w')
+  without_a_page(damage.small(), tmp_path / 'w')
   found = damage.results(tmp_path / 'w')
   assert not damage.differing(damage.results(whole), found)
 
@@ -177,5 +178,5 @@ def test_a_killed_experiment_ends_in_the_same_bits(whole, tmp_path):
     time.sleep(rng.uniform(0.01, 0.05))
   process.kill()
   process.wait()
-  damage.run(damage.small(), workdir)
+  without_a_page(damage.small(), workdir)
   assert not damage.differing(damage.results(whole), damage.results(workdir))

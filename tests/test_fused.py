@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import python
+from conftest import flags_for, python
 
 from align_jax.lab import sweep
 from align_jax.models import fused, hf, hf_export, initial, transformer
@@ -75,9 +75,10 @@ def weights(c):
   return params
 
 
-def states_and_gradient(c, arrays):
-  """What is no padding of the hidden states, and a gradient of a sum of it."""
-  _, valid, _, own_valid = arrays
+@functools.cache
+def states_and_gradient(c, **sizes):
+  """Of `rows`: their hidden states, and a gradient of a sum of those."""
+  _, valid, _, own_valid = arrays = rows(**sizes)
 
   def f(params):
     states = transformer.hidden_states(params, c, *arrays)
@@ -105,36 +106,36 @@ def same(got, want, tolerance=1e-5):
   jax.tree.map(close, got, want)
 
 
-def compare(c, arrays, name, tolerance=1e-5):
+def compare(c, name, **sizes):
   plain, one = (
-    states_and_gradient(dataclasses.replace(c, attention=x), arrays)
+    states_and_gradient(dataclasses.replace(c, attention=x), **sizes)
     for x in ('plain', name)
   )
-  same(one, plain, tolerance)
+  same(one, plain)
   return plain[1]
 
 
 @pytest.mark.parametrize('G', [1, 2, 4])
 def test_values_and_gradients_are_those_of_plain(kernel, G):
   """Float32, within 1e-5 of the largest number."""
-  gradient = compare(CONFIG, rows(G), kernel)
+  gradient = compare(CONFIG, kernel, G=G)
   assert jnp.abs(gradient['layers']['qkv']).max() > 0.1
 
 
 @pytest.mark.parametrize('heads', [(2, 2), (4, 1)])
 def test_other_groups_of_heads(kernel, heads):
   sizes = dict(num_heads=heads[0], num_kv_heads=heads[1])
-  compare(dataclasses.replace(ONE, **sizes), rows(), kernel)
+  compare(dataclasses.replace(ONE, **sizes), kernel)
 
 
 def test_rows_of_several_blocks(kernel):
-  compare(ONE, rows(P=2, S=150, T=131), kernel)
+  compare(ONE, kernel, P=2, S=150, T=131)
 
 
 def test_bfloat16(kernel):
   """No further from float32 than the plain way, which rounds the scores."""
   exact, plain, one = (
-    states_and_gradient(dataclasses.replace(ONE, **change), rows())[0]
+    states_and_gradient(dataclasses.replace(ONE, **change))[0]
     for change in (
       dict(attention='plain'),
       dict(attention='plain', dtype='bfloat16'),
@@ -150,8 +151,9 @@ def test_bfloat16(kernel):
 def test_softcap_of_splash(monkeypatch):
   name = use('splash', monkeypatch)
   capped = dataclasses.replace(ONE, attention_softcap=1.0)
-  got = compare(capped, rows(), name)
-  without = states_and_gradient(ONE, rows())[1]
+  got = compare(capped, name)
+  uncapped = dataclasses.replace(ONE, attention='plain')
+  without = states_and_gradient(uncapped)[1]
   gap = got['layers']['qkv'] - without['layers']['qkv']
   assert jnp.abs(gap).max() > 0.01
 
@@ -278,7 +280,7 @@ def test_a_machine_without_the_kernel_is_named():
 def test_windows_within_a_row_are_plain(kernel):
   """Those that reach over all of it are none."""
   plain = functools.partial(dataclasses.replace, CONFIG, windows=(12, 11))
-  compare(plain(), rows(S=5, T=6), kernel)
+  compare(plain(), kernel)
   assert fused.choose(plain(), 3, 11) and not fused.choose(plain(), 3, 12)
   with pytest.raises(ValueError, match='at least the 12 slots .* got 11'):
     fused.choose(plain(attention=kernel), 3, 12)
@@ -311,11 +313,10 @@ from align_jax.models import fused, transformer
 name = test_fused.use('cudnn', pytest.MonkeyPatch())
 c = dataclasses.replace(test_fused.CONFIG, attention=name)
 plain = dataclasses.replace(c, attention='plain')
-arrays = test_fused.rows(P=4)
-want = test_fused.states_and_gradient(plain, arrays)
+want = test_fused.states_and_gradient(plain, P=4)
 mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
 with jax.set_mesh(mesh):
-  got = test_fused.states_and_gradient(c, arrays)
+  got = test_fused.states_and_gradient(c, P=4)
   auto = dataclasses.replace(c, attention='auto')
   chosen = [bool(fused.choose(auto, num, 11)) for num in (3, 4)]
   try:
@@ -329,8 +330,7 @@ print(json.dumps([chosen, message]))
 
 def test_on_a_mesh():
   """Every device its own rows and heads; where they divide."""
-  flags = '--xla_force_host_platform_device_count=8'
-  chosen, message = python(MESH, XLA_FLAGS=flags)
+  chosen, message = python(MESH, XLA_FLAGS=flags_for(8))
   assert chosen == [False, True]
   assert "attention='cudnn' needs" in message and 'size 3 does not' in message
 

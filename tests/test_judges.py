@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_checkpoints
-from conftest import needs_torch
+from conftest import flags_for, needs_torch
 from runs import setup_of, stage_of, train_arm
 from tiny_judges import (
   CONFIG,
@@ -422,12 +422,11 @@ print(json.dumps([x.tolist() for x in out]))
 
 
 def test_two_devices_judge_as_one_does(scalar, causal, reward, judge):
-  flags = '--xla_force_host_platform_device_count=2'
   root = pathlib.Path(__file__).parents[1]
   path = os.pathsep.join([str(root), str(root / 'tests')])
   done = subprocess.run(
     [sys.executable, '-c', SHARDED, scalar, causal],
-    env={**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': path},
+    env={**os.environ, 'XLA_FLAGS': flags_for(2), 'PYTHONPATH': path},
     capture_output=True,
     text=True,
     timeout=300,

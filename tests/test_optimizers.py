@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import init, python
+from conftest import flags_for, init, python
 from runs import setup_of, train_arm
 from test_train import final_state, settings
 
@@ -374,8 +374,7 @@ print(json.dumps(dict(
 
 
 def test_moments_keep_the_shardings_of_their_parameters():
-  flags = '--xla_force_host_platform_device_count=4'
-  found = python(FOUR, XLA_FLAGS=flags)
+  found = python(FOUR, XLA_FLAGS=flags_for(4))
   assert found['params'] == found['momentum'] == found['embed'] == 4
   assert found['gap'] < 1e-3
 

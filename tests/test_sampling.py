@@ -26,7 +26,7 @@ from experiments import common
 from experiments.enumerable import Language, total_variation
 
 V = T = 4
-N = 50_000  # completions of each of the two prompts
+N = 20_000  # completions of each of the two prompts
 PROMPTS = np.array([[1, 2], [3, 0]], np.int32)
 WHOLE = np.ones(PROMPTS.shape, bool)
 MODES = {  # temperature, truncation, stop token, limits
@@ -92,11 +92,10 @@ def law_of(steps, temperature, truncation, stop, limit):
   return law.reshape(-1)
 
 
-@pytest.fixture(scope='module')
-def samplers(tiny):
+def samplers(config, size):
   """All at once and by slots; the modes are arguments."""
-  static = dict(config=tiny, max_new_tokens=T, eos_id=EOS_ID, group_size=N)
-  refill = functools.partial(sampling.sample_many, slots=2000)
+  static = dict(config=config, max_new_tokens=T, eos_id=EOS_ID, group_size=size)
+  refill = functools.partial(sampling.sample_many, slots=size // 25)
   return {
     'whole': jax.jit(functools.partial(sampling.sample, **static)),
     'slots': jax.jit(functools.partial(refill, **static)),
@@ -117,6 +116,13 @@ def draw(sampler, policy, mode, seed=0):
   )
 
 
+@pytest.fixture(scope='module')
+def drawn(tiny, policy):
+  """(way, name of a mode) -> its Batch."""
+  ways = samplers(tiny, N)
+  return functools.cache(lambda way, name: draw(ways[way], policy, MODES[name]))
+
+
 def follows(batch, laws):
   """Chi-square over the completions of each prompt, the rarest ones pooled."""
   index = np.ravel_multi_index(np.asarray(batch.completions).T, (V,) * T)
@@ -133,8 +139,8 @@ def follows(batch, laws):
 
 @pytest.mark.parametrize('way', ['whole', 'slots'])
 @pytest.mark.parametrize('name', MODES)
-def test_every_mode_draws_its_law(samplers, policy, next_logps, way, name):
-  temperature, truncation, stop, limits = mode = MODES[name]
+def test_every_mode_draws_its_law(drawn, next_logps, way, name):
+  temperature, truncation, stop, limits = MODES[name]
   laws = [
     law_of(x, temperature, truncation, stop, limit)
     for x, limit in zip(next_logps, limits)
@@ -142,13 +148,13 @@ def test_every_mode_draws_its_law(samplers, policy, next_logps, way, name):
   for law, steps in zip(laws, next_logps):
     plain = law_of(steps, 1.0, Truncation(), -1, T)
     assert total_variation(law, plain) > 0.05
-  batch = draw(samplers[way], policy, mode)
+  batch = drawn(way, name)
   follows(batch, laws)
   # The same distribution by what the sampler says of it.
   index = np.ravel_multi_index(np.asarray(batch.completions).T, (V,) * T)
   said = np.asarray(batch.sampler_logps).sum(1).reshape(2, -1)
-  for law, drawn, logps in zip(laws, index.reshape(2, -1), said):
-    np.testing.assert_allclose(logps, np.log(law[drawn]), atol=2e-5)
+  for law, rows, logps in zip(laws, index.reshape(2, -1), said):
+    np.testing.assert_allclose(logps, np.log(law[rows]), atol=2e-5)
   # And the policy's own, which the law with nothing changed tells.
   own, rows = np.asarray(batch.policy_logps), np.asarray(batch.completions)
   lengths = np.asarray(batch.valid).sum(1)
@@ -168,9 +174,9 @@ def test_no_mode_draws_the_policy(tiny, policy, next_logps):
   follows(batch, [law_of(x, 1.0, Truncation(), -1, T) for x in next_logps])
 
 
-def test_modes_compile_once(samplers, policy, lowered):
+def test_modes_compile_once(tiny, policy, lowered):
   """Numbers, stop tokens, limits and keys are arguments like any others."""
-  for sampler in samplers.values():
+  for sampler in samplers(tiny, 50).values():
     draw(sampler, policy, MODES['limits'])
     lowered.clear()
     for seed, mode in enumerate(MODES.values()):
@@ -178,8 +184,8 @@ def test_modes_compile_once(samplers, policy, lowered):
     assert not [name for name in lowered if 'sample' in name], lowered
 
 
-def test_stop_tokens_end_a_completion(samplers, policy):
-  batch = draw(samplers['whole'], policy, MODES['stop token'])
+def test_stop_tokens_end_a_completion(drawn):
+  batch = drawn('whole', 'stop token')
   tokens, valid = np.asarray(batch.completions), np.asarray(batch.valid)
   ends = (tokens == 2) | ((tokens == EOS_ID) & valid)
   assert ends.any() and not ends[:, :-1][valid[:, 1:]].any()
@@ -190,8 +196,8 @@ def test_stop_tokens_end_a_completion(samplers, policy):
   assert (np.asarray(truncated.unfinished(batch, EOS_ID)) > cut).any()
 
 
-def test_limits_are_kept_and_count_as_cut_off(samplers, policy):
-  batch = draw(samplers['whole'], policy, MODES['limits'])
+def test_limits_are_kept_and_count_as_cut_off(drawn):
+  batch = drawn('whole', 'limits')
   lengths = np.asarray(batch.valid).sum(1).reshape(2, -1)
   assert (lengths[0] == 1).all() and lengths[1].max() == 3
   cut = np.asarray(truncated.unfinished(batch, EOS_ID)).reshape(2, -1)

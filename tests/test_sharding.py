@@ -8,7 +8,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from conftest import python
+from conftest import flags_for, python
 
 from align_jax import hosts, sharding
 
@@ -144,8 +144,7 @@ print(json.dumps({{
 
 @pytest.fixture(scope='module')
 def eight():
-  flags = '--xla_force_host_platform_device_count=8'
-  return python(EIGHT, XLA_FLAGS=flags)
+  return python(EIGHT, XLA_FLAGS=flags_for(8))
 
 
 def test_same_result_as_on_one_device(eight):
@@ -156,7 +155,7 @@ def test_same_result_as_on_one_device(eight):
 
 def test_cores_that_are_devices_sample_the_same():
   """A CPU is as many devices as its mesh wants, and each has its rows."""
-  one, two = (python(SAMPLES.format(data=n), XLA_FLAGS='') for n in (1, 2))
+  one, two = (python(SAMPLES.format(data=n)) for n in (1, 2))
   assert (one['devices'], two['devices']) == (1, 2)
   assert (one['parts'], two['parts']) == (1, 2)
   assert one['rows'] == two['rows'] and one['rows'][0] == one['rows'][1]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import pytest
 import store
 import tiny_judges
+from runs import without_a_page
 
 from align_jax import data, files, paths
 from align_jax.lab import lease, lock
@@ -57,7 +58,7 @@ def small():
 def whole(tmp_path_factory):
   """The results of an undisturbed experiment on a disk."""
   workdir = tmp_path_factory.mktemp('local') / 'run'
-  damage.run(small(), workdir)
+  without_a_page(small(), workdir)
   return damage.results(workdir)
 
 
@@ -76,7 +77,7 @@ def stopped(served, whole):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train._Files, 'log', ask)
     with pytest.raises(stopping.Stopped, match='gs:.*saved after 3 updates'):
-      damage.run(small(), workdir)
+      without_a_page(small(), workdir)
   damage.run(small(), workdir)
   return dict(served.objects)
 
@@ -114,7 +115,7 @@ def test_damage_is_named_or_mended(whole, workdir, bucket):
   break_bit(bucket, 'run/seed0/in order/default/points.jsonl')
   with pytest.raises(ValueError, match='gs:.*is not what was written: damaged'):
     checkpoint.final_params(workdir / 'seed0/online/default')
-  damage.run(small(), workdir)
+  without_a_page(small(), workdir)
   assert not damage.differing(whole, damage.results(workdir))
   break_bit(bucket, 'run/seed0/pairs.npz')
   with pytest.raises(ValueError, match='gs://.*pairs.npz: damaged'):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.95
 
@@ -45,7 +45,7 @@ class Spread:
       return np.nan
     if not self.total:
       return 0.0
-    quantile = lambda df: stats.t.ppf((1 + level) / 2, df)
+    quantile = lambda df: special.stdtrit(df, (1 + level) / 2)
     few, many = self.num_seeds - 1, self.num_prompts - 1
     if not self.prompts:
       return float(quantile(few) * self.total**0.5)

@@ -186,14 +186,13 @@ class Page:
     Args:
       draw: width in inches -> a matplotlib figure.
     """
-    target = paths.path(path)
+    target, drawn = paths.path(path), {x: draw(x) for x in (WIDE, NARROW)}
     with paths.writing(target, 'wb') as file:
-      file.write(figures.as_png(draw(WIDE)))
+      file.write(figures.as_png(drawn[WIDE]))
     alt = html.escape(alt)
     self._add('<figure>')
-    widths = ('wide', WIDE), ('narrow', NARROW)
-    for css, width in widths:
-      svg = figures.as_svg(draw(width), f'{target.stem} {css}')
+    for css, width in (('wide', WIDE), ('narrow', NARROW)):
+      svg = figures.as_svg(drawn[width], f'{target.stem} {css}')
       self._add(f'<div class="{css}" role="img" aria-label="{alt}">{svg}</div>')
     if caption:
       self._add(f'<figcaption>{typeset(caption)}</figcaption>')

@@ -1,6 +1,7 @@
 """Fields of settings with their allowed values, and records built from them."""
 
 import dataclasses
+import functools
 
 from align_jax import values as allowed
 from align_jax.values import nearest
@@ -77,20 +78,24 @@ def _key(f):
   return f.metadata.get('key') or f.name
 
 
+@functools.cache
 def _parts(cls):
   """(field, its record class or None) for each field of a record."""
+  found = []
   for f in dataclasses.fields(cls):
     whole = dataclasses.is_dataclass(f.type) and 'allowed' not in f.metadata
     if 'given' not in f.metadata:
-      yield f, f.type if whole else None
+      found.append((f, f.type if whole else None))
+  return found
 
 
+@functools.cache
 def keys(cls):
   """The names in the config of all fields of a record and of its parts."""
   found = []
   for f, part in _parts(cls):
     found += keys(part) if part else [_key(f)]
-  return found
+  return tuple(found)
 
 
 def with_absent(cls, values):

@@ -57,7 +57,9 @@ def sweep(cfg):
     for arm in own['arms']:
       _check_arm(own['arms'], arm)
       for entry in own['arms'][arm].get('sweep', ({},)):
-        runs += [_run(own, arm, entry, n, **given) for n in seeds_of(own)]
+        first, *more = seeds_of(own)
+        run = _run(own, arm, entry, first, **given)
+        runs += [run, *(dataclasses.replace(run, seed=n) for n in more)]
   _check_names(runs)
   logged = {(r.variant, r.source.log_of) for r in runs if r.source.log_of}
   keep = lambda r: (r.variant, r.name) in logged

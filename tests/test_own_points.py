@@ -109,26 +109,66 @@ def test_the_index_that_pandas_writes_is_no_column(tmp_path, capsys):
   assert shown(capsys, write(tmp_path / 'q.csv', indexed)) == plain
 
 
-def test_the_logs_of_trl_become_points(tmp_path, monkeypatch, capsys):
-  """The code of the page, on logs with the keys of TRL."""
+def log_of_trl(name, seed, kls, scores):
+  folder = pathlib.Path(f'{name}_{seed}')
+  folder.mkdir()
+  log = [
+    {'step': i, 'objective/kl': kl, 'objective/scores': score}
+    for i, (kl, score) in enumerate(zip(kls, scores), 1)
+  ]
+  state = {'log_history': [*log, {'step': 9, 'train_runtime': 1.0}]}
+  (folder / 'trainer_state.json').write_text(json.dumps(state))
+
+
+LENGTH = 25.0  # mean number of tokens, in logs of means over them
+
+
+def log_of_verl(name, seed, kls, scores):
+  rows = [{'step': 0, 'data': {'val-core/math/acc/mean@1': 0.5}}]
+  for i, (kl, score) in enumerate(zip(kls, scores), 1):
+    told = {'actor/reward_kl_penalty': kl / LENGTH, 'critic/score/mean': score}
+    rows.append({'step': i, 'data': {**told, 'response_length/mean': LENGTH}})
+  folder = pathlib.Path('project')
+  folder.mkdir(exist_ok=True)
+  write(folder / f'{name}_{seed}.jsonl', rows)
+
+
+def log_of_tunix(name, seed, kls, scores):
+  pytest.importorskip('tensorboard')
+  writer = pytest.importorskip('tensorboardX').SummaryWriter(f'{name}_{seed}')
+  for i, (kl, score) in enumerate(zip(kls, scores), 1):
+    writer.add_scalar('actor/train/kl', kl / LENGTH, i)
+    writer.add_scalar('completions/train/mean_length', LENGTH, i)
+    writer.add_scalar('rewards/train/score/mean', score, i)
+  writer.close()
+
+
+@pytest.mark.parametrize(
+  ('key', 'make', 'methods'),
+  [
+    ('objective/kl', log_of_trl, ('dpo', 'ipo')),
+    ('actor/reward_kl_penalty', log_of_verl, ('grpo', 'rloo')),
+    ('actor/train/kl', log_of_tunix, ('grpo', 'gspo')),
+  ],
+  ids=['TRL', 'verl', 'Tunix'],
+)
+def test_logs_of_others_become_points(
+  key, make, methods, tmp_path, monkeypatch, capsys
+):
+  """The code of the page, on logs with the keys of each library."""
   pytest.importorskip('pandas')
   page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
-  [code] = re.findall('```python\n(.*?)```', page, re.DOTALL)
-  for seed in range(3):
-    for method, slope in (('dpo', 1.0), ('ipo', 1.5)):
-      log = [
-        {'step': step, 'objective/kl': kl, 'objective/scores': slope * kl**0.5}
-        for step, kl in enumerate((0.1 + seed / 100, 0.5, 1.0, 2.5), 1)
-      ]
-      folder = tmp_path / f'{method}_{seed}'
-      folder.mkdir()
-      state = {'log_history': [*log, {'step': 9, 'train_runtime': 1.0}]}
-      (folder / 'trainer_state.json').write_text(json.dumps(state))
+  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
+  [code] = [block for block in blocks if key in block]
   monkeypatch.chdir(tmp_path)
+  for seed in range(3):
+    for method, slope in zip(methods, (1.0, 1.5)):
+      kls = np.array([0.1 + seed / 100, 0.5, 1.0, 2.5])
+      make(method, seed, kls.tolist(), (slope * kls**0.5).tolist())
   exec(code, {})
   flags = '--by=method', '--kl=kl', '--score=reward', '--budgets=0.5,1,2'
-  show_frontier.main(['points.csv', *flags, '--control=dpo'])
-  assert 'ipo is above dpo' in capsys.readouterr().out
+  show_frontier.main(['points.csv', *flags, f'--control={methods[0]}'])
+  assert f'{methods[1]} is above {methods[0]}' in capsys.readouterr().out
 
 
 def test_a_plot_is_drawn(tmp_path, capsys):
@@ -189,6 +229,31 @@ def test_what_is_wrong_is_one_line(change, said, tmp_path, capsys):
     shown(capsys, path)
   text = str(stopped.value)
   assert said in text and '\n' not in text
+
+
+@pytest.mark.parametrize(
+  'flag, said',
+  [
+    ('--configuration=nosuch', "no column 'nosuch'"),
+    ('--half-width=nan', 'invalid width value'),
+    ('--half-width=0', 'invalid width value'),
+    ('--budgets=1,-2', 'invalid nats value'),
+    ('--plot=x.txt', 'x.txt: expected one of .png, .svg, .pdf'),
+  ],
+)
+def test_a_wrong_flag_is_named(flag, said, tmp_path, capsys):
+  path = write(tmp_path / 'p.csv', list(rows()))
+  with pytest.raises(SystemExit) as stop:
+    shown(capsys, path, flag)
+  assert said in f'{stop.value}{capsys.readouterr().err}'
+
+
+def test_a_column_of_any_name_tells_configurations_apart(tmp_path, capsys):
+  table = [{**row, 'beta': b} for b in (0.1, 0.2) for row in rows(3, 8)]
+  path = write(tmp_path / 'p.jsonl', table)
+  assert shown(capsys, path, '--configuration=beta')
+  with pytest.raises(SystemExit, match='a second row'):
+    shown(capsys, path)
 
 
 def test_lists_of_other_lengths_are_named(tmp_path):

@@ -29,8 +29,8 @@ class Columns:
     step: which checkpoint of a run; 0 is the reference.
     kl, score: of a checkpoint: a number, its mean over prompts, or a list with
       a number for each prompt. The KL is of whole completions, in nats.
-    configuration: what tells an arm's configurations apart; where there is no
-      such column, there is one of each arm.
+    configuration: what tells an arm's configurations apart. '': the column of
+      that name; where there is none, there is one of each arm.
   """
 
   arm: str = 'arm'
@@ -38,7 +38,7 @@ class Columns:
   step: str = 'step'
   kl: str = KL
   score: str = SCORE
-  configuration: str = 'configuration'
+  configuration: str = ''
 
 
 def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
@@ -91,7 +91,7 @@ def _point(row, columns, where):
   names = dataclasses.asdict(columns)
   found = {
     'arm': _text(row, names['arm'], where),
-    'configuration': str(row.get(names['configuration'], 'default')),
+    'configuration': _configuration(row, names['configuration'], where),
     'seed': _whole(row, names['seed'], where),
     'step': _whole(row, names['step'], where),
     KL: _numbers(row, names['kl'], where),
@@ -105,6 +105,12 @@ def _point(row, columns, where):
       f'{names["score"]}, expected one of each per prompt'
     )
   return found
+
+
+def _configuration(row, name, where):
+  if name:
+    return _text(row, name, where)
+  return str(row.get('configuration', 'default'))
 
 
 def _held(row, where):

@@ -12,7 +12,6 @@ rest.
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -32,6 +31,7 @@ from align_jax.tools import cli, point_table
 # A budget is read between checkpoints whose KLs are within this factor of it.
 # Chosen, not measured.
 APART = 3.0
+PICTURES = '.png', '.svg', '.pdf'
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats
 
 
@@ -41,6 +41,22 @@ def nats(text: str) -> tuple[float, ...]:
   if not all(0 < budget < float('inf') for budget in budgets):
     raise ValueError
   return budgets
+
+
+def width(text: str) -> float:
+  """A finite number above 0, for argparse."""
+  if not 0 < float(text) < float('inf'):
+    raise ValueError
+  return float(text)
+
+
+def picture(text: str) -> str:
+  """A path whose ending matplotlib draws, for argparse."""
+  if paths.path(text).suffix not in PICTURES:
+    raise argparse.ArgumentTypeError(
+      f'{text}: expected one of {", ".join(PICTURES)}'
+    )
+  return text
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,16 +76,22 @@ def make_parser() -> argparse.ArgumentParser:
   add(
     '--by', default=names.arm, help='column of what is compared (%(default)s)'
   )
-  for name in ('seed', 'step', 'kl', 'score', 'configuration'):
+  for name in ('seed', 'step', 'kl', 'score'):
     text = 'column of that name (%(default)s)'
     add(f'--{name}', default=getattr(names, name), help=text)
+  add(
+    '--configuration',
+    default=names.configuration,
+    help="column that tells an arm's configurations apart (configuration, "
+    'where there is one)',
+  )
   add(
     '--own-prompts',
     action='store_true',
     help='each seed was measured on prompts of its own',
   )
-  add('--half-width', type=float, default=0.05, help='to have, of an interval')
-  add('--plot', type=pathlib.Path, help='draws a .png, .svg or .pdf')
+  add('--half-width', type=width, default=0.05, help='to have, of an interval')
+  add('--plot', type=picture, help='draws a .png, .svg or .pdf')
   return parser
 
 
@@ -222,7 +244,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     yield f'plot: {args.plot}'
 
 
-def plot(comparison: frontier.Comparison, path: pathlib.Path) -> None:
+def plot(comparison: frontier.Comparison, path: str) -> None:
   """Draws the arms' scores over the KL."""
   from align_jax.compare import figures
   from align_jax.compare.lines import lines_of
@@ -230,7 +252,10 @@ def plot(comparison: frontier.Comparison, path: pathlib.Path) -> None:
   names = list(comparison.arms)
   drawn = lines_of(comparison, names)
   title = 'KL from the reference (nats)', 'gain in score'
-  figures.frontier_figure(figures.WIDE, drawn, *title).savefig(path)
+  figure = figures.frontier_figure(figures.WIDE, drawn, *title)
+  target = paths.path(path)
+  with paths.writing(target, 'wb') as file:
+    figure.savefig(file, format=target.suffix[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -218,6 +218,12 @@ def test_a_caveat_is_of_the_task(key):
   assert not any('bag of words' in caveat(cfg) for cfg in (LEARNED, texts))
 
 
+def test_the_size_of_proxies_has_the_caveat_of_its_task():
+  caveat = STUDIES['E8+'].caveat
+  assert 'eight tokens' in caveat(LEARNED)
+  assert 'eight tokens' not in caveat(gao_tldr.get_config().to_dict())
+
+
 def test_arms_that_claims_compare_have_to_be_there():
   arms = {name: CFG['arms'][name] for name in ('online', 'offline', 'ref+gold')}
   with pytest.raises(

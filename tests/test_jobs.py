@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from conftest import python
 
 from align_jax.lab import jobs
 from align_jax.lab.jobs import Job
@@ -103,6 +104,11 @@ def test_all_jobs_run_in_order_and_report(workers, tmp_path):
   if jobs.core_of(1, 2) is not None:
     assert len(set(cores.values())) == 2
     assert all(len(mine) == 1 for mine in cores.values())
+
+
+def test_xla_knows_the_flags_of_workers():
+  with jobs._small_runs():
+    assert python('import jax; print(len(jax.devices()))') == 1
 
 
 def test_a_job_that_fails_ends_the_others():

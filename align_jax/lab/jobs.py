@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from jaxlib.version import __version_info__ as jaxlib
+
 from align_jax.learn import stopping
 
 GRACE = 60  # seconds that workers have to save when they are asked to stop
@@ -244,10 +246,10 @@ class _small_runs:
   """
 
   FLAGS = (
-    '--xla_cpu_multi_thread_eigen=false '
-    '--xla_cpu_experimental_ynn_fusion_type= '
-    '--xla_backend_optimization_level=1'
+    '--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=1'
   )
+  if jaxlib >= (0, 10):  # an unknown flag ends the process
+    FLAGS += ' --xla_cpu_experimental_ynn_fusion_type='
 
   def __enter__(self):
     self._flags = os.environ.get('XLA_FLAGS')

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests.
 #   bash launch/test.sh [ARGS of pytest]
-# TEST_WORKERS=N processes, two unless said otherwise, of up to 4 GiB each.
+# TEST_WORKERS=N processes, two unless said otherwise, of up to 5 GiB each.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE=1

@@ -44,7 +44,7 @@ import importlib.metadata, platform
 names = "jax", "flax", "orbax-checkpoint", "numpy"
 print(f"Python {platform.python_version()}", *(
   f"{name} {importlib.metadata.version(name)}" for name in names), sep=", ")')
-  HF_HUB_OFFLINE=1 XLA_FLAGS="--xla_backend_optimization_level=0" \
+  HF_HUB_OFFLINE=1 XLA_FLAGS=$(fast_compiles "$home/bin/python") \
     "$home/bin/python" -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@" |
     tee "$home/tests.log" || status=$?
   results+=("$(date -u +%F) $name ($about): $(tail -n 1 "$home/tests.log")")

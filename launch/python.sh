@@ -30,6 +30,17 @@ find_uv() {
   echo .uv/bin/uv
 }
 
+# fast_compiles PYTHON: XLA's flags for tests, whose programs run for moments.
+fast_compiles() {
+  local flags=--xla_backend_optimization_level=0
+  # A third of the time without these. Since jaxlib 0.11 XLA has no choice.
+  if "$1" -c 'from jaxlib.version import __version_info__ as v
+exit(v >= (0, 11))'; then
+    flags+=" --xla_cpu_use_fusion_emitters=false"
+  fi
+  echo "$flags"
+}
+
 # make_venv FOLDER: a virtual environment with pip.
 make_venv() {
   local python uv

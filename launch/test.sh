@@ -5,12 +5,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 export HF_HUB_OFFLINE=1
-# Compiling takes the most time, and these programs run for moments.
-flags=--xla_backend_optimization_level=0
-# A third of the time without these. Since jaxlib 0.11 XLA has no choice.
-if .venv/bin/python -c 'from jaxlib.version import __version_info__ as v
-exit(v >= (0, 11))'; then
-  flags+=" --xla_cpu_use_fusion_emitters=false"
-fi
-export XLA_FLAGS="$flags ${XLA_FLAGS:-}"
+XLA_FLAGS="$(fast_compiles .venv/bin/python) ${XLA_FLAGS:-}"
+export XLA_FLAGS
 exec .venv/bin/python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"

@@ -355,6 +355,12 @@ def real(programs):
   return starts.start_of(stage, programs.run, tx)
 
 
+SCORING = (
+  ('offline', 'train'), ('ppo', 'train'), ('rloo', 'score'),
+  ('rloo', 'evaluate'),
+)
+
+
 def tokens(program):
   '''Of the completions that a program scores.'''
   batch = next(x for x in program.arguments if isinstance(x, Batch))
@@ -386,17 +392,11 @@ print(json.dumps({
   ),
   'ops': {
     f'{arm} {name}': ops(arm, name)
-    for arm, name in (
-      ('offline', 'train'), ('ppo', 'train'), ('rloo', 'sample'),
-      ('rloo', 'score'), ('rloo', 'evaluate'),
-    )
+    for arm, name in (*SCORING, ('rloo', 'sample'))
   },
   'tokens': {
     f'{arm} {name}': tokens(PROGRAMS[name](found[arm]))
-    for arm, name in (
-      ('offline', 'train'), ('ppo', 'train'), ('rloo', 'score'),
-      ('rloo', 'evaluate'),
-    )
+    for arm, name in SCORING
   },
 }))
 """

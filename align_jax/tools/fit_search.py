@@ -17,7 +17,12 @@ from align_jax.lab.settings import Run
 from align_jax.models import interface
 from align_jax.tools import fit_slices, fit_table
 from align_jax.tools.fit_measure import Measured, measure
-from align_jax.tools.fit_programs import PROGRAMS, Programs, model_of
+from align_jax.tools.fit_programs import (
+  PROGRAMS,
+  Programs,
+  model_of,
+  params_of,
+)
 
 
 def powers(limit: int) -> list[int]:
@@ -171,8 +176,8 @@ def _candidates(cfg, found, arm, done, large) -> Iterator[dict]:
 
 def reference_bytes(run: Run) -> int:
   """Of the parameters of a run's reference, on all chips together."""
-  dtype = run.shared.model.get('param_dtype') or 'float32'
-  return jnp.dtype(dtype).itemsize * interface.size(model_of(run.shared))
+  params = params_of(run.shared, model_of(run.shared))
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
 
 
 def _on_device(cfg, found, run, done):

@@ -25,6 +25,7 @@ from align_jax.files import (
 Point = dict[str, Any]
 
 ARRAYS = 'kl_by_prompt', 'gold_by_prompt'
+KL_MODES = 'hold', 'stop'  # of a run with a KL budget
 
 
 def save(path: pathlib.Path, points: Iterable[Point]) -> None:

@@ -9,6 +9,7 @@ reads. `checks` has the rules across fields.
 import dataclasses
 
 from align_jax import judges  # noqa: F401  for `Labels.judge`
+from align_jax.compare.points import KL_MODES
 from align_jax.compare.reweigh import REWEIGH
 from align_jax.compare.tempering import TEMPERED
 from align_jax.lab.fields import (
@@ -258,7 +259,7 @@ class KL:
   """The KL budget."""
 
   nats: float = number(least=0, key='kl_budget')
-  mode: str = one_of(('hold', 'stop'), key='kl_mode')
+  mode: str = one_of(KL_MODES, key='kl_mode')
   every: int = count(key='kl_every')
   samples: int = count(key='kl_samples')
 

@@ -7,13 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from align_jax.compare.points import ARRAYS, Point
+from align_jax.compare.points import ARRAYS, KL_MODES, Point
 from align_jax.data import files
 from align_jax.values import is_number, nearest
 
 KL, SCORE = ARRAYS
 HELD = 'kl_budget', 'kl_mode'  # of runs that were held at a KL
-MODES = 'hold', 'stop'
 # Nats by which the KL of a reference from itself may be off, as by another
 # sampler. Chosen, not measured.
 NEAR_0 = 0.05
@@ -123,10 +122,10 @@ def _held(row, where):
         f'{where}: kl_budget={found["kl_budget"]:g}, expected nats, or 0 for a '
         'run that nothing held'
       )
-  if found.get('kl_mode', MODES[0]) not in MODES:
+  if found.get('kl_mode', KL_MODES[0]) not in KL_MODES:
     raise ValueError(
       f'{where}: kl_mode={found["kl_mode"]!r}, expected one of '
-      f'{", ".join(MODES)}'
+      f'{", ".join(KL_MODES)}'
     )
   return found
 

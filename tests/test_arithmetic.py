@@ -288,6 +288,43 @@ def test_all_seeds_have_the_same_task(task, workdir):
     np.testing.assert_array_equal(ours.tokens, theirs.tokens)
 
 
+def test_a_second_task_is_taught_and_measured(tmp_path):
+  knobs = {**KNOBS, 'prompts': 50, 'workdir': tmp_path, 'sft_batch_size': 512}
+  task = arithmetic.make_task(seed=0, **knobs, old_prompts=2000)
+  old = texts(task.eval_sets['old'], task)
+  assert len(old) == 2000 and all(' - ' in text for text in old)
+  trained = texts(task.train_prompts, task) | texts(task.eval_prompts, task)
+  assert not old & trained
+  batch = task.demonstrations(None, jax.random.key(0), 0)
+  taught = sum(text in old for text in task.decode(batch)[0])
+  assert 0.15 < taught / 512 < 0.25  # 2000 of 10,000 rows
+  np.testing.assert_array_equal(task.gold(batch), 1)
+  assert not arithmetic.make_task(seed=0, **knobs).eval_sets
+
+
+@pytest.mark.parametrize(
+  'changed, said',
+  [
+    (dict(old_prompts=9000), 'old_data: .*old_prompts=9000, .* to 8100'),
+    (dict(old_data='own'), 'is there before, expected a second task'),
+    (dict(old_data='twice'), 'twice.jsonl row 2: .* is there before'),
+  ],
+)
+def test_a_second_task_is_another_one(own, tmp_path, changed, said):
+  write(tmp_path / 'twice.jsonl', [dict(ROWS[0], question='Seven?')] * 2)
+  if 'old_data' in changed:
+    changed = {'old_data': str(tmp_path / f'{changed["old_data"]}.jsonl')}
+  with pytest.raises(ValueError, match=said) as raised:
+    arithmetic.make_task(seed=0, **{**own, 'old_prompts': 2, **changed})
+  assert '\n' not in str(raised.value)
+
+
+def test_a_second_task_that_nothing_reads_is_refused():
+  knobs = {k: v for k, v in KNOBS.items() if k != 'sft_batch_size'}
+  with pytest.raises(ValueError, match="old_data='x': expected task.old_prom"):
+    arithmetic.check(**knobs, old_data='x')
+
+
 def test_a_file_of_ones_own(own):
   arithmetic.prepare(**own)
   assert not own['workdir'].exists()  # nothing to generate

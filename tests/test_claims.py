@@ -12,10 +12,12 @@ from align_jax.files import write_record
 from configs import (
   ahmadian_tldr,
   gao_tldr,
+  gsm8k_llama3_2_1b,
   lanchantin_chat,
   pythia_1b_tldr,
   rafailov_tldr,
   sentiment,
+  tajwar_alpacafarm,
   tang_tldr,
   toy,
   toy_learned_gold,
@@ -175,6 +177,8 @@ OF_PAPERS = [
   (rafailov_tldr, 'E11'),
   *((gao_tldr, key) for key in ('E7', 'E8', 'E8+', 'E10')),
   (lanchantin_chat, 'E14'),
+  (tajwar_alpacafarm, 'E12'),
+  *((gsm8k_llama3_2_1b, key) for key in ('E18', 'E19', 'E20')),
   *((ahmadian_tldr, key) for key in ('E16', 'E17')),
 ]
 
@@ -203,6 +207,21 @@ def test_checkpoints_learn_at_the_rates_of_their_config():
     r.loss.kwargs['beta']
     for r in runs_of('E14', lanchantin_chat.get_config().to_dict())
   } == {0.1}
+
+
+def test_where_the_best_completions_are_may_be_of_the_config():
+  cfg = tajwar_alpacafarm.get_config().to_dict()
+  runs = runs_of('E12', cfg)
+  targets = {r.variant: r.shared.task['judge']['target'] for r in runs}
+  assert targets == {'off': 0, 'on': 200}
+  with pytest.raises(ValueError, match="'on' and 'off' are no variants"):
+    runs_of('E12', {**cfg, 'variants': {}})
+
+
+def test_forgetting_on_texts_has_a_second_task():
+  runs = runs_of('E18', gsm8k_llama3_2_1b.get_config().to_dict())
+  assert {r.shared.task['old_prompts'] for r in runs} == {256}
+  assert {r.shared.eval.sets for r in runs} == {('old',)}
 
 
 def test_variants_of_a_config_are_no_part_of_a_study_without():

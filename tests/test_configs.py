@@ -9,6 +9,7 @@ from configs import (
   ahmadian_tldr,
   base,
   gao_tldr,
+  gsm8k_llama3_2_1b,
   hh,
   lanchantin_chat,
   llama3_2_1b_ultrafeedback,
@@ -18,6 +19,7 @@ from configs import (
   qwen2_5_0_5b_hh,
   rafailov_tldr,
   sentiment,
+  tajwar_alpacafarm,
   tang_tldr,
   toy,
   toy_learned_gold,
@@ -70,7 +72,7 @@ def test_sentiment_runs_under_smoke(tmp_path):
 MODULES = [toy, toy_learned_gold, sentiment, hh, ultrafeedback]
 MODULES += [pythia_1b_tldr, tang_tldr, rafailov_tldr, qwen2_5_0_5b_hh]
 MODULES += [gao_tldr, ahmadian_tldr, lanchantin_chat]
-MODULES += [llama3_2_1b_ultrafeedback]
+MODULES += [tajwar_alpacafarm, gsm8k_llama3_2_1b, llama3_2_1b_ultrafeedback]
 MODULES += [llama3_8b_ultrafeedback, llama3_70b_ultrafeedback]
 
 

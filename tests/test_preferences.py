@@ -212,6 +212,42 @@ def test_a_loaded_judge_is_shown_the_messages(kwargs, tmp_path, monkeypatch):
   assert not (tmp_path / 'task' / 'judge_pairs.npz').exists()
 
 
+def test_a_length_may_be_gold(kwargs, tmp_path):
+  rule = dict(judge=dict(kind='length', target=5), judge_share=0.0)
+  folder = tmp_path / 'task'
+  changed = {**kwargs, **rule, 'workdir': folder}
+  with jax.default_prng_impl('unsafe_rbg'):
+    task = preferences.make_task(seed=0, **changed)
+  lengths = np.asarray(task.pairs.valid).sum(1)
+  assert len(set(lengths.tolist())) > 2
+  np.testing.assert_array_equal(task.gold(task.pairs), -np.abs(lengths - 5))
+  assert json.loads((folder / 'judge.json').read_text())['kind'] == 'length'
+  made = {path.name for path in folder.iterdir()}
+  assert not made & {'judge.npz', 'judge_pairs.npz', 'prompts.json'}
+
+
+LENGTH = dict(kind='length', target=5)
+
+
+@pytest.mark.parametrize(
+  'judge, share, said',
+  [
+    (LENGTH, 0.5, "'length' has neither; got judge_share=0.5"),
+    (dict(LENGTH, checkpoint='x'), 0.0, "'length' has neither"),
+    (dict(kind='length'), 0.0, "judge.target=None: kind='length' has 'target'"),
+    (dict(LENGTH, scale=2), 0.0, "judge.scale=2: kind='length' has 'target'"),
+    (dict(LENGTH, target=-1), 0.0, 'judge.target=-1, expected a whole number'),
+    (dict(LENGTH, target=1.5), 0.0, 'judge.target=1.5, expected a whole'),
+    (dict(kind='pairs', scale=2), 0.5, "scale=2: kind='pairs' has nothing"),
+  ],
+)
+def test_mistakes_in_a_judge_are_told(judge, share, said):
+  fields = {k: v for k, v in knobs('x').items() if k.startswith('judge_')}
+  made = {**fields, 'judge': judge, 'judge_share': share}
+  with pytest.raises(ValueError, match=said):
+    pair_judge.check_judge(pair_judge.Judge(**made))
+
+
 @pytest.mark.parametrize(
   'changed, said',
   [

@@ -187,6 +187,7 @@ ALLOWED = {  # what a knob may be, by the name that all tasks use
   **dict.fromkeys(('wrong_share', 'peak_shift', 'judge_share'), _share),
   **dict.fromkeys(
     (
+      'old_data',
       'subset',
       'split',
       'revision',

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax import hosts, paths
+from align_jax import hosts, judges, paths
 from align_jax.learn import batches
 from align_jax.models import hf
 from align_jax.tasks import pair_files, pair_judge
@@ -102,7 +102,7 @@ def build(folder, vocab_size, file, form, judge, eval_prompts):
   pair_files.check_held_out(held_out, eval_prompts)
   if judge.kind in TRAINED:
     _train_judge(folder, judge, vocab_size)
-  else:
+  if judge.kind in judges.JUDGES:
     asked = {x.where: x.prompt for x in examples}
     _keep_prompts(folder, encoded, asked, vocabulary.tokenizer)
   gold = make_gold(folder, judge, vocab_size, vocabulary.tokenizer)

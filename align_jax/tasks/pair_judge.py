@@ -1,8 +1,10 @@
-"""The gold judge of preferences, trained here or loaded, and how good it is."""
+"""The gold judge of preferences: trained, loaded or a rule; how good it is."""
 
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from align_jax import data as data_lib
@@ -16,9 +18,28 @@ from align_jax.tasks.judge import (
   load_gold,
   token_log_odds,
 )
-from align_jax.values import check_name
+from align_jax.values import check_name, count
+
+
+def length(target):
+  """The reward for nearness to a length, and for nothing else.
+
+  Minus the tokens, EOS included, that a completion has more or fewer than
+  `target` (Tajwar et al. 2024, arXiv 2404.14367: 'min length' and 'mode length'
+  are 0 and what the reference writes most often).
+
+  Returns:
+    Batch -> f32 [B].
+  """
+  away = lambda valid: -jnp.abs(valid.sum(1) - target).astype(jnp.float32)
+  program = jax.jit(away)
+  return lambda batch: program(batch.valid)
+
 
 TRAINED = ('pairs', 'labels')  # kinds that are trained here, on such rows
+RULES = {'length': length}  # kinds that are neither trained nor loaded
+RULE_KNOBS = {'length': {'target': count(0)}}
+OWN = ('kind', 'checkpoint')  # what every kind may have
 DATE = 'date.txt'  # the day on which the folder was filled
 Z = 1.96  # of a 95% interval
 ROWS = 64  # pairs that are scored at a time
@@ -29,8 +50,9 @@ class Judge:
   """Who the gold judge is.
 
   Attributes:
-    judge: `kind`: 'pairs' and 'labels' are trained here, on such rows. Others
-      are of `judges.JUDGES` and are given `checkpoint` and further entries.
+    judge: `kind`: 'pairs' and 'labels' are trained here, on such rows; those of
+      RULES have their arguments. Others are of `judges.JUDGES` and are given
+      `checkpoint` and further entries.
     judge_share: of the training prompts, those whose pairs only the judge (and
       SFT) learns from.
     judge_model: dict of ModelConfig fields, without vocab_size and head.
@@ -61,32 +83,41 @@ def check_judge(judge):
   Raises:
     ValueError: names the knob.
   """
-  kind, trained = judge.kind, judge.kind in TRAINED
+  kind = judge.kind
   checkpoint = judge.judge.get('checkpoint', '')
   judges.ALLOWED['checkpoint'].checked('task.judge.checkpoint', checkpoint)
-  check_name('task.judge.kind', kind, [*TRAINED, *judges.JUDGES])
-  shared, loaded = bool(judge.judge_share), bool(judge.checkpoint)
-  if trained != shared or trained == loaded:
+  check_name('task.judge.kind', kind, [*TRAINED, *RULES, *judges.JUDGES])
+  trained, loaded = kind in TRAINED, kind in judges.JUDGES
+  if (bool(judge.judge_share), bool(checkpoint)) != (trained, loaded):
     raise ValueError(
-      f'task.judge.kind={kind!r}: {" and ".join(map(repr, TRAINED))} learn '
-      'from task.judge_share of the rows, without a checkpoint; others have '
-      'task.judge.checkpoint and task.judge_share=0; got '
-      f'judge_share={judge.judge_share} and '
-      f'checkpoint={judge.checkpoint!r}'
+      f'task.judge.kind={kind!r}: {_listed(TRAINED)} learn from '
+      'task.judge_share of the rows, without a checkpoint; '
+      f'{_listed(judges.JUDGES)} have task.judge.checkpoint and '
+      f'task.judge_share=0; {_listed(RULES)} has neither; got '
+      f'judge_share={judge.judge_share} and checkpoint={checkpoint!r}'
     )
-  if not trained:
+  if loaded:
     judges.check_settings(judge.judge, 'task.judge')
     return
-  for name, value in judge.judge.items():
-    if name not in ('kind', 'checkpoint'):
-      raise ValueError(
-        f'task.judge.{name}={value!r}, expected only kind and checkpoint '
-        f'beside kind={kind!r}'
-      )
-  check_training(
-    judge.judge_steps, judge.judge_batch_size, judge.judge_learning_rate
-  )
-  judge_config(judge.judge_model, 1)
+  known = RULE_KNOBS.get(kind, {})
+  own = {k: v for k, v in judge.judge.items() if k not in OWN}
+  if own.keys() != known.keys():
+    name = min(own.keys() ^ known.keys())
+    raise ValueError(
+      f'task.judge.{name}={own.get(name)!r}: kind={kind!r} has '
+      f'{_listed(known) or "nothing"} beside kind and checkpoint'
+    )
+  for name, value in own.items():
+    known[name].checked(f'task.judge.{name}', value)
+  if trained:
+    check_training(
+      judge.judge_steps, judge.judge_batch_size, judge.judge_learning_rate
+    )
+    judge_config(judge.judge_model, 1)
+
+
+def _listed(names):
+  return ' and '.join(map(repr, names))
 
 
 def check_rows(judge, kind, examples, data):
@@ -113,9 +144,10 @@ def check_rows(judge, kind, examples, data):
 
 def make_gold(folder, judge, vocab_size, tokenizer):
   """The judge that no training sees: Batch -> f32 [B]."""
-  if judge.kind not in TRAINED:
-    own = ('kind', 'checkpoint')
-    knobs = {k: v for k, v in judge.judge.items() if k not in own}
+  knobs = {k: v for k, v in judge.judge.items() if k not in OWN}
+  if judge.kind in RULES:
+    return RULES[judge.kind](**knobs)
+  if judge.kind in judges.JUDGES:
     knobs = {**_kept_date(folder, judge.kind), **knobs}
     score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)
     if isinstance(score, judges.Pairwise):

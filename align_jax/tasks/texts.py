@@ -21,6 +21,7 @@ from align_jax.types import Batch
 
 BYTES = 256 + len(data_lib.SPECIAL_TOKENS)  # vocabulary of a byte per token
 FIELDS = ('prompt', 'completion')  # of a row
+OLD = 'old'  # the evaluation set of a second task
 
 
 class Encoded(NamedTuple):
@@ -124,6 +125,22 @@ def split(texts, prompts, eval_prompts):
   return order[eval_prompts:], order[:eval_prompts]
 
 
+def check_apart(rows, asked, first):
+  """Refuses a prompt of the second task that is one of the first, or twice.
+
+  Args:
+    asked: text of each row's prompt, as it is decoded.
+    first: number of rows of the first task.
+  """
+  seen = set(asked[:first])
+  for row, text in zip(rows[first:], asked[first:]):
+    if text in seen:
+      raise data_lib.row_error(
+        row, f'its prompt {text[:40]!r} is there before, expected a second task'
+      )
+    seen.add(text)
+
+
 def answers_of(encoded, index):
   """The rows `index` with their own completions: a Batch."""
   prompts, prompt_valid = encoded.prompts[index]
@@ -186,6 +203,7 @@ def text_task(
   rows,
   score,
   fields=FIELDS,
+  old=(),
   *,
   model,
   sft_batch_size,
@@ -206,9 +224,11 @@ def text_task(
     score: (prompt, completion, row) -> float, the gold reward. It gets the
       decoded texts and the prompt's row.
     fields: names that rows of a file must have.
+    old: rows of a second task, of the same score. Demonstrations show them with
+      the others. They are the evaluation set OLD.
     model: dict, see `models.interface.from_fields`.
     sft_batch_size: demonstrations per step, drawn from all rows that are not
-      held out.
+      held out, and from `old`.
     tokenizer: a tokenizer.json or its folder, see `data.load_tokenizer`. '': a
       token per byte, which needs model.vocab_size >= 259.
     data: a local file or a hub data set, see `data.rows`. '': `rows`.
@@ -233,14 +253,17 @@ def text_task(
   )
   rows = read(rows, data, dataset, fields)
   check_score(score, rows)
+  first, rows = len(rows), [*rows, *read(old, '', '', fields)]
   encoded = encode(vocabulary, rows, score, prompt_len, completion_len)
   for row, *ids in zip(rows, encoded.prompts.tokens, encoded.completions):
     used = np.concatenate(ids)
     where = data_lib.place(row)
     data_lib.check_ids(vocabulary.tokenizer, used, config.vocab_size, where)
   asked = data_lib.texts_of(vocabulary.tokenizer, *encoded.prompts[:])
-  train, held_out = split(asked, prompts, eval_prompts)
-  row_of = {asked[i]: rows[i] for i in (*train, *held_out)}
+  train, held_out = split(asked[:first], prompts, eval_prompts)
+  second = np.arange(first, len(rows))
+  check_apart(rows, asked, first)
+  row_of = {asked[i]: rows[i] for i in (*train, *held_out, *second)}
 
   def gold(prompts, completions):
     pairs = zip(prompts, completions, strict=True)
@@ -253,8 +276,11 @@ def text_task(
     eos_id=vocabulary.eos_id,
     train_prompts=Prompts(*encoded.prompts[train[:prompts]]),
     eval_prompts=Prompts(*encoded.prompts[held_out]),
-    demonstrations=demonstrator(encoded, train, sft_batch_size, wrong_share),
+    demonstrations=demonstrator(
+      encoded, np.concatenate([train, second]), sft_batch_size, wrong_share
+    ),
     held_out_demonstrations=lambda: answers_of(encoded, held_out),
     gold=from_text(gold, decode),
     decode=decode,
+    eval_sets={OLD: Prompts(*encoded.prompts[second])} if len(second) else {},
   )

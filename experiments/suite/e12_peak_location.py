@@ -28,13 +28,20 @@ def reused(passes):
 
 
 def variants(cfg):
-  """Where the best completions are."""
-  if 'peak_shift' not in cfg['task']:
-    raise ValueError(
-      f'task.peak_shift is no field of task {cfg["task"]["name"]!r}, and this '
-      'study varies it'
-    )
-  return {k: {'task.peak_shift': shift} for k, shift in SUPPORT.items()}
+  """Where the best completions are, of the generated task or of the config.
+
+  Raises:
+    ValueError: neither says so.
+  """
+  if 'peak_shift' in cfg['task']:
+    return {k: {'task.peak_shift': shift} for k, shift in SUPPORT.items()}
+  if cfg['variants'].keys() >= SUPPORT.keys():
+    return {name: cfg['variants'][name] for name in SUPPORT}
+  raise ValueError(
+    f'task.peak_shift is no field of task {cfg["task"]["name"]!r}, and '
+    f'{" and ".join(map(repr, SUPPORT))} are no variants of the config: '
+    'expected one of the two, which this study compares'
+  )
 
 
 def arms(cfg):

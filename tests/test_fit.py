@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import subprocess
+import sys
 import types
 
 import jax
@@ -296,9 +298,24 @@ def test_a_machine_of_unknown_chips_is_refused():
     fit_here.find()
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is not None, reason='libtpu is there'
-)
+COMPILER = importlib.util.find_spec('libtpu')
+
+
+@pytest.mark.skipif(not COMPILER, reason='needs libtpu')
+def test_all_programs_are_compiled_for_a_slice():
+  command = [sys.executable, '-m', 'align_jax.tools.fit', '--topology=v5e-4']
+  config = '--config=configs/toy.py', '--only=online', '--config.mesh.fsdp=4'
+  told = subprocess.run([*command, *config], capture_output=True, text=True)
+  assert told.returncode == 0, told.stderr
+  first, *lines = told.stdout.splitlines()
+  assert first.startswith('v5e-4: 4 chips, 1 hosts, 15.75 GiB of HBM each')
+  heads = [line.split(': ')[0] for line in lines if line.endswith(': fits')]
+  assert heads == ['train', 'sample', 'score', 'evaluate', 'sample to evaluate']
+  bounds = [x for x in lines if x.startswith('  at least ')]
+  assert len(bounds) == 5 and all(float(x.split()[2]) > 0 for x in bounds)
+
+
+@pytest.mark.skipif(bool(COMPILER), reason='libtpu is there')
 def test_a_missing_compiler_names_the_command():
   with pytest.raises(ValueError, match='pip install "libtpu'):
     fit_slices.find('v5e-8').devices()

@@ -16,7 +16,7 @@ if ! cmp -s requirements/docs.txt "$stamp"; then
   cp requirements/docs.txt "$stamp"
 fi
 
-rm -rf runs/site docs/site/api  # pages of what is gone would stay
+rm -rf runs/site docs/site/api docs/site/made  # pages of what is gone would stay
 JAX_PLATFORMS=cpu .venv/bin/python -m sphinx --quiet --fail-on-warning --jobs auto \
   -c docs/site -d runs/site/doctrees . runs/site/html
 cp runs/site/html/README.html runs/site/html/index.html

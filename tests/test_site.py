@@ -9,15 +9,19 @@ import re
 import runpy
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 
 from align_jax import paths
 from align_jax.files import read_record
+from experiments.claims import Claim, Exact
+from experiments.suite import studies
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / 'docs' / 'site'))
 
 import docstrings  # noqa: E402
+import forest  # noqa: E402
 import gallery  # noqa: E402
 import papers  # noqa: E402
 import public  # noqa: E402
@@ -117,19 +121,47 @@ def test_citations_are_read_over_line_ends_and_without_months():
   assert found == [['Tang et al. 2024', '2405.08448'], ['Ho and Ito 1999', '']]
 
 
-def test_the_page_of_experiments_has_every_study_and_command():
-  page = gallery.page('')
+@pytest.fixture(scope='module')
+def page():
+  return gallery.page('')
+
+
+def test_the_page_of_experiments_has_every_study_and_command(page):
   modules = [*(ROOT / 'experiments' / 'suite').glob('e*.py')]
   modules += [ROOT / 'experiments' / 'online_vs_offline.py']
   for path in modules:
     name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
     assert f'python -m {name} ' in page
+  kept = (ROOT / 'docs' / 'claims').glob('*/*/figures/*.png')
+  assert all(f'../{path.relative_to(ROOT / "docs")})' in page for path in kept)
   found = (ROOT / 'docs' / 'claims').glob('*/*/verdicts.json')
   every = [
     x for path in found for x in read_record(paths.absolute(path))['verdicts']
   ]
   told = [f'| {x["word"]} {x["value"]}'.strip() for x in every]
   assert told and all(words in page for words in told)
+
+
+def test_every_study_with_an_interval_has_a_figure_of_its_claims(page):
+  for key, study in studies().items():
+    exact = all(isinstance(claim, Exact) for claim in study.claims)
+    assert (f'(made/{key}.png)' in page) == (not exact), key
+
+
+def test_intervals_are_drawn_as_the_records_have_them():
+  claim = Claim('a', '', '', '', None, margin=0.2)
+  other = {'verdicts': [{'claim': 'a', 'value': '-0.10 [-1.00, 0.00]'}]}
+  exact = {'verdicts': [{'claim': 'a', 'value': ''}]}
+  records = {'toy': exact, 'text': other}
+  numbers = forest.numbers_of(claim, records)
+  assert numbers == {'text': [-0.1, -1.0, 0.0]}
+  figure = forest.figure([(claim, numbers)], list(records))
+  [axes] = figure.axes
+  _, line, dot = axes.lines
+  assert [*line.get_xdata(), *dot.get_xdata()] == [-1, 0, -0.1]
+  assert axes.patches[0].get_extents().width > 0
+  assert [x.get_text() for x in axes.get_yticklabels()] == ['text']
+  plt.close(figure)
 
 
 def test_a_docstring_becomes_restructured_text():

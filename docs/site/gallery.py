@@ -5,6 +5,7 @@ import importlib
 import pathlib
 
 import docstrings
+import forest
 
 from align_jax import paths
 from experiments import site
@@ -15,6 +16,11 @@ FIGURES = {  # of docs/, by module; any other's is docs/MODULE.png, if any
   'online_vs_offline': 'toy.png',
   'method_zoo': 'zoo_gold_vs_kl.png',
 }
+
+ALL_CLAIMS = (
+  "The claims' numbers with their 95% intervals. An interval right of 0 bears "
+  'its claim out. In the shaded band a number counts as 0.'
+)
 
 
 def page(text):
@@ -28,7 +34,9 @@ def page(text):
   }
   own = lambda key: {k: x[key] for k, x in found.items() if key in x}
   parts = [text, '## Studies']
-  parts += [_study(study, own(key)) for key, study in studies.items()]
+  parts += [
+    _study(study, own(key), list(found)) for key, study in studies.items()
+  ]
   commands = {'Experiments': [], 'Measurements and proofs': []}
   for path in sorted((ROOT / 'experiments').glob('*.py')):
     code = path.read_text('utf-8')
@@ -42,11 +50,12 @@ def page(text):
   return '\n\n'.join(parts)
 
 
-def _study(study, records):
-  """A study's docstring, its claims with their verdicts, and its figure.
+def _study(study, records, configs):
+  """A study's docstring, its claims with their verdicts, and its figures.
 
   Args:
     records: {config: its record of verdicts}.
+    configs: names of all configs.
   """
   header = 'claim', 'source', 'measured', *records
   rows = [f'| {" | ".join(header)} |', f'|{"---|" * len(header)}']
@@ -62,10 +71,13 @@ def _study(study, records):
   )
   cost = f'Minutes of one core: {cost}. ' if cost else ''
   rows += ['', f'{cost}See [all verdicts](../claims/RESULTS.md).']
+  if path := forest.drawn(study, records, configs):
+    rows += ['', f'![claims of {study.key}, with their intervals]({path})']
+    rows += ['', ALL_CLAIMS]
   for config in records:
-    figure = f'claims/{config}/{study.key}/figures/{study.figure}'
-    if study.figure and (ROOT / 'docs' / figure).exists():
-      rows += ['', f'![{study.title}](../{figure})']
+    folder = ROOT / 'docs' / 'claims' / config / study.key / 'figures'
+    for path in sorted(folder.glob('*.png')):
+      rows += ['', f'![{study.title}](../{path.relative_to(ROOT / "docs")})']
       rows += ['', f'{study.key} of {config}.']
   section = _section(pathlib.Path(study.file), f'{study.key}. ')
   return '\n'.join([section, '', *rows])

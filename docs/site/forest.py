@@ -4,13 +4,14 @@ import pathlib
 import re
 
 from align_jax.compare import figures
-from align_jax.compare.lines import INK, SERIES, SOFT, WIDE, WINDOW, verbatim
+from align_jax.compare.lines import INK, SERIES, SOFT, WINDOW, verbatim
 from configs import base
 
 MADE = pathlib.Path(__file__).parent / 'made'
 MARGIN = base.get_config().report.margin
 NUMBER = re.compile(r'[+-]?\d+\.\d+')
-LEFT, RIGHT, TOP, BOTTOM, ROW = 1.5, 0.2, 0.3, 0.3, 0.21  # inches
+WIDTH = 6.2  # inches, as are the others; it is read in a column of text
+LEFT, RIGHT, TOP, BOTTOM, ROW = 1.4, 0.2, 0.3, 0.3, 0.21
 
 
 def drawn(study, records, configs):
@@ -50,12 +51,12 @@ def figure(panels, configs):
   """
   plt = figures.plt
   heights = [TOP + BOTTOM + ROW * len(numbers) for _, numbers in panels]
-  whole = plt.figure(figsize=(WIDE, sum(heights)))
+  whole = plt.figure(figsize=(WIDTH, sum(heights)))
   end = sum(heights)
   for (claim, numbers), height in zip(panels, heights):
     end -= height
-    place = LEFT, end + BOTTOM, WIDE - LEFT - RIGHT, ROW * len(numbers)
-    scale = WIDE, sum(heights), WIDE, sum(heights)
+    place = LEFT, end + BOTTOM, WIDTH - LEFT - RIGHT, ROW * len(numbers)
+    scale = WIDTH, sum(heights), WIDTH, sum(heights)
     axes = whole.add_axes([x / y for x, y in zip(place, scale)])
     panel(axes, claim, numbers, configs)
   return whole
@@ -72,6 +73,7 @@ def panel(axes, claim, numbers, configs):
     axes.plot([value], [row], 'o', color=colour, markersize=5)
   axes.set_yticks(range(len(numbers)), list(numbers))
   axes.set_ylim(len(numbers) - 0.5, -0.5)
+  axes.locator_params(axis='x', nbins=6)
   axes.tick_params(axis='y', length=0)
   axes.spines['left'].set_visible(False)
   none = ' (no difference is claimed)' if claim.equal else ''

@@ -90,7 +90,7 @@ def make_task(
       evaluation set 'old'. 0: there is none.
     knobs: keyword arguments of `texts.text_task`.
   Raises:
-    ValueError: `old_data` has fewer rows, or is set where nothing reads it.
+    ValueError: `old_data` has fewer rows.
   """
   del seed
   old = ()

@@ -30,8 +30,6 @@ def get_config():
     prompt_len=18,  # tokens, BOS included
     completion_len=23,  # EOS included
     wrong_share=0.3,  # of the demonstrations show another question's solution
-    old_data='',  # of a second task, as data; '': differences
-    old_prompts=0,  # of a second task that only demonstrations teach
   )
   c.model.update(
     vocab_size=259,

@@ -13,7 +13,7 @@ were chosen on pilot seeds by each arm's own score, docs/results.md has the log.
 
 --config.eval.sets="('ood',)" adds prompts with a token that no training has.
 
-Expect: three minutes on two cores, and online above offline at 2 nats; the
+Expect: four minutes on two cores, and online above offline at 2 nats; the
 README has the numbers.
 """
 

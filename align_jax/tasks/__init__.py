@@ -10,6 +10,8 @@ from typing import Any
 from align_jax.tasks import knobs as knob_lib
 from align_jax.types import Batch, Prompts
 
+OLD = 'old'  # the evaluation set of a second task, which no arm trains on
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -15,11 +15,11 @@ import numpy as np
 from align_jax import data as data_lib
 from align_jax import paths
 from align_jax.files import line, write_atomically
-from align_jax.tasks import texts
+from align_jax.tasks import OLD, texts
 from align_jax.tasks.knobs import passes_to, whole
 
 FIELDS = ('prompt', 'completion', 'answer')  # of a row
-EVAL_SETS = (texts.OLD,)  # names of further prompts to measure on
+EVAL_SETS = (OLD,)  # names of further prompts to measure on
 
 
 def sums():

@@ -37,8 +37,8 @@ def length(target):
 
 
 TRAINED = ('pairs', 'labels')  # kinds that are trained here, on such rows
-RULES = {'length': length}  # kinds that are neither trained nor loaded
-RULE_KNOBS = {'length': {'target': count(0)}}
+# Kinds that are neither trained nor loaded: what makes one, and its arguments.
+RULES = {'length': (length, {'target': count(0)})}
 OWN = ('kind', 'checkpoint')  # what every kind may have
 DATE = 'date.txt'  # the day on which the folder was filled
 Z = 1.96  # of a 95% interval
@@ -99,7 +99,7 @@ def check_judge(judge):
   if loaded:
     judges.check_settings(judge.judge, 'task.judge')
     return
-  known = RULE_KNOBS.get(kind, {})
+  _, known = RULES.get(kind, (None, {}))
   own = {k: v for k, v in judge.judge.items() if k not in OWN}
   if own.keys() != known.keys():
     name = min(own.keys() ^ known.keys())
@@ -146,7 +146,8 @@ def make_gold(folder, judge, vocab_size, tokenizer):
   """The judge that no training sees: Batch -> f32 [B]."""
   knobs = {k: v for k, v in judge.judge.items() if k not in OWN}
   if judge.kind in RULES:
-    return RULES[judge.kind](**knobs)
+    make, _ = RULES[judge.kind]
+    return make(**knobs)
   if judge.kind in judges.JUDGES:
     knobs = {**_kept_date(folder, judge.kind), **knobs}
     score = judges.JUDGES[judge.kind](judge.checkpoint, **knobs)

@@ -15,13 +15,12 @@ from align_jax import data as data_lib
 from align_jax.learn.rewards import from_text
 from align_jax.models.interface import from_fields
 from align_jax.models.vocabulary import only_tokens
-from align_jax.tasks import Prompts, Task
+from align_jax.tasks import OLD, Prompts, Task
 from align_jax.tasks.knobs import whole
 from align_jax.types import Batch
 
 BYTES = 256 + len(data_lib.SPECIAL_TOKENS)  # vocabulary of a byte per token
 FIELDS = ('prompt', 'completion')  # of a row
-OLD = 'old'  # the evaluation set of a second task
 
 
 class Encoded(NamedTuple):

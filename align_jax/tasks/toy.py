@@ -21,7 +21,7 @@ import numpy as np
 
 from align_jax import ops
 from align_jax.models.interface import from_fields
-from align_jax.tasks import Prompts, Task, toy_judge
+from align_jax.tasks import OLD, Prompts, Task, toy_judge
 from align_jax.tasks.knobs import fields_of
 from align_jax.tasks.toy_judge import Judge
 from align_jax.types import Batch
@@ -95,7 +95,7 @@ def demonstrations(weights, prompts, key, *, size, batch_size):
 
 # The stream of held-out demonstrations; training's are low.
 HELD_OUT = 2**31 - 1
-EVAL_SETS = ('train', 'ood', 'old')  # names of further prompts to measure on
+EVAL_SETS = ('train', 'ood', OLD)  # names of further prompts to measure on
 
 
 def side_of(number, length):
@@ -151,7 +151,7 @@ def eval_sets(train, held_out, seen, vocab_size, old=()):
     seen: tokens of all training are below this.
     old: Prompts of the second task.
   """
-  found = {'old': old} if len(old) else {}
+  found = {OLD: old} if len(old) else {}
   if held_out is not train:  # else they are measured anyhow
     found['train'] = Prompts(*train[: len(held_out)])
   if seen < vocab_size:

@@ -19,11 +19,11 @@ import numpy as np
 
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
+from align_jax.tasks import OLD
 from experiments import derived, measures, pages
 from experiments.claims import Claim
 from experiments.study import Study, main
 
-OLD = 'old'  # the evaluation set of the second task
 BEST_OF = 32
 FORWARD = 0.5, 1.5  # nats of forward KL at which arms are compared
 ON = 'RLOO', 'on-policy DPO', 'distillation'

@@ -189,6 +189,7 @@ MADE = {
   ('E8', 'law of policies'): of_predictions,
   ('E8', 'beta falls with data'): of_coefficients,
   ('E8', 'alpha rises with data'): of_coefficients,
+  ('E8', 'alpha falls with noise'): of_coefficients,
   ('E8', 'threshold'): of_gains,
   ('E8+', 'larger is better'): of_gains,
   ('E8+', 'more data is better'): of_gains,

@@ -9,7 +9,7 @@ from chat_templates import CHATML, PLAIN_CHATML, STYLES
 from conftest import SHARED
 
 from align_jax import data
-from align_jax.data import chat, formats
+from align_jax.data import chat, formats, named_templates
 from align_jax.data.examples import (
   ALTERED,
   BOUNDARY,
@@ -279,7 +279,7 @@ def test_tools_are_shown_or_refused():
   with pytest.raises(data.RowError, match='shows no tools'):
     encode_example(found, formats.conversation(row))
   folder = SHARED / 'tokenizers' / 'minimind-6400'
-  found = found._replace(template=chat.load_template(folder))
+  found = found._replace(template=named_templates.load_template(folder))
   encoded = encode_example(found, formats.conversation(row))
   decode = found.vocabulary.tokenizer.decode
   assert '"weather"' in decode(encoded.prompt)
@@ -293,21 +293,23 @@ def test_tools_are_shown_or_refused():
 
 
 def test_templates_are_found(tmp_path):
-  assert chat.load_template('chatml') == chat.CHATML
-  assert chat.load_template(tmp_path) is None
+  assert named_templates.load_template('chatml') == named_templates.CHATML
+  assert named_templates.load_template(tmp_path) is None
   config = tmp_path / 'tokenizer_config.json'
   named = [dict(name='rag', template='r'), dict(name='default', template='d')]
   for value, found in (('t', 't'), (named, 'd'), (None, None)):
     config.write_text(json.dumps(dict(chat_template=value)))
-    assert chat.load_template(tmp_path) == found
-    assert chat.load_template(tmp_path / 'tokenizer_config.json') == found
+    assert named_templates.load_template(tmp_path) == found
+    assert (
+      named_templates.load_template(tmp_path / 'tokenizer_config.json') == found
+    )
   config.write_text(json.dumps(dict(chat_template=named[:1])))
   with pytest.raises(ValueError, match='no chat template named default'):
-    chat.load_template(tmp_path)
+    named_templates.load_template(tmp_path)
   (tmp_path / 'chat_template.jinja').write_text('j')
-  assert chat.load_template(tmp_path) == 'j'
+  assert named_templates.load_template(tmp_path) == 'j'
   with pytest.raises(FileNotFoundError, match='none of the templates'):
-    chat.load_template('nope')
+    named_templates.load_template('nope')
 
 
 @every
@@ -318,7 +320,7 @@ def test_our_own_templates(name, template):
     eos = found.token_to_id('<|im_end|>')
   vocabulary = data.Vocabulary(found, bos, eos)
   encoded = encode(
-    make_encoder(vocabulary, chat.TEMPLATES[template]),
+    make_encoder(vocabulary, named_templates.TEMPLATES[template]),
     conversation(ASKED[:1], SAID[:1]),
   )
   assert found.decode(encoded.completions[0]).strip() == 'Mercury.'
@@ -341,7 +343,7 @@ def test_odd_messages_end_in_a_clean_error(name):
   rng = random.Random(0)
   found = encoder(name, 'chatml')
   if name == 'minimind-6400':  # with tools
-    template = chat.load_template(SHARED / 'tokenizers' / name)
+    template = named_templates.load_template(SHARED / 'tokenizers' / name)
     found = found._replace(template=template)
   kept = 0
   for _ in range(400):

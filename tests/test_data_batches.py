@@ -9,7 +9,7 @@ import pytest
 from test_data_formats import example
 
 from align_jax import data
-from align_jax.data import chat, pipeline
+from align_jax.data import named_templates, pipeline
 from align_jax.data.examples import (
   ALTERED,
   BOUNDARY,
@@ -23,7 +23,7 @@ from align_jax.data.row import Counts
 def encoder():
   """One whose EOS is also what padding is filled with."""
   tokenizer = data.train_tokenizer(['the capital of France is Paris'] * 3, 290)
-  return make_encoder(data.Vocabulary(tokenizer, 1, 0), chat.HH)
+  return make_encoder(data.Vocabulary(tokenizer, 1, 0), named_templates.HH)
 
 
 def encoded(encoder, **fields):
@@ -198,7 +198,7 @@ def test_rows_are_kept_or_counted_and_read_back(tmp_path):
   rng = random.Random(0)
   tokenizer = data.train_tokenizer(['a few words'], 270)
   vocabulary = data.Vocabulary(tokenizer, 1, 2)
-  encoder = make_encoder(vocabulary, chat.HH)
+  encoder = make_encoder(vocabulary, named_templates.HH)
   rows = [random_row(rng) for _ in range(2000)]
   path = tmp_path / 'x.jsonl'
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))

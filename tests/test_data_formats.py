@@ -7,11 +7,11 @@ from conftest import SHARED, needs_shared
 
 from align_jax import data
 from align_jax.data import (
-  chat,
   comparisons,
   detection,
   files,
   formats,
+  named_templates,
   pipeline,
   readers,
   shards,
@@ -366,7 +366,7 @@ def test_real_tokenizers_keep_real_rows(name, size, bos, eos):
   tokenizer, *ids = vocabulary
   assert [tokenizer.id_to_token(i) for i in ids] == [bos, eos]
   assert tokenizer.get_vocab_size() == size
-  template = chat.load_template(folder) or chat.HH
+  template = named_templates.load_template(folder) or named_templates.HH
   encoder = make_encoder(vocabulary, template)
   for file in ('tldr/instructgpt-tldr-samples.part-a.jsonl', *PAIRS):
     counts = Counts('skip', 0.05)
@@ -393,5 +393,5 @@ def test_the_registry_names_what_it_holds():
 def test_the_page_on_data_names_all_there_is():
   page = (pathlib.Path(__file__).parents[1] / 'docs' / 'data.md').read_text()
   names = set(formats.FORMATS) - {'stepwise'} | set(files.READERS)
-  names |= set(readers.DATASETS) - {'standard'} | set(chat.TEMPLATES)
+  names |= set(readers.DATASETS) - {'standard'} | set(named_templates.TEMPLATES)
   assert not {name for name in names if f'`{name}`' not in page}

@@ -13,7 +13,7 @@ from preference_files import hh, ultrafeedback, write
 from runs import run_of, setup_of, stage_of
 
 from align_jax import data, judges
-from align_jax.lab import arms, checks, setups
+from align_jax.lab import arms, setups, source_checks
 from align_jax.learn import batches
 from align_jax.models import initial
 from align_jax.policy.programs import policy_programs
@@ -450,7 +450,7 @@ def test_a_source_that_the_judges_rows_belie_is_refused(source, kind):
   run = run_of(cfg, source=source, loss='kto', batch_size=4)
   task = dict(name='preferences', judge=dict(kind=kind))
   with pytest.raises(ValueError, match=f"{source}' reads .*kind='{kind}'"):
-    checks._check_pairs(run, task)
+    source_checks.check_pairs(run, task)
 
 
 def test_labels_of_one_kind_or_of_two_files_are_refused(labelled, tmp_path):

@@ -122,8 +122,13 @@ def test_citations_are_read_over_line_ends_and_without_months():
 
 
 @pytest.fixture(scope='module')
-def page():
-  return gallery.page('')
+def page(tmp_path_factory):
+  """With figures that are laid out, and not drawn; `launch/docs.sh` draws."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(forest, 'MADE', tmp_path_factory.mktemp('site') / 'made')
+    undrawn = lambda figure: plt.close(figure) or b''
+    patch.setattr(forest.figures, 'as_png', undrawn)
+    yield gallery.page('')
 
 
 def test_the_page_of_experiments_has_every_study_and_command(page):

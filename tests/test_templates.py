@@ -8,7 +8,7 @@ from chat_templates import STYLES, THINKING
 from transformers.utils import chat_template_utils
 
 from align_jax import data
-from align_jax.data import chat, examples, templates
+from align_jax.data import examples, named_templates, templates
 from align_jax.data.formats import Example
 
 NAMES = dict(bos_token='<s>', eos_token='</s>')
@@ -26,7 +26,7 @@ if not hasattr(chat_template_utils, '_REASONING_FIELDS'):
 TOOLS = [dict(type='function', function=dict(name='f', parameters={'ü': 1}))]
 PROGRAMS = {
   **{k: v.template for k, v in {**STYLES, **THINKING}.items()},
-  **chat.TEMPLATES,
+  **named_templates.TEMPLATES,
   'json': '{{ messages | tojson(indent=2) }}{{ tools | tojson }}',
   'blocks': '{% for m in messages %}\n  {% if loop.last %}\n x{% break %}'
   '{% endif %}\n{{ loop.length ~ m.role }}\n{% endfor %}\n',

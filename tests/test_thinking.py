@@ -8,7 +8,7 @@ from chat_templates import GEMMA, STYLES, THINKING
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from align_jax import data
-from align_jax.data import chat, examples, formats, thoughts
+from align_jax.data import chat, examples, formats, named_templates, thoughts
 from align_jax.data.examples import EARLIER, encode_example, make_encoder
 
 TAGS = ('<think>', '</think>')
@@ -278,7 +278,7 @@ def test_ends_are_ids(tmp_path):
 
 def test_marks_that_are_no_tokens_are_told():
   vocabulary = data.Vocabulary(data.train_tokenizer((), 259), 1, 2)
-  template = chat.TEMPLATES['chatml']
+  template = named_templates.TEMPLATES['chatml']
   found = examples.markers(make_encoder(vocabulary, template))
   assert found == {'<|im_start|>': 12, '<|im_end|>': 10}
   assert examples.markers(encoder('qwen3')).keys() == set(TAGS)

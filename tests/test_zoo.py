@@ -15,7 +15,7 @@ from align_jax.compare.report import MISSING
 from align_jax.files import read_jsonl
 from align_jax.lab import arms, labels, proxies, stage_checks
 from align_jax.learn import checkpoint, train
-from align_jax.losses import LOSSES, preference
+from align_jax.losses import LOSSES, preference, reference_free
 from align_jax.losses.kl import BIASED
 from align_jax.policy import sampling
 from align_jax.policy.programs import policy_programs, scorer
@@ -475,7 +475,8 @@ def test_slots_change_when_a_row_is_sampled_and_not_what(
     np.testing.assert_allclose(x[same], y[same], atol=1e-5)
 
 
-PAIRWISE = [k for k, x in preference.LOSSES.items() if x.rows != 'hybrid']
+PAIRWISE = {**preference.LOSSES, **reference_free.LOSSES}
+PAIRWISE = [k for k, x in PAIRWISE.items() if x.rows != 'hybrid']
 
 
 @pytest.mark.parametrize('loss', PAIRWISE)

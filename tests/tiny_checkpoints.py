@@ -16,7 +16,7 @@ FAMILIES = {  # special tokens, BOS, EOS, chat template
     ['<|endoftext|>', '<|im_start|>', '<|im_end|>'],
     None,
     '<|endoftext|>',
-    data.chat.CHATML,
+    data.named_templates.CHATML,
   ),
   'llama': (
     [

@@ -7,7 +7,6 @@ turns messages into text (`chat`). A tokenizer turns texts into ids (`tokens`,
 """
 
 from align_jax.data.answers import correct, final_answer
-from align_jax.data.chat import load_template
 from align_jax.data.comparisons import COMPARISONS
 from align_jax.data.examples import (
   Encoded,
@@ -16,6 +15,7 @@ from align_jax.data.examples import (
   marker_lines,
 )
 from align_jax.data.files import fingerprint, rows
+from align_jax.data.named_templates import load_template
 from align_jax.data.pipeline import (
   Limits,
   encode_examples,

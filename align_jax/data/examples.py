@@ -4,7 +4,7 @@ import datetime
 import re
 from typing import Any, NamedTuple
 
-from align_jax.data import chat, spans, templates
+from align_jax.data import chat, named_templates, spans, templates
 from align_jax.data.row import RowError
 from align_jax.data.tokens import Vocabulary, check_ids
 
@@ -307,7 +307,7 @@ def encode_example(encoder, example):
   elif encoder.template is None:
     raise ValueError(
       f'{example.where}: messages need a chat template; this tokenizer has '
-      f'none; some by name: {sorted(chat.TEMPLATES)}'
+      f'none; some by name: {sorted(named_templates.TEMPLATES)}'
     )
   else:
     prompt, sides, same, left = _of_messages(encoder, example)

@@ -1,7 +1,7 @@
 """Links between runs, which read each other's logs and last policies."""
 
-from align_jax.lab.checks import group_size_of
 from align_jax.lab.named import REFERENCE, split
+from align_jax.lab.source_checks import group_size_of
 from align_jax.values import nearest
 
 

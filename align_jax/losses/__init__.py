@@ -13,6 +13,7 @@ from align_jax.losses import (
   policy_gradient,
   ppo,
   preference,
+  reference_free,
   regression,
   supervised,
   trust_region,
@@ -25,6 +26,7 @@ __all__ = 'LOSSES', 'Loss', 'hparams_of', 'prepared'
 LOSSES = {
   **supervised.LOSSES,
   **preference.LOSSES,
+  **reference_free.LOSSES,
   **policy_gradient.LOSSES,
   **group_relative.LOSSES,
   **ppo.LOSSES,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from align_jax import data as data_lib
-from align_jax.data import chat
+from align_jax.data import chat, named_templates
 
 KINDS = {  # of examples: what the file is of
   'preference': 'pairs',
@@ -109,7 +109,7 @@ def texts(examples, template, names):
     if template is None:
       raise ValueError(
         f'{example.where}: messages need task.template, one of '
-        f'{sorted(chat.TEMPLATES)} or a file'
+        f'{sorted(named_templates.TEMPLATES)} or a file'
       )
     sides = example.prompt, example.completions[0]
     try:

@@ -55,8 +55,8 @@ class Form:
     tokenizer: a folder, a tokenizer.json or a hub id; '' trains a byte-level
       BPE of model.vocab_size on the training texts.
     eos_token: another EOS than the tokenizer names; '': that one.
-    template: for rows of messages: a name in `data.chat.TEMPLATES` or a Jinja
-      file; '' is that of the tokenizer.
+    template: for rows of messages: a name in `data.named_templates.TEMPLATES`
+      or a Jinja file; '' is that of the tokenizer.
     prompt_len: S, BOS included.
     completion_len: T, EOS included.
     long_prompt, long_completion: what becomes of longer ones, see

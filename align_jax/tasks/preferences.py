@@ -21,7 +21,7 @@ import numpy as np
 
 from align_jax import data as data_lib
 from align_jax import paths
-from align_jax.data import chat
+from align_jax.data import named_templates
 from align_jax.learn import batches
 from align_jax.models.interface import from_fields
 from align_jax.models.vocabulary import all_ends, ends, only_tokens
@@ -54,7 +54,7 @@ def check(model, *, eval_prompts, **made):
   limits_of(form).check()
   named = form.template and not pathlib.PurePath(form.template).suffix
   if named and not paths.path(form.template).expanduser().exists():
-    check_name('task.template', form.template, chat.TEMPLATES)
+    check_name('task.template', form.template, named_templates.TEMPLATES)
   if form.pretrain_steps:
     least = STRETCH + 1 - form.prompt_len
     whole(max(1, least), completion_len=form.completion_len)

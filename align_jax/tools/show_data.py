@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from align_jax.data import chat, formats, pipeline, readers
+from align_jax.data import formats, named_templates, pipeline, readers
 from align_jax.data.examples import make_encoder, marker_lines
 from align_jax.data.row import Counts
 from align_jax.data.tokens import load_tokenizer
@@ -26,7 +26,10 @@ def make_parser():
   add('--tokenizer', help='a tokenizer.json or a folder')
   add('--bos-token', help='another BOS than the tokenizer names')
   add('--eos-token', help='another EOS than the tokenizer names')
-  add('--template', help=f'a Jinja file, or of {sorted(chat.TEMPLATES)}')
+  add(
+    '--template',
+    help=f'a Jinja file, or of {sorted(named_templates.TEMPLATES)}',
+  )
   add('--prompt-len', type=int, help='most tokens of a prompt, BOS included')
   add('--completion-len', type=int, help='most tokens, EOS included')
   add('--long-prompt', default='drop', choices=('drop', 'left', 'error'))
@@ -120,7 +123,7 @@ def _tokens(args, counts, which):
     eos_token=args.eos_token,
     needs_bos=False,
   )
-  template = chat.load_template(args.template or args.tokenizer)
+  template = named_templates.load_template(args.template or args.tokenizer)
   encoder = make_encoder(vocabulary, template)
   limits = pipeline.Limits(
     args.prompt_len, args.completion_len, args.long_prompt, args.long_completion

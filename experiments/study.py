@@ -8,6 +8,8 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
 from align_jax.compare.report import Page, show_interval, show_number
@@ -145,8 +147,10 @@ def value_of(ruling):
 
 
 def entry(ruling):
-  """A Ruling as a record."""
+  """A Ruling as a record; `interval` is [value, low, high] or []."""
   claim, estimate = ruling.claim, ruling.estimate
+  numbers = estimate.value, estimate.low, estimate.high
+  interval = [round(x, 4) for x in numbers if np.isfinite(x)]
   return {
     'claim': claim.name,
     'says': claim.says,
@@ -154,6 +158,8 @@ def entry(ruling):
     'number': claim.number,
     'word': ruling.word,
     'value': value_of(ruling),
+    'interval': interval if len(interval) == 3 else [],
+    'margin': ruling.margin,
     'seeds': len(estimate.by_seed),
     'why': ruling.why,
   }

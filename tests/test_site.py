@@ -154,17 +154,18 @@ def test_every_study_with_an_interval_has_a_figure_of_its_claims(page):
 
 
 def test_intervals_are_drawn_as_the_records_have_them():
-  claim = Claim('a', '', '', '', None, margin=0.2)
-  other = {'verdicts': [{'claim': 'a', 'value': '-0.10 [-1.00, 0.00]'}]}
-  exact = {'verdicts': [{'claim': 'a', 'value': ''}]}
-  records = {'toy': exact, 'text': other}
-  numbers = forest.numbers_of(claim, records)
-  assert numbers == {'text': [-0.1, -1.0, 0.0]}
-  figure = forest.figure([(claim, numbers)], list(records))
+  claim = Claim('a', '', '', '', None)
+  row = dict(claim='a', interval=[-0.1, -1.0, 0.0], margin=0.2)
+  without = {'verdicts': [{**row, 'interval': []}]}
+  records = {'toy': without, 'text': {'verdicts': [row]}}
+  rows = forest.rows_of(claim, records)
+  assert rows == {'text': row}
+  figure = forest.figure([(claim, rows)], list(records))
   [axes] = figure.axes
-  _, line, dot = axes.lines
+  line, dot, _ = axes.lines
   assert [*line.get_xdata(), *dot.get_xdata()] == [-1, 0, -0.1]
-  assert axes.patches[0].get_extents().width > 0
+  [band] = axes.collections
+  assert set(band.get_paths()[0].vertices[:, 0]) == {-0.2, 0.2}
   assert [x.get_text() for x in axes.get_yticklabels()] == ['text']
   plt.close(figure)
 

@@ -46,7 +46,10 @@ class Allowed:
 def is_number(x: Any) -> bool:
   """Whether `x` is a finite number. True and False are not numbers."""
   real = isinstance(x, int | float) and not isinstance(x, bool)
-  return real and math.isfinite(x)
+  try:
+    return real and math.isfinite(x)
+  except OverflowError:  # an int beyond all floats
+    return False
 
 
 def is_whole(x: Any) -> bool:

@@ -220,12 +220,38 @@ def test_rows_of_one_file_are_all_texts_or_all_messages(tmp_path):
     (dict(instruction='q', inptu='x', output='a'), 'inptu', 'input'),
     (dict(questoin='q', chosen='x a', rejected='x b'), 'questoin', 'question'),
     (dict(messages=[USER('q'), *A], tool=[{}]), 'tool', 'tools'),
+    (dict(prompt='q', Chosen='a', Rejected='b'), 'Chosen', 'chosen'),
+    ({'prompt': 'q', ' chosen': 'a', ' rejected': 'b'}, ' chosen', 'chosen'),
+    (dict(instruction='q', output='a', Label=True), 'Label', 'label'),
+    (dict(instruction='q', output='a', lable=False), 'lable', 'label'),
+    (dict(prompt='q', completion='a', KTO_tag='true'), 'KTO_tag', 'kto_tag'),
+    (dict(prompt='q', completion='a', Label='False'), 'Label', 'label'),
+    (dict(prompt='q', completion='a', Label=1), 'Label', 'label'),
   ],
 )
 def test_a_column_one_edit_away_is_told(tmp_path, row, column, meant):
   said = f"column '{column}' is not read, did you mean '{meant}'"
   with pytest.raises(data.RowError, match=said if meant else 'expected'):
     read(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+  'row',
+  [
+    dict(instruction='q', output='a', label=1),
+    dict(instruction='q', output='a', label='TRUE'),
+    dict(prompt='q', completion='a', kto_tag=0),
+    dict(question='q', response='a', kto_tag='0'),
+  ],
+)
+def test_a_label_of_another_type_is_refused(tmp_path, row):
+  with pytest.raises(data.RowError, match='expected true or false'):
+    read(tmp_path, row)
+
+
+def test_a_column_of_another_use_is_no_label(tmp_path):
+  _, counts = read(tmp_path, dict(instruction='q', output='a', label='math'))
+  assert counts.ignored == {'label'}
 
 
 def test_other_columns_are_no_misspelt_ones(tmp_path):

@@ -250,12 +250,31 @@ def test_csv(tmp_path):
   assert (first.rewards, last.rewards) == ([1.0], [0.0])
   assert first.where.endswith('row 2') and last.where.endswith('row 8')
   assert counts.bad == {
-    "field 'label' is no bool": 1,  # 0
+    "field 'label' is no bool": 2,  # 0 and maybe
     'other cells': 1,
-    'not JSON': 1,  # maybe
   }
   with pytest.raises(data.RowError, match="row 4: field 'label' is 0, expect"):
     read(path, 'error')
+
+
+def test_a_csv_keeps_texts_that_are_no_values(tmp_path):
+  """In columns that other files have values in, and that this one ignores."""
+  path = tmp_path / 'x.csv'
+  path.write_text('prompt,chosen,rejected,label,margin\nq,a,b,safe,\n')
+  [found], counts = read(path)
+  assert found.rewards == [1.0, 0.0] and counts.ignored == {'label', 'margin'}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+  import pyarrow
+  import pyarrow.parquet
+
+  path = tmp_path / 'x.parquet'
+  columns = [pyarrow.array([x]) for x in ('q', 'a', 'b', 'c')]
+  names = ['prompt', 'chosen', 'rejected', 'chosen']
+  pyarrow.parquet.write_table(pyarrow.table(columns, names), path)
+  with pytest.raises(ValueError, match=r"distinct columns, got two \['chosen'"):
+    read(path)
 
 
 def test_parquet(tmp_path):

@@ -1,6 +1,7 @@
 """`align_jax.tools.show_data`: what is in a file, as the model sees it."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -105,3 +106,35 @@ def test_the_command_runs(folder):
   )
   assert done.returncode == 0, done.stderr
   assert 'kept: 3' in done.stdout
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--prompt-len=2'], '--prompt-len=2: expected --tokenizer with it'),
+    (['--long-prompt=error'], '--long-prompt=error: expected --tokenizer'),
+    (['--template=chatml'], '--template=chatml: expected --tokenizer'),
+    (['--split=test'], '--split=test: x.jsonl is a file, which has none'),
+    (['--revision=a'], '--revision=a: x.jsonl is a file'),
+  ],
+)
+def test_a_flag_without_effect_is_refused(folder, flags, said):
+  with pytest.raises(SystemExit, match=said):
+    show_data.main(['x.jsonl', *LENIENT, *flags])
+
+
+def test_whoever_reads_may_have_enough(folder):
+  """As `head` has; more lines than a pipe holds."""
+  rows = [dict(prompt='a', chosen='b' * 30000, rejected='c')] * 3
+  (folder / 'y.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in rows))
+  command = [sys.executable, '-m', 'align_jax.tools.show_data', 'y.jsonl']
+  with subprocess.Popen(
+    command,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  ) as shown:
+    assert shown.stdout.readline().startswith(b'y.jsonl')
+    shown.stdout.close()
+    told = shown.stderr.read()
+    assert shown.wait() == 1 and not told

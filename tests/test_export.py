@@ -251,6 +251,24 @@ def test_an_export_never_replaces_what_it_is_made_of(pipeline):
   np.testing.assert_array_equal(hf.load(checkpoint).params['embed'], before)
 
 
+def test_an_export_goes_into_an_empty_folder(tmp_path):
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full' / 'model-00001-of-00002.safetensors').write_text('')
+  (tmp_path / 'file').write_text('')
+  for name, said in (('full', 'holds model-00001'), ('file', 'a file')):
+    with pytest.raises(ValueError, match=f'{said}.*expected an empty folder'):
+      export.check_folder(tmp_path / name, [])
+  (tmp_path / 'empty').mkdir()
+  export.check_folder(tmp_path / 'empty', [])
+
+
+@pytest.mark.parametrize('kl', ['nan', '-5', 'inf'])
+def test_a_kl_is_no_less_than_0(kl, capsys):
+  with pytest.raises(SystemExit):
+    export.main(['run', 'folder', f'--kl={kl}'])
+  assert 'argument --kl' in capsys.readouterr().err
+
+
 def test_all_folders_that_settings_name_are_kept(tmp_path):
   """Such as those of a judge, of a tokenizer and of a run's own judge."""
   home, run = tmp_path / 'home', tmp_path / 'home' / 'run'

@@ -49,6 +49,20 @@ def test_never_beyond_the_range_of_a_run():
   assert np.isnan(at_budgets([0, 1, 4], [0, 10, 20], [4.01])).all()
 
 
+@pytest.mark.parametrize('end', [0.5, 2.0, 5.0, 8.0, 10.0])
+def test_a_window_ends_where_runs_end(end):
+  """The root of these, squared, is another number."""
+  points = [
+    p
+    for arm in ('a', 'b')
+    for seed in (0, 1)
+    for p in make(arm, lambda k: k, seed=seed, kls=(0, end / 2, end))
+  ]
+  comparison = compare(points, (end,))
+  for window in ((end, end), (end / 4, end)):
+    assert comparison.gap('a', 'b', window).window == window
+
+
 def test_a_trajectory_that_turns_back_counts_where_it_first_arrives():
   at = at_budgets([0, 4, 1, 4], [0, 8, 100, 100], [1.0])
   np.testing.assert_allclose(at, [4])

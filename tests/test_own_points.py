@@ -181,33 +181,48 @@ def test_a_plot_is_drawn(tmp_path, capsys):
   'change, said',
   [
     (lambda t: t.pop(-1), ''),  # a checkpoint less is no error
-    (lambda t: t.append(t[3]), 'row 73: a second row of dpo/default of seed 0'),
-    (lambda t: t[1].update(kl='x'), 'row 2: kl=x, expected a finite number'),
-    (lambda t: t[1].update(kl='nan'), 'row 2: kl=nan, expected a finite'),
-    (lambda t: t[1].update(reward=''), 'row 2: reward=, expected a finite'),
-    (lambda t: t[1].update(step=2.5), 'row 2: step=2.5, expected a whole'),
+    (lambda t: t.append(t[3]), 'row 74: a second row of dpo/default of seed 0'),
+    (lambda t: t[1].update(kl='x'), 'row 3: kl=x, expected a finite number'),
+    (lambda t: t[1].update(kl='nan'), 'row 3: kl=nan, expected a finite'),
+    (lambda t: t[1].update(reward=''), 'row 3: reward=, expected a finite'),
+    (lambda t: t[1].update(step=2.5), 'row 3: step=2.5, expected a whole'),
     (
       lambda t: t[0].update(step=7),
       'dpo/default of seed 0 has no point at step',
     ),
-    (lambda t: t[1].update(method=' '), 'row 2: method is empty'),
+    (lambda t: t[1].update(method=' '), 'row 3: method is empty'),
     (
       lambda t: [row.update(kl_budget='much') for row in t],
-      'row 1: kl_budget=much, expected a finite number',
+      'row 2: kl_budget=much, expected nats',
     ),
     (
       lambda t: [row.update(kl_budget=-1) for row in t],
-      'row 1: kl_budget=-1, expected nats',
+      'row 2: kl_budget=-1, expected nats',
     ),
     (
       lambda t: [row.update(kl_mode='held') for row in t],
-      "row 1: kl_mode='held', expected one of hold, stop",
+      "row 2: kl_mode='held', expected one of hold, stop",
+    ),
+    (
+      lambda t: [row.update(kl_budget=row['step'] // 50) for row in t],
+      "dpo/default of seed 0 has {'kl_budget': 1.0} at step 60 and "
+      "{'kl_budget': 0.0} at another, expected kl_budget and kl_mode alike",
+    ),
+    (
+      lambda t: [row.update(kl_budget=[2.0, 1.0]) for row in t],
+      'row 2: kl_budget=[2.0, 1.0], expected nats',
+    ),
+    (lambda t: t[1].update(step=-1), 'row 3: step=-1, expected 0 or more'),
+    (lambda t: t[1].update(seed=10**400), 'expected a whole number'),
+    (
+      lambda t: t[1].update(kl=-0.6),
+      'dpo/default of seed 0, step 20, is at -0.6 nats on average, expected',
     ),
     (
       lambda t: t[0].update(kl=0.6),
       'dpo/default of seed 0 is at 0.6 nats at step 0, expected the reference',
     ),
-    (lambda t: [r.pop('kl') for r in t], "row 1: no column 'kl'"),
+    (lambda t: [r.pop('kl') for r in t], "row 2: no column 'kl'"),
     (
       lambda t: t[:] and t.__delitem__(slice(-6, None)),
       "arm 'grpo' has seeds [0, 1, 2, 3, 4], others [0, 1, 2, 3, 4, 5]",
@@ -229,6 +244,101 @@ def test_what_is_wrong_is_one_line(change, said, tmp_path, capsys):
     shown(capsys, path)
   text = str(stopped.value)
   assert said in text and '\n' not in text
+
+
+def test_numbers_are_read_as_programs_write_them(tmp_path, capsys):
+  """With a leading point or plus, and without one number in all methods."""
+  table = list(rows())
+  plain = shown(capsys, write(tmp_path / 'p.csv', table))
+  for row in table:
+    row.update(seed=f'{row["seed"]}.0', kl=f'+{row["kl"]}'.replace('+0.', '+.'))
+  assert '+.4' in {row['kl'] for row in table}
+  assert shown(capsys, write(tmp_path / 'q.csv', table)) == plain
+
+
+def test_a_name_is_the_same_in_any_type(tmp_path):
+  row = dict(seed=0, kl_by_prompt=1.0, gold_by_prompt=1.0)
+  arms = [(1, None), (1.0, 'default'), ('1', ''), ('a\nb', 'x')]
+  table = [
+    dict(arm=arm, configuration=c, step=step, **row)
+    for step, (arm, c) in enumerate(arms, 1)
+  ]
+  points = point_table.load(write(tmp_path / 'p.jsonl', table))
+  found = [(p['arm'], p['configuration']) for p in points]
+  assert found == [('1', 'default')] * 3 + [('a b', 'x')]
+  table[0]['arm'] = float('nan')
+  with pytest.raises(ValueError, match='row 1'):
+    point_table.load(write(tmp_path / 'p.jsonl', table))
+
+
+def test_names_that_say_something_else_in_other_files_are_names(
+  tmp_path, capsys
+):
+  """`label` of a preference file is true or false; here it is a method."""
+  table = [{**row, 'label': row['method'], 'margin': ''} for row in rows()]
+  path = write(tmp_path / 'p.csv', table)
+  assert shown(capsys, path, '--by=label') == shown(capsys, path)
+
+
+def test_a_window_is_of_what_was_read(tmp_path, capsys):
+  """From the least to the largest budget that both arms have, ends included."""
+  path = write(tmp_path / 'p.csv', list(rows()))
+  show_frontier.main([str(path), *FLAGS])
+  text = capsys.readouterr().out
+  assert 'At equal KL, 0.50 to 2.00 nats, grpo' in text  # of 0.25 to 16
+  show_frontier.main([str(path), *FLAGS, '--budgets=2'])
+  assert 'At equal KL, 2 nats, grpo' in capsys.readouterr().out  # grpo's end
+  far = dict(zip((0, 20, 40, 60, 80), (0.0, 0.3, 0.5, 8.0, 12.0)))
+  few = [{**row, 'kl': far[row['step']]} for row in rows() if row['step'] < 99]
+  path = write(tmp_path / 'q.csv', few)
+  show_frontier.main([str(path), *FLAGS, '--budgets=0.3,12'])
+  told = 'but for where one of them has no checkpoints near'
+  assert told in capsys.readouterr().out
+
+
+def test_the_first_checkpoint_is_the_reference_only_at_step_0(tmp_path, capsys):
+  for start, ends in ((0, '2.0'), (1, 'SystemExit')):
+    table = [
+      dict(method=m, seed=s, step=start + i, kl=kl, reward=x + s / 100)
+      for m in ('dpo', 'grpo')
+      for s in range(3)
+      for i, (kl, x) in enumerate(((0.01, 0.0), (2.5, 2.5)))
+    ]
+    path = write(tmp_path / f'{start}.csv', table)
+    if start:
+      with pytest.raises(SystemExit, match='no arm reached 1 nats'):
+        shown(capsys, path, '--budgets=1')
+    else:
+      assert '| 1 | 1.' in shown(capsys, path, '--budgets=1')
+
+
+def test_a_run_of_one_checkpoint_is_read_there(tmp_path, capsys):
+  table = [
+    dict(method=m, seed=s, step=9, kl=1.0, reward=s + (m == 'grpo'))
+    for m in ('dpo', 'grpo')
+    for s in range(3)
+  ]
+  out = shown(capsys, write(tmp_path / 'p.csv', table), '--budgets=1')
+  assert '| 1 | 1.00 ' in out and '| 2.00 ' in out
+
+
+def test_small_scores_have_more_decimals(tmp_path, capsys):
+  table = [{**row, 'reward': row['reward'] / 1000} for row in rows()]
+  out = shown(capsys, write(tmp_path / 'p.csv', table))
+  assert 'grpo is above dpo: +0.000' in out and '0.0000]' not in out
+
+
+def test_a_plot_without_a_reference_starts_nowhere(tmp_path, monkeypatch):
+  from align_jax.compare import lines
+
+  drawn, lines_of = [], lines.lines_of
+  spied = lambda *args, **how: drawn.append(lines_of(*args, **how)) or drawn[-1]
+  monkeypatch.setattr(lines, 'lines_of', spied)
+  for kept in (0, 1):
+    path = write(tmp_path / 'p.csv', [r for r in rows() if r['step'] >= kept])
+    flags = '--budgets=2,0.5,1,1', f'--plot={tmp_path / "p.png"}'
+    show_frontier.main([str(path), *FLAGS, *flags])
+  assert [line.x.tolist() for line, _ in drawn] == [[0, 0.5, 1, 2], [0.5, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +373,9 @@ def test_lists_of_other_lengths_are_named(tmp_path):
   columns = point_table.Columns(arm='method', kl='kl', score='reward')
   with pytest.raises(ValueError, match='row 2: 7 values of kl and 8 of reward'):
     point_table.load(path, columns)
+
+
+TOLD = '--arm=x', '--step=3'
 
 
 @pytest.fixture(scope='module')
@@ -314,11 +427,55 @@ def test_points_of_kl_become_points_of_a_frontier(
     (('--point=p.jsonl',), 'expected --arm and --step'),
     (('--texts=p.csv',), 'expected a .jsonl'),
     (('--prompt-len=2',), 'no prompt of at most 2 tokens'),
+    (('--texts=p.jsonl', '--point=p.jsonl', *TOLD), 'got one twice'),
+    (('--texts=prompts.jsonl',), 'got one twice'),
+    (('--point=there.jsonl', *TOLD), 'there.jsonl row 2: a point of x, seed 0'),
+    (('--point=twice.jsonl', *TOLD), 'twice.jsonl row 1'),
   ],
 )
-def test_a_wrong_request_is_one_line(flags, said, checkpoints, capsys):
+def test_a_wrong_request_is_one_line(
+  flags, said, checkpoints, capsys, monkeypatch
+):
+  """Before anything is sampled, where it is of the files."""
+  monkeypatch.chdir(checkpoints)
+  rows = '\n{"arm": "x", "seed": 0, "step": 3}\n'
+  (checkpoints / 'there.jsonl').write_text(rows)
+  (checkpoints / 'twice.jsonl').write_text('{"arm": "x", "arm": "y"}\n')
   with pytest.raises(SystemExit, match=said):
     measured(capsys, checkpoints, 'a', 'b', *flags)
+  assert (checkpoints / 'there.jsonl').read_text() == rows
+
+
+def test_a_point_is_added_to_what_is_there(tmp_path):
+  """Also to a last row without its end, and a mark that Windows writes."""
+  path = tmp_path / 'p.jsonl'
+  path.write_text('\ufeff{"arm": "a",  "x": 1}\n{"arm": "b"}', 'utf-8')
+  measure_kl.append(str(path), {'arm': 'c'})
+  kept = '\ufeff{"arm": "a",  "x": 1}\n{"arm": "b"}\n{"arm": "c"}\n'
+  assert path.read_text('utf-8') == kept
+
+
+@pytest.mark.parametrize(
+  'name, text',
+  [('a.txt', 'Say 1.\nSay 2.\n'), ('a.jsonl', '{"text": "Say 1."}\n')],
+)
+def test_whole_texts_are_no_prompts(name, text, checkpoints, tmp_path):
+  (tmp_path / name).write_text(text)
+  args = measure_kl.make_parser().parse_args(
+    [str(checkpoints / 'a')] * 2 + [str(tmp_path / name)]
+  )
+  with pytest.raises(ValueError, match=f'{name} row 1: a whole text, expected'):
+    measure_kl.read_prompts(args, None)
+
+
+def test_a_prompt_that_comes_twice_is_told(checkpoints, tmp_path, capsys):
+  say = [{'prompt': [{'role': 'user', 'content': f'Say {i}.'}]} for i in (1, 1)]
+  path = write(tmp_path / 'twice.jsonl', say)
+  args = [str(checkpoints / 'a')] * 2 + [str(path), '--prompt-len=40']
+  args = measure_kl.make_parser().parse_args(args)
+  assert len(measure_kl.read_prompts(args, measure_kl.load(args)[2])) == 1
+  told = 'note: 1 rows left out: the prompt of an earlier row'
+  assert told in capsys.readouterr().err
 
 
 def test_other_tokenizers_are_refused(checkpoints, capsys):

@@ -138,7 +138,7 @@ def test_a_policy_is_exported_to_a_store_and_read_from_it(workdir, bucket):
   model = hf.load(hf.fetch(target))
   params = checkpoint.final_params(workdir / 'seed0/online/default')
   assert jnp.array_equal(model.params['embed'], params['embed'])
-  with pytest.raises(ValueError, match='holds objects, expected an empty'):
+  with pytest.raises(ValueError, match='holds config.json, expected an empty'):
     export.export(f'{workdir}/seed0/online/default', target)
 
 

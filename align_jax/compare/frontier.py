@@ -53,6 +53,7 @@ class Gap:
   Attributes:
     estimate: at the level that was asked for.
     window: (low, high) nats, as compared.
+    whole: whether all between these two was compared.
     asked: the window that was fixed in advance.
     matrix: [S, E], what the estimate is of.
     reached: how each of the two arms reached the budget, see `Reading.reached`.
@@ -60,6 +61,7 @@ class Gap:
 
   estimate: Estimate
   window: tuple
+  whole: bool
   asked: tuple
   matrix: np.ndarray
   reached: tuple
@@ -174,6 +176,7 @@ class Comparison:
     low, high = window
     count = GAP_POINTS if high > low else 1
     grid = np.linspace(low**0.5, high**0.5, count) ** 2
+    grid[0], grid[-1] = low, high  # which rounding would put beyond a run's end
     a, b = (self.arms[name].at(grid) for name in (first, second))
     both = np.isfinite(a.values - b.values).all((0, 1))
     if not both.any():
@@ -184,11 +187,12 @@ class Comparison:
         + ''.join(f'; {text}' for text in missed)
       )
     matrix = (a.values - b.values)[:, :, both].mean(2)
-    compared = grid[both]
-    middle = int(np.flatnonzero(both)[both.sum() // 2])
+    compared, places = grid[both], np.flatnonzero(both)
+    middle = int(places[len(places) // 2])
     return Gap(
       estimate(matrix, self.shared_prompts, level),
       (float(compared[0]), float(compared[-1])),
+      bool(both[places[0] : places[-1] + 1].all()),
       tuple(window),
       matrix,
       (a.reached(middle), b.reached(middle)),

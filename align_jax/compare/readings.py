@@ -39,7 +39,7 @@ class Curve:
   # [C, E]  what configurations and checkpoints are chosen by; None: the score
   merit: np.ndarray | None = None
   # A budget is read only between checkpoints whose KLs are within this factor
-  # of it. The reference below it is always near enough.
+  # of it. The reference, step 0, is always near enough.
   apart: float = np.inf
 
   @property
@@ -89,7 +89,10 @@ HELD_WITHIN = 0.05
 
 
 def weights_at(
-  kl: np.ndarray, budgets: ArrayLike, apart: float = np.inf
+  kl: np.ndarray,
+  budgets: ArrayLike,
+  apart: float = np.inf,
+  from_reference: bool = True,
 ) -> np.ndarray:
   """Weights of a run's checkpoints that read it off at each budget.
 
@@ -97,26 +100,29 @@ def weights_at(
     kl: [C] along the run, nats.
     budgets: [K], nats, > 0.
     apart: see `Curve`.
+    from_reference: whether the first checkpoint is the reference.
   Returns:
     [K, C], of rows that sum to one; a row of nan where the run never got
     there, began beyond it, or has no checkpoint near.
   """
   budgets = np.asarray(budgets, float)
   reached = kl >= budgets[:, None]
-  after = np.maximum(reached.argmax(1), 1)
+  # A run that begins at the budget itself is read at its first checkpoint.
+  before = np.maximum(reached.argmax(1) - 1, 0)
+  after = reached.argmax(1)
   d = np.sqrt(np.maximum(kl, 0))
-  low, high = d[after - 1], d[np.minimum(after, len(d) - 1)]
-  with np.errstate(divide='ignore', invalid='ignore'):
-    share = (np.sqrt(budgets) - low) / (high - low)
-  weights = np.zeros((len(budgets), len(kl)))
+  low, high = d[before], d[after]
+  share = np.zeros(len(budgets))
+  np.divide(np.sqrt(budgets) - low, high - low, out=share, where=high > low)
   there = reached.any(1) & (kl[0] <= budgets)
   if np.isfinite(apart):
-    below, above = kl[after - 1], kl[np.minimum(after, len(kl) - 1)]
-    there &= above <= apart * budgets
-    there &= (after == 1) | (budgets <= apart * below)
-  rows = np.flatnonzero(there)
-  weights[rows, after[rows] - 1] = 1 - share[rows]
-  weights[rows, after[rows]] = share[rows]
+    there &= kl[after] <= apart * budgets
+    near = budgets <= apart * kl[before]
+    there &= near | (before == 0) if from_reference else near
+  weights = np.zeros((len(budgets), len(kl)))
+  rows = np.arange(len(budgets))
+  weights[rows, before] = 1 - share
+  weights[rows, after] += share
   weights[~there] = np.nan
   return weights
 
@@ -139,7 +145,7 @@ def read(curve, budgets, values=None):
   """
   values = curve.score if values is None else values
   kl = curve.kl.mean(1)
-  weights = weights_at(kl, budgets, curve.apart)
+  weights = weights_at(kl, budgets, curve.apart, curve.steps[0] == 0)
   at_end = np.eye(len(kl))[-1]
   if abs(kl[-1] - curve.held) > HELD_WITHIN * curve.held:
     at_end = np.full(len(kl), np.nan)
@@ -155,8 +161,9 @@ def to_come(curve: Curve, budgets: ArrayLike) -> np.ndarray:
   Near 0 the run stays at the budget, near 1 it only passes through; 0 where it
   was held.
   """
-  left = 1 - np.asarray(budgets, float) / curve.kl.mean(1).max()
-  return np.where(is_held(curve, budgets), 0.0, np.maximum(left, 0.0))
+  budgets, most = np.asarray(budgets, float), curve.kl.mean(1).max()
+  left = np.maximum(most - budgets, 0.0) / most if most > 0 else 0 * budgets
+  return np.where(is_held(curve, budgets), 0.0, left)
 
 
 # Share of its KL that a run on its plateau has still to come. Chosen, not

@@ -289,4 +289,5 @@ def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """A table for the terminal, and for a page of Markdown."""
   lines = [header, ['--:'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  told = lambda cell: str(cell).replace('|', r'\|')
+  return '\n'.join(f'| {" | ".join(map(told, line))} |' for line in lines)

@@ -15,29 +15,35 @@ CLAIMS = {
 
 def budgets_text(low: float, high: float) -> str:
   """'2 nats', or '1.00 to 2.00 nats' where the bounds differ."""
-  return f'{low:g} nats' if low == high else f'{low:.2f} to {high:.2f} nats'
+  if low == high:
+    return f'{low:g} nats'
+  shown = '.2f' if low >= 0.1 else '.2g'
+  return f'{low:{shown}} to {high:{shown}} nats'
 
 
 LISTED = 6  # maximum number of seeds to list one by one
 
 
-def by_seed_text(by_seed: Iterable[float]) -> str:
+def by_seed_text(by_seed: Iterable[float], digits: int = 2) -> str:
   """Each seed's difference; for many seeds, their range and signs."""
-  numbers = [f'{x:+.2f}' for x in sorted(by_seed)]
+  numbers = [f'{x:+.{digits}f}' for x in sorted(by_seed)]
   if len(numbers) <= LISTED:
     return f'by seed {", ".join(numbers)}'
   above = sum(x > 0 for x in by_seed)
   return f'seeds from {numbers[0]} to {numbers[-1]}, {above} of them above 0'
 
 
-def power_text(power: verdict.Power) -> str:
+def power_text(power: verdict.Power, digits: int = 2) -> str:
   """Sentences on the differences that the design can resolve."""
-  needed = power.seeds_needed or 'over a thousand'
+  needed = f'takes {power.seeds_needed} seeds'
+  if not power.seeds_needed:
+    needed = 'takes over a thousand seeds, or no number of them reaches it'
+  numbers = power.deviation, power.half_width, power.detectable
+  deviation, half, found = (f'{x:.{digits}f}' for x in numbers)
   text = (
-    f'With {power.seeds} seeds and a deviation of {power.deviation:.2f} '
-    f'between them the half-width is {power.half_width:.2f}, and a true '
-    f'difference of {power.detectable:.2f} would have been found with 80% '
-    f'power; a half-width of {power.wanted:g} takes {needed} seeds.'
+    f'With {power.seeds} seeds and a deviation of {deviation} between them the '
+    f'half-width is {half}, and a true difference of {found} would have been '
+    f'found with 80% power; a half-width of {power.wanted:g} {needed}.'
   )
   if math.isfinite(power.from_prompts):
     text += (

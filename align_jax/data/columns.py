@@ -21,7 +21,6 @@ MEANT = (*ASIDES, *QUESTIONS, *TURNS, *MEDIA, *RULES)
 MEANT = (*MEANT, 'chat_template_kwargs', 'tools')
 LABELS = ('label', 'kto_tag')  # of a single answer
 SIDES = ('chosen', 'rejected', 'completion')
-TYPES = {'label': bool}  # of columns whose misspelt names others have
 
 
 def _empty(value):
@@ -81,12 +80,31 @@ def _history(row, name):
 
 def labelled(made, row):
   """-> a row of one answer with the label of the file's row, what was read."""
-  if made.keys() & {'label', 'chosen', 'completions', 'text'}:
+  if not takes_label(made):
     return made, set()
   names = [name for name in LABELS if type(row.get(name)) is bool]
+  for name in LABELS:
+    if name not in names and is_label(row.get(name)):
+      raise row_error(
+        row,
+        f'field {name!r} is {row[name]!r:.40}, expected true or false',
+        f'field {name!r} is no true or false',
+      )
   if not names:
     return made, set()
   return Row({**made, 'label': row[names[0]]}, place(made)), {names[0]}
+
+
+def takes_label(made):
+  """Whether a reader's row is one answer, without a label yet."""
+  return not made.keys() & {'label', 'chosen', 'completions', 'text'}
+
+
+def is_label(value):
+  """Whether a value says that an answer is good or bad, in whatever type."""
+  if isinstance(value, str):
+    return value.strip().lower() in ('true', 'false', '0', '1')
+  return isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def spoken(made):
@@ -195,22 +213,33 @@ def check_names(row, read, known, optional):
 
 
 def _may_be(name, value):
-  return type(value) is TYPES.get(name, type(value))
+  return name not in LABELS or is_label(value)
 
 
 @functools.lru_cache(maxsize=256)
 def misspelt(columns, read, known, optional):
-  """-> list of (column, known name that is missing)."""
+  """-> list of (column, known name that is missing).
+
+  It is one edit from the only name that is missing, or but for case and spaces
+  any name.
+  """
   lacking = [x - columns for x in known if len(x) > 1]
   wanted = {name for x in lacking if len(x) == 1 for name in x}
   wanted |= optional - columns
   others = sorted(columns - read)
-  return [(x, y) for x in others for y in sorted(wanted) if near(x, y)]
+  found = [(x, y) for x in others for y in sorted(wanted) if near(x, y)]
+  every = sorted({name for x in lacking for name in x} - wanted)
+  return [*found, *((x, y) for x in others for y in every if plain(x) == y)]
+
+
+def plain(name):
+  """A column's name but for case, spaces around it and hyphens."""
+  return name.strip().lower().replace('-', '_')
 
 
 def near(one, other):
   """Whether two names differ by one edit at most, or in case."""
-  one, other = (x.strip().lower().replace('-', '_') for x in (one, other))
+  one, other = plain(one), plain(other)
   if len(one) != len(other):
     short, long = sorted((one, other), key=len)
     cut = (long[:i] + long[i + 1 :] for i in range(len(long)))

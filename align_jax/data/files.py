@@ -16,9 +16,18 @@ EXPANSION, MOST = 200, 64 * 2**20
 ARRAY_VALUES, ARRAY_BYTES = 2**24, 2**30  # of a .json file; of a .json.gz
 # Rows of Parquet that are held at once: bytes, and the least number.
 BATCH_BYTES, FEW = 256 * 2**20, 16
-# A .csv file has only texts. These columns are read as JSON values.
+# A .csv file has only texts. These columns are read as JSON values, where they
+# hold one.
 CSV_VALUES = frozenset(
-  ('label', 'preference', 'score', 'score_chosen', 'score_rejected', 'margin')
+  (
+    'label',
+    'kto_tag',
+    'preference',
+    'score',
+    'score_chosen',
+    'score_rejected',
+    'margin',
+  )
 )
 ENCODINGS = {b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16', b'\x1f\x8b': 'gzip'}
 
@@ -166,8 +175,10 @@ def _txt(file, path, bad):
 def _csv_value(name, cell, where):
   if name not in CSV_VALUES:
     return cell
-  lower = cell.strip().lower()
-  return parse(lower, f'{where} field {name!r}')
+  try:
+    return parse(cell.strip().lower(), where)
+  except RowError:  # a text, which whoever reads the column names
+    return cell
 
 
 def _csv_records(file, path):
@@ -237,6 +248,9 @@ def _arrow_rows(batches, path, bad):
   number, left = 0, most_bytes(path)
   for batch in batches:
     batch.validate(full=True)  # else damaged offsets would end the process
+    names = batch.schema.names
+    if twice := [x for x in dict.fromkeys(names) if names.count(x) > 1]:
+      raise ValueError(f'{path}: expected distinct columns, got two {twice}')
     left -= batch.nbytes
     if left < 0:
       raise _expands(path)

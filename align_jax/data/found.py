@@ -68,12 +68,14 @@ class Found:
     read = detection.columns_of(name)
     if isinstance(made, LeftOut):
       return made, read
+    labels = columns_lib.LABELS if columns_lib.takes_label(made) else ()
     made, label = columns_lib.labelled(Row(made, place(row)), row)
     form = self._form(made, row)
     columns, make = formats.FORMATS[form]
     made, more, spoken = self._joined(made, row)
     read = (read or set(columns)) | label | more
     optional = OPTIONAL | detection.columns_of(name)
+    optional = optional if label else optional.union(labels)
     example = make(made)
     columns_lib.check_names(row, read, KNOWN, optional)
     columns_lib.check_read(row, read, form)

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pathlib
 import runpy
 import sys
@@ -51,6 +52,9 @@ def show(lines: Iterator[str]) -> None:
   try:
     for line in lines:
       print(line, flush=True)
+  except BrokenPipeError:  # whoever reads has enough, such as `head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
 

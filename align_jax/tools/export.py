@@ -216,11 +216,11 @@ def _texts(x):
 
 
 def check_folder(folder, sources):
-  """Refuses to export over what a run is made of.
+  """Refuses to export over what is there, above all what a run is made of.
 
   Raises:
-    ValueError: the folder is, or contains, one of the sources; or it is in a
-      store and not empty.
+    ValueError: the folder is, or contains, one of the sources; it is not empty;
+      or it is a file.
   """
   folder = paths.absolute(folder)
   for source in map(paths.absolute, sources):
@@ -229,8 +229,10 @@ def check_folder(folder, sources):
         f'{folder}: it is, or contains, {source}, which the run is made of: '
         'expected another folder'
       )
-  if not paths.is_local(folder) and paths.files_in(folder):
-    raise ValueError(f'{folder}: holds objects, expected an empty folder')
+  if paths.is_local(folder) and folder.is_file():
+    raise ValueError(f'{folder}: a file, expected an empty folder')
+  if there := paths.files_in(folder):
+    raise ValueError(f'{folder}: holds {there[0]}, expected an empty folder')
 
 
 def export(run, folder, dtype='float32', step=None, kl=None):
@@ -285,6 +287,12 @@ def _is_seed(path, workdir):
   return path.parent == workdir and path.name.startswith('seed')
 
 
+def _nats(text):
+  if not 0 <= (number := float(text)) < float('inf'):
+    raise ValueError
+  return number
+
+
 def main(argv=None):
   """The command `align export`."""
   parser = argparse.ArgumentParser(
@@ -294,11 +302,11 @@ def main(argv=None):
   parser.add_argument('folder', help='where it is written')
   parser.add_argument('--dtype', choices=DTYPES, default='float32')
   parser.add_argument('--step', type=int, help='updates of the checkpoint')
-  parser.add_argument('--kl', type=float, help='nats, or as near as there is')
+  parser.add_argument('--kl', type=_nats, help='nats, or as near as there is')
   args = parser.parse_args(argv)
   try:
     taken = export(args.run, args.folder, args.dtype, args.step, args.kl)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
   print(f'{args.folder}: written' + (f', of {taken}' if taken else ''))
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from align_jax import data, paths
 from align_jax.compare.points import ARRAYS
-from align_jax.files import line, listed, read_jsonl, write_atomically
+from align_jax.data.nested import parse
+from align_jax.files import line, listed, write_atomically
 from align_jax.learn import truncated
 from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
@@ -67,9 +68,41 @@ def check(args):
   """Raises ValueError for a point that could not be compared."""
   if args.point and (not args.arm or args.step < 0):
     raise ValueError('--point: expected --arm and --step, 0 or more, with it')
-  for path in (args.point, args.texts):
-    if path and not paths.path(path).name.endswith('.jsonl'):
+  written = [x for x in (args.point, args.texts) if x]
+  for path in written:
+    if not paths.path(path).name.endswith('.jsonl'):
       raise ValueError(f'{path}: expected a .jsonl')
+  named = [paths.absolute(x) for x in (args.prompts, *written)]
+  if len(set(named)) < len(named):
+    raise ValueError(
+      'PROMPTS, --texts and --point: expected different files, got one twice'
+    )
+  if args.point:
+    check_points(args)
+
+
+def check_points(args):
+  """Raises ValueError for a table that is none, or that has the point."""
+  key = dict(arm=args.arm, seed=args.seed, step=args.step)
+  for number, text in enumerate(text_of(args.point).split('\n'), 1):
+    where = f'{args.point} row {number}'
+    row = parse(text.removeprefix('\ufeff'), where) if text.strip() else {}
+    if not isinstance(row, dict):
+      raise ValueError(f'{where}: expected a JSON object, got {text:.40}')
+    if key == {name: row.get(name) for name in key}:
+      raise ValueError(
+        f'{where}: a point of {args.arm}, seed {args.seed}, step {args.step}, '
+        'expected another --arm, --seed or --step'
+      )
+
+
+def text_of(path):
+  """What a file of UTF-8 holds; '' if there is none."""
+  file = paths.path(path)
+  try:
+    return file.read_text('utf-8') if file.exists() else ''
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: not UTF-8 ({error.reason})') from None
 
 
 def load(args):
@@ -95,11 +128,20 @@ def load(args):
 
 def read_prompts(args, words):
   """The prompts of a file, tokenised with the policy's template: Prompts."""
+  first = next(iter(data.read_examples(args.prompts, counts=data.Counts())))
+  if first.format == 'text':
+    raise ValueError(
+      f'{first.where}: a whole text, expected a row with a prompt, such as '
+      '{"prompt": "..."} in a .jsonl'
+    )
   encoder = data.make_encoder(words, data.load_template(args.policy))
   limits = data.Limits(args.prompt_len, None, long_prompt='drop')
   counts = data.Counts()
   rows = data.read(args.prompts, encoder, limits, counts=counts)
-  found = {tuple(row.prompt): row for row in rows}
+  found = {}
+  for row in rows:
+    if found.setdefault(tuple(row.prompt), row) is not row:
+      counts.dropped['the prompt of an earlier row'] += 1
   if not found:
     raise ValueError(
       f'{args.prompts}: no prompt of at most {args.prompt_len} tokens'
@@ -155,9 +197,9 @@ def told(name, rows, samples):
 
 def append(path, row):
   """Adds a row to a .jsonl, which is written whole or not at all."""
-  path = paths.path(path)
-  rows = [*read_jsonl(path), row]
-  write_atomically(path, ''.join(map(line, rows)))
+  there = text_of(path)
+  end = '\n' if there and not there.endswith('\n') else ''
+  write_atomically(paths.path(path), f'{there}{end}{line(row)}')
 
 
 def lines(args):

@@ -9,6 +9,7 @@ from typing import Any
 
 from align_jax.compare.points import ARRAYS, KL_MODES, Point
 from align_jax.data import files
+from align_jax.data.row import place
 from align_jax.values import is_number, nearest
 
 KL, SCORE = ARRAYS
@@ -51,8 +52,8 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
       its reference, or whose step 0 is none.
   """
   points = {}
-  for number, row in enumerate(files.rows(os.fspath(path)), 1):
-    where = f'{path} row {number}'
+  for row in files.rows(os.fspath(path)):
+    where = place(row)
     point = _point(row, columns, where)
     key = *_run(point), point['step']
     if key in points:
@@ -61,9 +62,16 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
       )
     points[key] = point
   _check_sizes(points.values(), path)
+  _check_held(points.values(), path)
   started = {_run(p) for p in points.values() if p['step'] == 0}
   for point in points.values():
     kl = sum(point[KL]) / len(point[KL])
+    if kl < -NEAR_0:
+      raise ValueError(
+        f'{path}: {_told(point)}, step {point["step"]}, is at {kl:g} nats on '
+        'average, expected a KL, which is never below 0, or a less noisy '
+        'estimate of it'
+      )
     if point['step'] == 0 and abs(kl) > NEAR_0:
       raise ValueError(
         f'{path}: {_told(point)} is at {kl:g} nats at step 0, expected the '
@@ -92,7 +100,7 @@ def _point(row, columns, where):
     'arm': _text(row, names['arm'], where),
     'configuration': _configuration(row, names['configuration'], where),
     'seed': _whole(row, names['seed'], where),
-    'step': _whole(row, names['step'], where),
+    'step': _step(row, names['step'], where),
     KL: _numbers(row, names['kl'], where),
     SCORE: _numbers(row, names['score'], where),
     **_held(row, where),
@@ -107,21 +115,22 @@ def _point(row, columns, where):
 
 
 def _configuration(row, name, where):
-  if name:
-    return _text(row, name, where)
-  return str(row.get('configuration', 'default'))
+  if name or row.get('configuration') not in (None, ''):
+    return _text(row, name or 'configuration', where)
+  return 'default'
 
 
 def _held(row, where):
   """The fields of a run that was held at a KL."""
   found = {name: row[name] for name in HELD if row.get(name) not in (None, '')}
   if 'kl_budget' in found:
-    [found['kl_budget']] = _numbers(found, 'kl_budget', where)[:1]
-    if found['kl_budget'] < 0:
+    budget = _parsed(found['kl_budget'])
+    if not is_number(budget) or budget < 0:
       raise ValueError(
-        f'{where}: kl_budget={found["kl_budget"]:g}, expected nats, or 0 for a '
-        'run that nothing held'
+        f'{where}: kl_budget={str(budget):.40}, expected nats, or 0 for a run '
+        'that nothing held'
       )
+    found['kl_budget'] = float(budget)
   if found.get('kl_mode', KL_MODES[0]) not in KL_MODES:
     raise ValueError(
       f'{where}: kl_mode={found["kl_mode"]!r}, expected one of '
@@ -142,8 +151,14 @@ def _value(row: Mapping, name: str, where: str) -> Any:
 
 
 def _text(row, name, where):
-  value = str(_value(row, name, where))
-  if not value.strip():
+  """A name; a whole number is the same name as an int and as a float."""
+  value = _value(row, name, where)
+  if isinstance(value, float):
+    if not math.isfinite(value):
+      raise ValueError(f'{where}: {name}={value}, expected a name')
+    value = int(value) if value == int(value) else value
+  value = ' '.join(str(value).split())
+  if not value:
     raise ValueError(f'{where}: {name} is empty')
   return value
 
@@ -153,6 +168,13 @@ def _whole(row, name, where):
   if not is_number(value) or value != int(value):
     raise ValueError(f'{where}: {name}={value!r}, expected a whole number')
   return int(value)
+
+
+def _step(row, name, where):
+  value = _whole(row, name, where)
+  if value < 0:
+    raise ValueError(f'{where}: {name}={value}, expected 0 or more updates')
+  return value
 
 
 def _numbers(row, name, where):
@@ -175,6 +197,10 @@ def _parsed(value):
   try:
     return json.loads(value)
   except ValueError:
+    pass
+  try:  # such as .5 and +1, which are no JSON
+    return value if '_' in value else float(value)
+  except ValueError:
     return value
 
 
@@ -183,3 +209,17 @@ def _check_sizes(points, path):
   if len(sizes) > 1:
     told = ', '.join(f'{n} of {who}' for n, who in sorted(sizes.items()))
     raise ValueError(f'{path}: different numbers of prompts: {told}')
+
+
+def _check_held(points, path):
+  """A run is held at one KL, whatever the row. Its step 0 may not say so."""
+  held = {}
+  for p in points:
+    if p['step']:
+      told = {name: p[name] for name in HELD if name in p}
+      first = held.setdefault(_run(p), told)
+      if told != first:
+        raise ValueError(
+          f'{path}: {_told(p)} has {told} at step {p["step"]} and {first} at '
+          f'another, expected {" and ".join(HELD)} alike in all rows of a run'
+        )

@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 
+from align_jax import paths
 from align_jax.data import formats, named_templates, pipeline, readers
 from align_jax.data.examples import make_encoder, marker_lines
 from align_jax.data.row import Counts
 from align_jax.data.tokens import load_tokenizer
+from align_jax.tools import cli
 
 PERCENTILES = (0, 50, 90, 99, 100)
 SHOWN = 3  # rows
@@ -38,6 +40,28 @@ def make_parser():
   add('--max-bad-share', type=float, default=0.05)
   add('--duplicates', default='keep', choices=('keep', 'drop'))
   return parser
+
+
+TOKENS_ONLY = ('template', 'bos_token', 'eos_token', 'prompt_len')
+TOKENS_ONLY = (*TOKENS_ONLY, 'completion_len', 'long_prompt', 'long_completion')
+
+
+def check(args, default):
+  """Refuses flags without effect.
+
+  Args:
+    default: of a flag's name.
+  Raises:
+    ValueError: names the flag.
+  """
+  given = lambda name: getattr(args, name) != default(name)
+  flag = lambda name: f'--{name.replace("_", "-")}={getattr(args, name)}'
+  for name in TOKENS_ONLY:
+    if given(name) and not args.tokenizer:
+      raise ValueError(f'{flag(name)}: expected --tokenizer with it')
+  for name in ('split', 'config', 'revision'):
+    if given(name) and paths.path(args.path).is_file():
+      raise ValueError(f'{flag(name)}: {args.path} is a file, which has none')
 
 
 def lengths_line(name, lengths):
@@ -140,8 +164,13 @@ def _tokens(args, counts, which):
   return found, prompts, sides, 'tokens', marker_lines(encoder)
 
 
-def show(args):
-  """Yields the lines for the parsed arguments."""
+def show(args, default=make_parser().get_default):
+  """Yields the lines for the parsed arguments.
+
+  Raises:
+    ValueError: a flag without effect, see `check`; a bad file.
+  """
+  check(args, default)
   counts = Counts(args.on_bad_row, args.max_bad_share)
   which = {
     k: getattr(args, k) for k in ('split', 'revision', 'config', 'duplicates')
@@ -165,15 +194,12 @@ def show(args):
 
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
-  args = make_parser().parse_args(argv)
+  parser = make_parser()
+  args = parser.parse_args(argv)
   # A terminal of few characters gets the codes of others.
   sys.stdout.reconfigure(errors='backslashreplace')
   sys.stderr.reconfigure(errors='backslashreplace')
-  try:
-    for line in show(args):
-      print(line)
-  except (ValueError, FileNotFoundError) as e:
-    sys.exit(f'error: {e}')
+  cli.show(show(args, parser.get_default))
 
 
 if __name__ == '__main__':

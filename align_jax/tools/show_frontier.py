@@ -12,6 +12,7 @@ rest.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -36,8 +37,8 @@ BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # nats
 
 
 def nats(text: str) -> tuple[float, ...]:
-  """'0.5,1' -> (0.5, 1.0), for argparse."""
-  budgets = tuple(map(float, text.split(',')))
+  """'1,0.5' -> (0.5, 1.0), for argparse: each once, in order."""
+  budgets = tuple(sorted(set(map(float, text.split(',')))))
   if not all(0 < budget < float('inf') for budget in budgets):
     raise ValueError
   return budgets
@@ -121,17 +122,25 @@ def control_of(comparison: frontier.Comparison, name: str | None) -> str | None:
   return name
 
 
+def digits_of(comparison: frontier.Comparison) -> int:
+  """Decimals that show two figures of the largest number, and two at least."""
+  every = [abs(e.value) for row in comparison.table.values() for e in row if e]
+  most = max(every, default=0.0)
+  return max(2, 1 - math.floor(math.log10(most))) if most else 2
+
+
 def columns(
-  comparison: frontier.Comparison, control: str | None
+  comparison: frontier.Comparison, control: str | None, digits: int = 2
 ) -> dict[str, list[str]]:
   """{title: [a cell per budget]}."""
   table = {}
   for name, row in comparison.table.items():
     reached = map(comparison.readings[name].reached, range(len(row)))
-    table[name] = [f'{show(e)} {how}'.strip() for e, how in zip(row, reached)]
+    shown = [show(e, digits=digits) for e in row]
+    table[name] = [f'{x} {how}'.strip() for x, how in zip(shown, reached)]
   for name in others(comparison, control):
     row = comparison.difference(name, control or '')
-    table[f'{name} - {control}'] = [show(e, sign=True) for e in row]
+    table[f'{name} - {control}'] = [show(e, True, digits) for e in row]
   return table
 
 
@@ -151,29 +160,46 @@ def judged(
     ValueError: no arm was at the same KL as the control.
   """
   names, refused = others(comparison, control), []
-  window = float(comparison.budgets.min()), float(comparison.budgets.max())
-  level = intervals.each_of(len(names))
+  level, digits = intervals.each_of(len(names)), digits_of(comparison)
   for name in names:
     try:
-      gap = comparison.gap(name, control, window, level)
+      asked = window(comparison, name, control)
+      gap = comparison.gap(name, control, asked, level)
     except ValueError as error:
       refused.append(str(error))
       yield f'{error}.'
       continue
-    yield claim(gap, name, control, level)
+    yield claim(gap, name, control, level, digits)
     if len(comparison.seeds) > 1:
       shared = comparison.shared_prompts
       power = verdict.power_of(gap.matrix, half_width, shared, level=level)
-      yield words.power_text(power)
+      yield words.power_text(power, digits)
   if refused and len(refused) == len(names):
     raise ValueError(refused[0])
 
 
+def window(comparison: frontier.Comparison, *names: str) -> tuple[float, float]:
+  """The least and the largest budget at which all these arms were read.
+
+  Where there is none, of all budgets.
+  """
+  rows = [comparison.table[name] for name in names]
+  read = [b for b, *row in zip(comparison.budgets, *rows) if all(row)]
+  ends = read or comparison.budgets
+  return float(min(ends)), float(max(ends))
+
+
 def claim(
-  gap: frontier.Gap, name: str, control: str, level: float = intervals.LEVEL
+  gap: frontier.Gap,
+  name: str,
+  control: str,
+  level: float = intervals.LEVEL,
+  digits: int = 2,
 ) -> str:
   """A sentence: what the gap of an arm to the control is known to be."""
   where = words.budgets_text(*gap.window)
+  if not gap.whole:
+    where += ' but for where one of them has no checkpoints near'
   word = verdict.decide(gap.estimate, 0.0, level)
   if word == verdict.NONE:
     value = gap.estimate.value
@@ -184,8 +210,8 @@ def claim(
   level_text = f'{100 * level:.4g}% interval over {len(gap.matrix)} seeds'
   return (
     f'At equal KL, {where}, {name} {words.CLAIMS[word]} {control}: '
-    f'{show(gap.estimate, sign=True)} ({level_text}; '
-    f'{words.by_seed_text(gap.estimate.by_seed)}).'
+    f'{show(gap.estimate, True, digits)} ({level_text}; '
+    f'{words.by_seed_text(gap.estimate.by_seed, digits)}).'
   )
 
 
@@ -196,7 +222,8 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     ValueError: a bad row; no such arm; nothing was reached; arms that cannot
       be compared.
   """
-  points.check_digest(paths.path(args.points))
+  if paths.path(args.points).is_file():  # else it may be several
+    points.check_digest(paths.path(args.points))
   told = (
     args.by,
     args.seed,
@@ -211,9 +238,12 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     dataclasses.replace(curve, apart=APART)
     for curve in readings.curves(rows, gain(rows))
   ]
-  comparison = frontier.Comparison(curves, args.budgets, not args.own_prompts)
+  try:
+    comparison = frontier.Comparison(curves, args.budgets, not args.own_prompts)
+  except ValueError as error:
+    raise ValueError(f'{args.points}: {error}') from None
   control = control_of(comparison, args.control)
-  table = columns(comparison, control)
+  table = columns(comparison, control, digits_of(comparison))
   cells = [
     [f'{budget:g}', *row]
     for budget, *row in zip(args.budgets, *table.values())
@@ -234,24 +264,31 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
       'The table has one number for all prompts of a checkpoint: the intervals '
       'are over seeds, and say nothing of other prompts.'
     )
-  if not any(p['step'] == 0 for p in rows):
+  gains = any(p['step'] == 0 for p in rows)
+  if not gains:
     yield 'No run has a step 0: these are scores, not gains over the reference.'
   if control:
     yield ''
     yield from judged(comparison, control, args.half_width)
   if args.plot:
-    plot(comparison, args.plot)
+    plot(comparison, args.plot, gains)
     yield f'plot: {args.plot}'
 
 
-def plot(comparison: frontier.Comparison, path: str) -> None:
-  """Draws the arms' scores over the KL."""
+def plot(
+  comparison: frontier.Comparison, path: str, gains: bool = True
+) -> None:
+  """Draws the arms' scores over the KL.
+
+  Args:
+    gains: over the reference, from where all arms start.
+  """
   from align_jax.compare import figures
   from align_jax.compare.lines import lines_of
 
   names = list(comparison.arms)
-  drawn = lines_of(comparison, names)
-  title = 'KL from the reference (nats)', 'gain in score'
+  drawn = lines_of(comparison, names, origin=gains)
+  title = 'KL from the reference (nats)', 'gain in score' if gains else 'score'
   figure = figures.frontier_figure(figures.WIDE, drawn, *title)
   target = paths.path(path)
   with paths.writing(target, 'wb') as file:

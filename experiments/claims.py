@@ -265,7 +265,7 @@ def _exactly(claim, excess):
   worst = max(excess, key=lambda case: excess[case])
   word = FAILED if not excess[worst] <= 0 else REPRODUCED  # nan is no success
   broken = sum(not x <= 0 for x in excess.values())
-  told = f'{broken} of {len(excess)} cases break it; the nearest is {worst}'
+  told = f'{broken} of {len(excess)} cases break it; closest to that: {worst}'
   return Ruling(claim, word, why=told)
 
 

@@ -16,7 +16,9 @@ from align_jax.learn import stopping
 
 CONFIG = flags.DEFINE_string('config', None, 'A file of configs/.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Where everything is written.')
-ONLY = flags.DEFINE_list('only', [], 'Train these arms only.')
+ONLY = flags.DEFINE_list(
+  'only', [], 'Train these arms only; of `reproduce`, run these studies only.'
+)
 REPORT = flags.DEFINE_bool(
   'report', False, 'Train nothing; write the page from the points there are.'
 )

@@ -9,7 +9,7 @@ from align_jax.compare.report import MISSING, show
 
 # {how a budget was reached, see `Reading.reached`: (mark, explanation)}.
 MARKS = {
-  'held': ('●', 'held at this KL by its control'),
+  'held': ('●', 'held at this KL by its controller'),
   'stopped': ('◑', 'stopped at this KL, on its way'),
   'plateau': (
     '◐',

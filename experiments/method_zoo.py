@@ -150,7 +150,7 @@ def matched_how(points):
   at = ' and '.join(f'{b:g}' for b in held)
   return (
     f'Budgets are matched as follows: at {at} nats by construction, each run '
-    'being held there by its KL control, and left out where its last '
+    'being held there by its KL controller, and left out where its last '
     f'checkpoint is more than {readings.HELD_WITHIN:.0%} away as measured on '
     f'fresh samples; elsewhere runs are {between}.'
   )

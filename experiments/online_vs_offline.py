@@ -5,8 +5,8 @@
 
 Tang et al. 2024 (arXiv 2405.08448) with its confound taken apart: their two
 arms differ in who samples, in who labels, and in how many pairs there are. The
-arms in between (`ref+proxy`, `ref+gold`, `online+gold`, `shuffled`) change one
-of these at a time. Writes report.html, figures/, table.csv, points.jsonl.
+arms in between (`ref+proxy`, `ref+gold`, `online+gold`, `shuffled`) take these
+apart. Writes report.html, figures/, table.csv, points.jsonl.
 """
 
 from align_jax.lab import sweep

@@ -11,7 +11,7 @@ from experiments import claims
 from experiments.study import NAME as VERDICTS
 
 REPRODUCED = 'reproduced.json'  # of a config
-HEADER = ['study', 'verdict', 'claim', 'number', 'seeds']
+HEADER = ['study', 'verdict', 'claim', 'measured', 'number', 'seeds']
 
 
 def configs_of(workdir):
@@ -35,7 +35,14 @@ def verdicts_of(workdir, config, studies):
 def rows_of(verdicts):
   """A row for each claim."""
   return [
-    [study.key, x['word'], says, x['value'] or x['why'], str(x['seeds'] or '')]
+    [
+      study.key,
+      x['word'],
+      says,
+      x['number'] + EQUAL * x['equal'],
+      x['value'] or x['why'],
+      str(x['seeds'] or ''),
+    ]
     for study, record in verdicts
     for x, says in zip(record['verdicts'], told_apart(record['verdicts']))
   ]
@@ -91,7 +98,9 @@ def write(workdir, studies):
   """
   page = Page('Claims about online and offline alignment')
   page.note(' '.join(INTRODUCTION).replace('`', ''))
-  lines = ['# Claims of papers', '', *INTRODUCTION, '']
+  page.note(' '.join(WORDS).replace('*', '').replace('- ', ''))
+  lines = ['# Claims of papers', '', *INTRODUCTION, '', *WORDS, '']
+  lines += [*asked(workdir, studies), '']
   for config, record in configs_of(workdir).items():
     verdicts = verdicts_of(workdir, config, studies)
     rows, told = rows_of(verdicts), list(made_by(record))
@@ -107,16 +116,40 @@ def write(workdir, studies):
 INTRODUCTION = (
   'Each claim is of a paper. Its number, its rule and its margin were fixed in',
   'code before the runs: `experiments/suite/` has a module for each study.',
-  'A number above 0 speaks for the claim, unless it is a claim of equality.',
+  'A number above 0 speaks for the claim, unless no difference is claimed.',
   'Brackets are 95% intervals over seeds and prompts.',
 )
+
+
+# What the words mean, of `claims`.
+WORDS = (
+  '- *reproduced*: the interval lies above 0.',
+  '- *opposite*: it lies below 0.',
+  '- *not reproduced*: the number is equivalent to 0, by two one-sided tests',
+  "  within the claim's margin.",
+  '- *undecided*: none of these; the seeds are too few.',
+  '',
+  'Where no difference is claimed, *reproduced* is what is equivalent to 0,',
+  'and *not reproduced* what lies beyond the margin.',
+)
+EQUAL = '; no difference is claimed'
+
+
+def asked(workdir, studies):
+  """A line for each study that was run: its question."""
+  run = {
+    study.key: study.title
+    for config in configs_of(workdir)
+    for study, _ in verdicts_of(workdir, config, studies)
+  }
+  return [f'- {key}: {run[key]}' for key in studies if key in run]
 
 
 def add_config(page, config, rows, told):
   """Adds the table of a config to the index."""
   page.heading(f'{config}: {counted(rows)}')
   links = [f'{config}/{row[0]}/report.html' for row in rows]
-  page.table(HEADER, rows, text_columns=3, links=links)
+  page.table(HEADER, rows, text_columns=4, links=links)
   for commands, note in told:
     for line in (*commands, note):
       page.note(line)

@@ -156,6 +156,7 @@ def entry(ruling):
     'says': claim.says,
     'source': claim.source,
     'number': claim.number,
+    'equal': getattr(claim, 'equal', False),
     'word': ruling.word,
     'value': value_of(ruling),
     'interval': interval if len(interval) == 3 else [],

@@ -117,6 +117,9 @@ def test_a_config_is_found_where_configs_are_installed(
   (tmp_path / 'configs' / 'toy.py').touch()
   assert cli.with_config(here) == here  # one's own comes first
   assert cli.with_config(['--config']) == ['--config']
+  [_, base] = cli.with_config(['--help'])
+  assert base == f'--config={cli.folder_of("configs") / "base.py"}'
+  assert cli.with_config([*here, '--help']) == [*here, '--help']
 
 
 def test_frontier_prints_arms_and_differences_at_equal_kl(points, capsys):

@@ -1,4 +1,4 @@
-"""The KL budget as a control: a run is held at it, or stopped there.
+"""The KL budget and its controller: a run is held at it, or stopped there.
 
 Every few steps the KL is measured on fresh samples. A run that left the budget
 goes back along the straight line to the parameters of the last measurement, as

@@ -69,10 +69,15 @@ def experiments() -> list[str]:
 def with_config(arguments: Sequence[str]) -> list[str]:
   """The arguments, --config=PATH of the installed configs if none is here.
 
+  With --help, which shows the fields of one, also where none is given.
+
   Raises:
     ValueError: there is no such file in either place.
   """
   arguments = list(arguments)
+  named = any(x.lstrip('-').partition('=')[0] == 'config' for x in arguments)
+  if not named and {'--help', '-h'} & set(arguments):
+    return [*arguments, f'--config={folder_of("configs") / "base.py"}']
   for i, argument in enumerate(arguments):
     flag, equals, value = argument.partition('=')
     if flag not in ('-config', '--config'):

@@ -67,7 +67,8 @@ STUDY = Study(
   ),
   'Nothing but the budget holds best-of-2, and few golden pairs give it little '
   'to go by: offline reaches the budget only after many passes over them, and '
-  'at the highest learning rate of the three.',
+  'at the highest learning rate of the three. A replay learns the mean of '
+  'policies that were on their way to the budget, and may end below it.',
   arms=arms,
   strong=(ONLINE, OFFLINE, SHUFFLED),
 )

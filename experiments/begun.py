@@ -23,6 +23,12 @@ def experiment(workdir):
   return any(map(stage, [workdir, *variants]))
 
 
+def steps(directory):
+  """Steps done by a run, alone or together with others of its arm."""
+  together = directory.parent.glob('together-*')
+  return max(map(newest_step, [directory, *together]))
+
+
 def run(directory):
   """Whether a run has a checkpoint or an end."""
-  return bool(newest_step(directory)) or (directory / 'done.json').exists()
+  return bool(steps(directory)) or (directory / 'done.json').exists()

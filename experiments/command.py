@@ -111,6 +111,11 @@ class Override:
     return overrides.apply(self.file, others)
 
   @property
+  def alone(self):
+    """The file's config with this override only."""
+    return overrides.apply(self.file, [(self.path, self.text)])
+
+  @property
   def changes(self):
     """Whether the config differs from the one without it."""
     return self.without != overrides.apply(self.file, self.given)

@@ -65,7 +65,14 @@ def check(cfg, runs):
   for run in runs:
     checks.check_run(run, run.shared)
   links.check_links(runs)
+  check_compared(cfg['report'], runs)
   check_mesh(cfg['mesh'], runs)
+  longest = max((run.schedule.steps for run in runs), default=0)
+  if cfg['profile'] and runs and cfg['profile'][0] > longest:
+    raise ValueError(
+      f'profile={tuple(cfg["profile"])}, expected updates within the {longest} '
+      'of the longest run'
+    )
   trackers.check(cfg['trackers'])
   for one in shared.values():
     check_model_on_mesh(one.model, cfg['mesh'])
@@ -73,6 +80,17 @@ def check(cfg, runs):
   if cfg['together']:
     check_together(cfg)
   resume.say(note for run in runs for note in checks.notes(run))
+
+
+def check_compared(settings, runs):
+  """What a report compares has to be policies, and no reweighed samples."""
+  pools = {run.label for run in runs if run.pool.how}
+  for field in ('treatment', 'control', 'golden_policy'):
+    if settings[field] in pools:
+      raise ValueError(
+        f'report.{field}={settings[field]!r} trains nothing, expected an arm '
+        'that does'
+      )
 
 
 def check_mesh(mesh, runs):
@@ -312,12 +330,19 @@ def write_report(report, cfg, workdir, everything):
   print(f'page: {workdir / "report.html"}')
 
 
-def main(runs, report, settle=lambda cfg, given: cfg, rules=registration.RULES):
+def main(
+  runs,
+  report,
+  settle=lambda cfg, given: cfg,
+  rules=registration.RULES,
+  made=None,
+):
   """The command line of an experiment.
 
   Args:
     runs, report, rules: see `experiment`.
     settle: (config, its overrides) -> the experiment's config.
+    made: see `effects.check`.
   """
 
   def run(cfg, given):
@@ -326,7 +351,7 @@ def main(runs, report, settle=lambda cfg, given: cfg, rules=registration.RULES):
     if command.REPORT.value:
       command.refuse_hosts('--report runs on one host')
     cfg = settle(cfg, given)
-    effects.check(runs, cfg, given)
+    effects.check(runs, cfg, given, made)
     workdir = paths.absolute(command.WORKDIR.value)
     flags = command.ONLY.value, command.REPORT.value, command.DEVICE.value
     start = command.join_hosts

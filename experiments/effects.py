@@ -1,26 +1,39 @@
 """Refuses overrides without effect, so none is silently shadowed."""
 
 from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
+from align_jax.lab.sweep import VARIED
 
-RUNS = ('arm', 'arms', 'methods')  # fields that define runs
+RUNS = (*VARIED, 'methods')  # fields that define runs
+OWN = 'report', 'variants'  # that an experiment may replace
 
 
-def check(runs, cfg, given):
+def check(runs, cfg, given, made=None):
   """Refuses an override without effect.
 
   Args:
     runs: cfg -> a list of runs.
     cfg: the overridden config.
     given: list of command.Override.
+    made: cfg -> the configs that an experiment makes of it. None: itself.
   Raises:
     ValueError: names the override and the fields that shadow it.
   """
   every = runs(cfg) if given else []
   for one in given:
     keys = one.path.split('.')
+    if one.alone != one.file and not one.changes:
+      raise ValueError(
+        f'{one} has no effect: another override sets the same, expected one of '
+        'them'
+      )
+    own = made and keys[0] in OWN and one.changes
+    if own and _same(lambda x: [c[keys[0]] for c in made(x)], one.without, cfg):
+      raise ValueError(
+        f'{one} has no effect: this experiment has a {keys[0]} of its own'
+      )
     if keys[0] == 'arm' and len(keys) > 1:
       _check_arm(every, cfg, keys, one)
-    if keys[0] in RUNS and one.changes and _same(runs, one.without, every):
+    if keys[0] in RUNS and one.changes and _same(runs, one.without, cfg, every):
       raise ValueError(
         f'{one}: no run of this experiment is made from config.{keys[0]}'
         f'{"." + keys[1] if len(keys) > 1 else ""} as it is'
@@ -29,9 +42,10 @@ def check(runs, cfg, given):
       _check_proxy(cfg['proxy'], keys[1], one)
 
 
-def _same(runs, cfg, every):
+def _same(make, without, cfg, made=None):
+  """Whether a function makes the same of both configs."""
   try:
-    return runs(cfg) == every
+    return make(without) == (make(cfg) if made is None else made)
   except (ValueError, KeyError):
     return False
 

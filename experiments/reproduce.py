@@ -14,7 +14,7 @@ import time
 
 from align_jax import paths
 from align_jax.files import read_record, write_record
-from align_jax.lab import lock, schedule
+from align_jax.lab import lock, schedule, sweep
 from align_jax.values import nearest
 from experiments import command, common, effects, registration, resume, site
 from experiments.suite import studies
@@ -131,10 +131,12 @@ def run(cfg, given):
     command.refuse_slice(ONE_HOST)
   workdir = paths.absolute(command.WORKDIR.value)
   folder = workdir / pathlib.Path(command.CONFIG.value).stem
+  if not command.ONLY.value:  # else each study tells what it finds wrong
+    common.check(cfg, sweep.sweep(cfg))
   parts = parts_of(cfg, folder, command.ONLY.value)
   asked = chosen(command.ONLY.value)
   together = lambda cfg: [r for study in asked for r in tried(study, cfg)]
-  effects.check(together, cfg, given)
+  effects.check(together, cfg, given, lambda x: configs(asked, x))
   if command.REPORT.value:
     held = lock.held(workdir, command.command())
   else:
@@ -152,6 +154,14 @@ def tried(study, cfg):
     return study.runs(cfg)
   except (ValueError, KeyError):
     return []
+
+
+def configs(asked, cfg):
+  """What the studies that are trained make of a config.
+
+  Those that the config cannot serve are left out.
+  """
+  return [study.config(cfg) for study in asked if tried(study, cfg)]
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ from align_jax.lab.reads import idle
 from align_jax.lab.settings import SHARED
 from align_jax.learn import kept
 from align_jax.learn.checkpoint import newest_step
+from align_jax.learn.schedules import reads_steps
 from configs import base
 from experiments import begun
 
@@ -161,18 +162,13 @@ def guard(path, settings, filled=()):
   write(path, settings)
 
 
-def steps_done(path):
-  """Steps done by a run, alone or together with others of its arm."""
-  return max(map(newest_step, [path, *path.parent.glob('together-*')]))
-
-
 def check_steps(path, run):
   """Refuses a number of steps to which the run in `path` cannot continue.
 
   Raises:
     ValueError: there are fewer steps than done, or a replay's order changes.
   """
-  done, old = steps_done(path), held(path)
+  done, old = begun.steps(path), held(path)
   if old is None or run.pool.how or not done:
     return
   if run.schedule.steps < done:
@@ -181,6 +177,13 @@ def check_steps(path, run):
       f'{run.schedule.steps}: expected at least {done}, or another --workdir'
     )
   both = old['steps'], run.schedule.steps
+  schedule = run.optimizer.schedule['name']
+  if both[0] != both[1] and reads_steps(schedule):
+    raise ValueError(
+      f'{path} holds {done} steps under a schedule {schedule!r} of steps='
+      f'{both[0]}, this one has steps={both[1]}, and other learning rates from '
+      'the start: choose another --workdir'
+    )
   replays = any('log_of' in source.reads for source in sources_of(run))
   if replays and not same_order(run.source.shuffle, done, *both):
     raise ValueError(
@@ -212,7 +215,7 @@ def check_taught(workdir, run):
   if not done or finished(workdir, run) or run.schedule.steps == done:
     return
   mine = run.directory(workdir)
-  for path in sorted(mine.parents[1].glob('*/*/settings.json')):
+  for path in sorted(mine.parents[1].glob('*/**/settings.json')):
     begun = (path.parent / 'done.json').exists() or newest_step(path.parent)
     old = held(path.parent)
     read = [old.get('teacher_of'), *old.get('writers', ())]

@@ -241,4 +241,5 @@ def add_measures(page, evidence):
 
 def main(study):
   """The command line of a study."""
-  common.main(study.runs, study.report, rules=study.rules)
+  made = lambda cfg: [study.config(cfg)]
+  common.main(study.runs, study.report, rules=study.rules, made=made)

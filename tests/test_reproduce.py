@@ -134,6 +134,20 @@ def test_what_a_config_cannot_serve_is_told(tmp_path, capsys):
       ['--only=E9', '--config.arms.online.beta=0.3'],
       '--config.arms.online.beta=0.3: no run of this experiment',
     ),
+    (['--config.sft.warmup_steps=9999'], 'warmup_steps=9999'),
+    (['--config.mesh.data=3'], 'mesh'),
+    (
+      ['--only=E8', '--config.golden.label_noise=0.2'],
+      'no run of this experiment is made from config.golden.label_noise',
+    ),
+    (
+      ['--only=E8', '--config.report.budgets=(0.5,1.0)'],
+      'this experiment has a report of its own',
+    ),
+    (
+      ['--only=E18', '--config.task.old_prompts=50'],
+      'no run of this experiment is made from config.task.old_prompts',
+    ),
   ],
 )
 def test_what_would_do_nothing_is_refused(flags, words, tmp_path):

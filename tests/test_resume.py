@@ -144,6 +144,28 @@ def test_a_shuffled_replay_is_not_extended(tmp_path):
     resume.check_steps(path, run.but(steps=12))
 
 
+def test_a_schedule_that_was_made_for_fewer_steps_is_not_extended(tmp_path):
+  [run] = runs_of(config(schedule={'name': 'cosine'}), 'online')
+  path = run.directory(tmp_path)
+  pretend(path, run, 4)
+  resume.check_steps(path, run)
+  with pytest.raises(ValueError, match="'cosine' of steps=6, .* steps=12"):
+    resume.check_steps(path, run.but(steps=12))
+
+
+def test_runs_that_were_begun_together_keep_their_settings(tmp_path):
+  """Their checkpoints lie beside their folders."""
+  cfg = config()
+  [run] = runs_of(cfg, 'online')
+  path = run.directory(tmp_path)
+  resume.write(path, resume.settings_of(run))
+  resume.open_workdir(cfg, [run.but(weight_decay=0.9)], tmp_path)
+  resume.write(path, resume.settings_of(run))
+  (path.parent / 'together-1' / 'checkpoints' / '4').mkdir(parents=True)
+  with pytest.raises(ValueError, match='weight_decay=.*, this one has 0.9'):
+    resume.open_workdir(cfg, [run.but(weight_decay=0.9)], tmp_path)
+
+
 def test_a_run_that_has_taught_is_not_extended(tmp_path):
   taught, teacher = (
     runs_of(config(steps=12), arm)[0] for arm in ('taught', 'online')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from align_jax.lab import fields, groups, settings, sweep
-from configs import base, toy
+from configs import base, hh, toy
 from experiments import command, common, online_vs_offline
 
 
@@ -229,6 +229,23 @@ def test_what_nothing_reads_may_not_be_set(arm, field, cfg):
     (dict(length_buckets=((9, 9),)), {}, 'length_buckets: (9, 9)'),
     (dict(refresh_every={'sampler': 8}), {}, "'sampler' is none of ['ref']"),
     (dict(loss='ppo', loss_kwargs={}, group_size=1), {}, 'group_size'),
+    (
+      dict(kl_budget=2.0, kl_mode='stop'),
+      dict(source='log', log_of='offline/default'),
+      'may stop at its kl_budget, and sample less than is replayed, expected',
+    ),
+    (dict(lora=dict(alpha=32.0)), {}, 'expected a rank above 0 with it'),
+    (
+      {},
+      dict(lora=dict(targets=('nonsense',))),
+      'expected a rank above 0 with it',
+    ),
+    (
+      {},
+      dict(source='log', log_of='offline/default', length_buckets=((3, 800),)),
+      'length_buckets: (3, 800)',
+    ),
+    (dict(sampling=dict(dtype='float64')), {}, 'expected'),
   ],
 )
 def test_a_wrong_combination_is_refused(offline, online, message, cfg):
@@ -489,6 +506,25 @@ def test_a_checkpoint_has_its_own_sizes(changes, expected, cfg):
     (dict(loss='kto', loss_kwargs={}, batch_size=1), 'expected at least 2'),
     (dict(reweigh='optimum', source='reference', steps=9), 'steps=9, expected'),
     (dict(pool=64), 'arms.online.pool=64, expected it unset'),
+    (dict(loss='kto', loss_kwargs={}), "expected 'preference': loss 'kto'"),
+    (
+      dict(loss='nash_md', loss_kwargs={}, source='policy_and_mixture'),
+      "expected 'preference'",
+    ),
+    (dict(loss='max_rl', loss_kwargs={}), "expected 'preference'"),
+    (
+      dict(source='mixed', parts=('policy', 'reference'), group_size=1),
+      'needs at least 2',
+    ),
+    (
+      dict(
+        loss='reinforce',
+        loss_kwargs={},
+        group_size=1,
+        reward_scale='preference',
+      ),
+      "reward_scale='preference' compares completions",
+    ),
     (dict(lora=dict(rank=1, alpha=math.inf)), 'lora.alpha=inf, expected'),
     (dict(lora=dict(rank=1, targets='qkv')), "lora.targets='qkv', expected"),
     (dict(sampling=dict(stop_tokens='12')), "stop_tokens='12', expected"),
@@ -497,6 +533,50 @@ def test_a_checkpoint_has_its_own_sizes(changes, expected, cfg):
 def test_what_would_fail_after_the_stage_is_refused(arm, expected, cfg):
   arms = {'offline': dict(source='golden_pairs'), 'online': arm}
   assert expected in refusal({**cfg, 'arms': arms})
+
+
+def test_a_log_of_single_completions_has_no_pairs(cfg):
+  single = dict(loss='reinforce', loss_kwargs={}, group_size=1)
+  replay = dict(source='log', log_of='online/default', loss='ipo')
+  arms = {'offline': replay, 'online': single}
+  assert 'has one completion per prompt' in refusal({**cfg, 'arms': arms})
+
+
+@pytest.mark.parametrize('field', ['treatment', 'control', 'golden_policy'])
+def test_samples_that_are_reweighed_are_no_policy_to_compare(field, cfg):
+  told = refusal({**cfg, 'report': {**cfg['report'], field: 'optimum'}})
+  assert f"report.{field}='optimum' trains nothing" in told
+
+
+def test_a_trace_is_of_updates_that_there_are(cfg):
+  assert 'profile=(9000, 9001), expected updates within' in refusal(
+    {**cfg, 'profile': (9000, 9001)}
+  )
+
+
+def test_stretches_of_text_are_a_part_of_sft(cfg):
+  texts = common.as_dict(hh.get_config())
+  texts['sft']['steps'] = texts['task']['pretrain_steps'] - 1
+  texts['task']['data'] = 'x.jsonl'
+  told = refusal(texts)
+  assert 'task.pretrain_steps=' in told and 'at most sft.steps=' in told
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'arms.online.learning_rate': 1e-5},
+    {'arm.learning_rate': 1e-5},
+    {'arm': {'learning_rate': 1e-5}},
+    {'arms.online.loss_kwargs': {'beta': 3.0}},
+  ],
+)
+def test_a_variant_that_a_sweep_shadows_is_refused(changes, cfg):
+  strengths = base.sweep((2e-3, 0.1))
+  arms = {'offline': {'sweep': strengths}, 'online': {'sweep': strengths}}
+  told = refusal({**cfg, 'arms': arms, 'variants': {'lo': changes}})
+  assert f'variants.lo: {next(iter(changes))!r} has no effect' in told
+  sweep.sweep({**cfg, 'arms': arms, 'variants': {'lo': {'arm.steps': 5}}})
 
 
 def test_a_budget_may_be_switched_off(cfg):

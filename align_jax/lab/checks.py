@@ -157,7 +157,7 @@ def _check_lengths(run, prompt_len, completion_len):
       f'{run.where("context_after")}={run.teacher.after}, expected at most '
       f'task.prompt_len={prompt_len}'
     )
-  if run.source.name == 'golden_pairs':
+  if run.source.length_buckets:
     buckets.check(run.source.length_buckets, prompt_len, completion_len)
   least = prompt_len + run.sampling.group_size * completion_len
   limit = run.updates.microbatch_tokens
@@ -248,6 +248,10 @@ def _check_adapter(run, model):
 
 def _check_lora(run, model):
   if not run.lora.rank:
+    if run.lora != lora.Lora():
+      raise ValueError(
+        f'{run.where("lora")}={run.lora}, expected a rank above 0 with it'
+      )
     return
   try:
     fields = initial.model_fields(model)

@@ -2,6 +2,7 @@
 
 from align_jax.lab.named import REFERENCE, split
 from align_jax.lab.source_checks import group_size_of
+from align_jax.losses import LOSSES
 from align_jax.values import nearest
 
 
@@ -76,6 +77,17 @@ def _check_link(run, other, key, name):
       f'{run.where(key)}={name!r} trains adapters '
       '(lora.rank > 0), expected a run of all parameters'
     )
+  if key == 'log_of' and other.kl.nats and other.kl.mode == 'stop':
+    raise ValueError(
+      f'{run.where(key)}={name!r} may stop at its kl_budget, and sample less '
+      f"than is replayed, expected kl_mode='hold' of {other.name!r}"
+    )
+  if key == 'log_of' and group_size_of(other.source.name, other) == 1:
+    if LOSSES[run.loss.name].rows != 'single':
+      raise ValueError(
+        f'{run.where(key)}={name!r} has one completion per prompt, but loss '
+        f'{run.loss.name!r} compares them and needs at least 2'
+      )
   if key == 'log_of' and 'mixed' == run.source.name:
     _check_log_groups(run, other)
   logged = other.schedule.steps * other.updates.batch_size

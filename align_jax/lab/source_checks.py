@@ -6,7 +6,7 @@ from align_jax.lab.forwards import FORWARDS
 from align_jax.lab.starts import needs_of
 from align_jax.learn.step import PREVIOUS
 from align_jax.losses import LOSSES
-from align_jax.losses.row import SCORES, TEACHER
+from align_jax.losses.row import REWARDS, SCORES, TEACHER
 from align_jax.values import check_name
 
 
@@ -34,7 +34,13 @@ def _check_rows(run):
   """A loss must get the rows and outputs that it needs."""
   source, loss = run.source.name, LOSSES[run.loss.name]
   what, size = f'{run.name}: loss {run.loss.name!r}', run.sampling.group_size
-  drawn = {'labels', 'group_size'} <= set(SOURCES[source].reads)
+  read = {x for name in all_sources(run) for x in SOURCES[name].reads}
+  drawn = {'labels', 'group_size'} <= read
+  if drawn and size < 2 and run.labels.scale == 'preference':
+    raise ValueError(
+      f"{run.name}: group_size={size}, but reward_scale='preference' compares "
+      'completions of one prompt and needs at least 2'
+    )
   if drawn and size < 2 and loss.rows != 'single':
     raise ValueError(
       f'{run.name}: group_size={size}, but loss {run.loss.name!r} '
@@ -68,6 +74,8 @@ def _check_rows(run):
       f'{run.where("batch_size")}={run.updates.batch_size}, expected at least '
       f'2: {what} takes completions of other prompts'
     )
+  if loss.rewards in ('chances', 'successes') and 'labels' in read:
+    _check_chances(run, loss.rewards)
   needs = needs_of(run.loss)
   if (source == 'teacher' or needs & TEACHER) and not run.teacher.run:
     raise ValueError(f'{run.name}: teacher_of must name the run that teaches')
@@ -77,6 +85,18 @@ def _check_rows(run):
     raise ValueError(
       f'{what} needs {sorted(needs)}, expected one of '
       f'{[sorted(x) for x in FORWARDS]}'
+    )
+
+
+def _check_chances(run, wanted):
+  """A proxy's score is any number, unless it says how often one wins."""
+  labels, proxy = run.labels, run.shared.proxy
+  pairwise = LOSSES[proxy.loss].rows == 'group'
+  if labels.name == 'proxy' and labels.scale == 'none' and pairwise:
+    raise ValueError(
+      f"{run.where('reward_scale')}='none', expected 'preference': loss "
+      f'{run.loss.name!r} reads {REWARDS[wanted]}, and the score of a proxy of '
+      f'loss={proxy.loss!r} is any number'
     )
 
 

@@ -6,7 +6,7 @@ from align_jax.lab.proxies import LENT, PROXIES, VERIFIERS
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.losses import LOSSES
 from align_jax.models import initial
-from align_jax.values import check_name
+from align_jax.values import check_name, is_whole
 
 
 def check_shared(shared):
@@ -16,6 +16,12 @@ def check_shared(shared):
     shared: settings.Shared.
   """
   check_optimizer(shared.sft.optimizer, shared.sft.steps, lambda k: f'sft.{k}')
+  first = shared.task.get('pretrain_steps', 0)
+  if is_whole(first) and first > shared.sft.steps:
+    raise ValueError(
+      f'task.pretrain_steps={first}, expected at most sft.steps='
+      f'{shared.sft.steps}, of which they are a part'
+    )
   initial.check_fields(shared.model)
   tasks.check_knobs(shared.model, shared.eval.sets, **shared.task)
   check_proxy(shared.proxy, shared.golden)

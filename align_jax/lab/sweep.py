@@ -52,18 +52,45 @@ def sweep(cfg):
     own = varied(cfg, variant)
     if variant:
       groups.check(own)
-    given = dict(variant=variant, shared=groups.shared(own))
     _check_folder('variants', variant, RESERVED_VARIANTS)
-    for arm in own['arms']:
-      _check_arm(own['arms'], arm)
-      for entry in own['arms'][arm].get('sweep', ({},)):
-        first, *more = seeds_of(own)
-        run = _run(own, arm, entry, first, **given)
-        runs += [run, *(dataclasses.replace(run, seed=n) for n in more)]
+    made = _first_seed(own, variant)
+    _check_reached(cfg, variant, made)
+    for run in made:
+      runs += [dataclasses.replace(run, seed=n) for n in seeds_of(own)]
   _check_names(runs)
   logged = {(r.variant, r.source.log_of) for r in runs if r.source.log_of}
   keep = lambda r: (r.variant, r.name) in logged
   return [dataclasses.replace(r, keep_log=keep(r)) for r in runs]
+
+
+def _first_seed(own, variant):
+  """The runs of a variant's config with its first seed."""
+  given = dict(variant=variant, shared=groups.shared(own))
+  runs = []
+  for arm in own['arms']:
+    _check_arm(own['arms'], arm)
+    for entry in own['arms'][arm].get('sweep', ({},)):
+      runs.append(_run(own, arm, entry, seeds_of(own)[0], **given))
+  return runs
+
+
+def _check_reached(cfg, variant, made):
+  """Refuses what a variant changes of arms, and what arms themselves set.
+
+  Args:
+    made: the runs of the variant.
+  """
+  changes = cfg['variants'].get(variant, {})
+  for path in changes:
+    rest = {k: v for k, v in changes.items() if k != path}
+    without = {**cfg, 'variants': {**cfg['variants'], variant: rest}}
+    own, other = varied(cfg, variant), varied(without, variant)
+    arms = path.split('.')[0] in ('arm', 'arms')
+    if arms and own != other and _first_seed(other, variant) == made:
+      raise ValueError(
+        f'variants.{variant}: {path!r} has no effect: arms set it in a field '
+        'or a sweep of their own'
+      )
 
 
 def _check_names(runs):

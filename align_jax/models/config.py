@@ -18,7 +18,7 @@ from align_jax.values import (
   optional,
 )
 
-DTYPES = 'float32', 'bfloat16', 'float16', 'float64'
+DTYPES = 'float32', 'bfloat16', 'float16'  # JAX makes float32 of float64
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,7 +215,10 @@ def check_taught(workdir, run):
   if not done or finished(workdir, run) or run.schedule.steps == done:
     return
   mine = run.directory(workdir)
-  for path in sorted(mine.parents[1].glob('*/**/settings.json')):
+  # A name of a configuration may have a / in it, such as that of a teacher.
+  depths = ('*/*/settings.json', '*/*/*/settings.json')
+  found = [path for x in depths for path in mine.parents[1].glob(x)]
+  for path in sorted(found):
     begun = (path.parent / 'done.json').exists() or newest_step(path.parent)
     old = held(path.parent)
     read = [old.get('teacher_of'), *old.get('writers', ())]

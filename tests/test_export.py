@@ -350,14 +350,14 @@ def test_an_earlier_policy_is_exported(pipeline, tmp_path, capsys):
   assert kls.keys() == {0, 2, 3}  # the first is kept and not measured
   near = [export.choose(directory, kl=kl) for kl in (0.0, kls[2], 1e6)]
   assert near == [min((2, 3), key=kls.get), 2, max((2, 3), key=kls.get)]
-  export.main([str(directory), str(tmp_path), '--step=1'])
+  export.main([str(directory), str(tmp_path / 'first'), '--step=1'])
   told = capsys.readouterr().out
   assert 'written, of step 1, KL not measured' in told
   policies = [params_of(directory, step) for step in (1, 3)]
-  got = hf.load(tmp_path).params['embed']
+  got = hf.load(tmp_path / 'first').params['embed']
   np.testing.assert_array_equal(got, policies[0]['embed'])
   assert not np.array_equal(got, policies[1]['embed'])
-  export.main([str(directory), str(tmp_path), f'--kl={kls[2]}'])
+  export.main([str(directory), str(tmp_path / 'next'), f'--kl={kls[2]}'])
   assert f'of step 2, KL {kls[2]:.4g} nats' in capsys.readouterr().out
 
 

@@ -124,6 +124,7 @@ def test_an_arm_is_dropped(cfg):
     ('arms.online.stepz=1', "stepz: no such field, did you mean 'steps'?"),
     ('arms.online.beta=x', "beta='x', expected a number"),
     ('arms.online.beta=[]', 'expected one value or more'),
+    ('arms.online.beta=[0.1,0.10]', 'expected each value once'),
     ('arms.online=off', "online='off', expected None, which drops the arm"),
   ],
 )

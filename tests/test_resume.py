@@ -1,5 +1,6 @@
 """A workdir is gone on in: to more steps, and by later versions."""
 
+import dataclasses
 import json
 
 import jax
@@ -176,6 +177,13 @@ def test_a_run_that_has_taught_is_not_extended(tmp_path):
   with pytest.raises(ValueError, match='from 6 to steps=12, .*/taught/default'):
     resume.check_taught(tmp_path, teacher)
   resume.check_taught(tmp_path, teacher.but(steps=6))
+  (taught.directory(tmp_path) / 'settings.json').unlink()
+  swept = dataclasses.replace(taught, configuration='of_online/default')
+  pretend(swept.directory(tmp_path), swept, 6)
+  with pytest.raises(
+    ValueError, match='from 6 to steps=12, .*/of_online/default'
+  ):
+    resume.check_taught(tmp_path, teacher)
 
 
 def test_a_run_that_stopped_at_its_budget_has_ended(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from align_jax.lab import fields, groups, settings, sweep
+from align_jax.lab import fields, groups, settings, stage_checks, sweep
 from configs import base, hh, toy
 from experiments import command, common, online_vs_offline
 
@@ -590,6 +590,23 @@ def test_a_budget_may_be_switched_off(cfg):
 def test_a_variant_changes_what_runs_are_made_of(path, cfg):
   told = refusal({**cfg, 'variants': {'a': {path: 1}}})
   assert f'variants.a: {path!r} is the same for the whole' in told
+
+
+@pytest.mark.parametrize('length', [22, 40, 100])
+def test_prompts_that_no_memory_holds_are_refused(length, cfg):
+  told = refusal({**cfg, 'task': {**cfg['task'], 'prompt_len': length}})
+  assert f'task.prompt_len={length}, expected fewer tokens' in told
+
+
+def test_a_task_has_a_name(cfg):
+  task = {k: v for k, v in cfg['task'].items() if k != 'name'}
+  with pytest.raises(ValueError, match='task.name=None, expected the name'):
+    stage_checks.check_shared(groups.shared({**cfg, 'task': task}))
+
+
+def test_a_family_is_a_tuple_of_names(cfg):
+  with pytest.raises(ValueError, match='families.x=3, expected a tuple'):
+    groups.check_families({**cfg, 'families': {'x': 3}})
 
 
 def test_a_family_of_no_method_is_refused(cfg):

@@ -150,7 +150,12 @@ def test_no_kl_term_of_samples_that_are_not_the_policys(seed, term):
     (dict(loss='grpo', loss_kwargs={}), "loss_kwargs.kl='none'"),
     (dict(loss='ppo', loss_kwargs={'kl': 'exact'}), "loss_kwargs.kl='none'"),
     (
-      dict(loss='nash_md', source='policy_and_mixture', loss_kwargs={}),
+      dict(
+        loss='nash_md',
+        source='policy_and_mixture',
+        loss_kwargs={},
+        reward_scale='preference',
+      ),
       "loss 'nash_md', which needs samples of the policy itself",
     ),
     (

@@ -130,14 +130,13 @@ def _check_sizes(run, shared):
   """Tokens and rows against the model's vocabulary and the task's lengths."""
   known = shared.model.get('vocab_size') or 0
   tokens = {
-    'context': run.teacher.context,
-    'sampling.stop_tokens': run.sampling.how.stop_tokens,
+    run.where('context'): run.teacher.context,
+    f'{run.where("sampling")}.stop_tokens': run.sampling.how.stop_tokens,
   }
-  for key, ids in tokens.items():
+  for path, ids in tokens.items():
     if known and max(ids, default=0) >= known:
       raise ValueError(
-        f'{run.where(key.split(".")[0])}={ids}, expected tokens below '
-        f'model.vocab_size={known}'
+        f'{path}={ids}, expected tokens below model.vocab_size={known}'
       )
   pairs = shared.golden.pairs
   if run.source.name == 'golden_pairs' and run.updates.batch_size > pairs:

@@ -134,6 +134,10 @@ def check_families(cfg):
   Overrides may drop methods from families.
   """
   for title, members in cfg.get('families', {}).items():
+    if not isinstance(members, tuple | list):
+      raise ValueError(
+        f'families.{title}={members!r}, expected a tuple of names of methods'
+      )
     for name in members:
       if name not in cfg['methods']:
         raise ValueError(

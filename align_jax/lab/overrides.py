@@ -185,6 +185,8 @@ def _with_field(base, arm, field, text, name):
   several = not isinstance(default, tuple | dict) and text.startswith('[')
   texts = _elements(text, name) if several else [text]
   values = [parsed(x, default, name) for x in texts]
+  if any(x in values[:i] for i, x in enumerate(values)):
+    raise ValueError(f'{name}={text!r}, expected each value once')
   entries = [dict(e) for e in arm.get('sweep', ({},))]
   if not several and not any(field[0] in e for e in entries):
     return _put_in(base, arm, field, values[0])

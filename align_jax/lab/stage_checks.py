@@ -16,6 +16,10 @@ def check_shared(shared):
     shared: settings.Shared.
   """
   check_optimizer(shared.sft.optimizer, shared.sft.steps, lambda k: f'sft.{k}')
+  if not isinstance(shared.task.get('name'), str):
+    raise ValueError(
+      f'task.name={shared.task.get("name")!r}, expected the name of a task'
+    )
   first = shared.task.get('pretrain_steps', 0)
   if is_whole(first) and first > shared.sft.steps:
     raise ValueError(

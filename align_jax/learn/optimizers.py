@@ -128,7 +128,7 @@ def _parameters(name):
 
 
 def _check_kwargs(name, kwargs):
-  known = sorted(_parameters(name) - {'matrices'})
+  known = sorted(_parameters(name) - {'matrices', 'mu_dtype'})
   for key, value in kwargs.items():
     if key not in known:
       raise ValueError(

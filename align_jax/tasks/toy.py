@@ -106,6 +106,9 @@ def side_of(number, length):
   return side
 
 
+MOST = 2**20  # prompts that there are, of which some are drawn
+
+
 def split_prompts(num_train, num_eval, length):
   """Two disjoint sets of prompts, drawn from the smallest cube of tokens.
 
@@ -180,6 +183,15 @@ def check(
   del peak_shift, repeat_penalty
   toy_judge.check(Judge(**judge))
   vocab = model.get('vocab_size', math.inf)
+  for field, number in (
+    ('prompts', prompts + eval_prompts),
+    ('old_prompts', old_prompts),
+  ):
+    if side_of(number, prompt_len) ** prompt_len > MOST:
+      raise ValueError(
+        f'task.prompt_len={prompt_len}, expected fewer tokens: task.{field} '
+        f'are some of all prompts of that length, which are more than {MOST}'
+      )
   needed = side_of(prompts + eval_prompts, prompt_len)
   needed += old_prompts and side_of(old_prompts, prompt_len)
   if needed > vocab or completion_len > vocab:

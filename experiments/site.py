@@ -12,6 +12,7 @@ from experiments.study import NAME as VERDICTS
 
 REPRODUCED = 'reproduced.json'  # of a config
 HEADER = ['study', 'verdict', 'claim', 'measured', 'number', 'seeds']
+MEASURED = HEADER.index('measured')
 
 
 def configs_of(workdir):
@@ -38,8 +39,8 @@ def rows_of(verdicts):
     [
       study.key,
       x['word'],
-      says,
-      x['number'] + EQUAL * x['equal'],
+      says + EQUAL * x['equal'],
+      x['number'],
       x['value'] or x['why'],
       str(x['seeds'] or ''),
     ]
@@ -132,7 +133,7 @@ WORDS = (
   'Where no difference is claimed, *reproduced* is what is equivalent to 0,',
   'and *not reproduced* what lies beyond the margin.',
 )
-EQUAL = '; no difference is claimed'
+EQUAL = ' No difference is claimed.'
 
 
 def asked(workdir, studies):
@@ -149,7 +150,9 @@ def add_config(page, config, rows, told):
   """Adds the table of a config to the index."""
   page.heading(f'{config}: {counted(rows)}')
   links = [f'{config}/{row[0]}/report.html' for row in rows]
-  page.table(HEADER, rows, text_columns=4, links=links)
+  # What is measured is on a study's page, and would hide the numbers here.
+  short = [row[:MEASURED] + row[MEASURED + 1 :] for row in [HEADER, *rows]]
+  page.table(short[0], short[1:], text_columns=3, links=links)
   for commands, note in told:
     for line in (*commands, note):
       page.note(line)

@@ -286,6 +286,9 @@ def test_a_window_is_of_what_was_read(tmp_path, capsys):
   show_frontier.main([str(path), *FLAGS])
   text = capsys.readouterr().out
   assert 'At equal KL, 0.50 to 2.00 nats, grpo' in text  # of 0.25 to 16
+  show_frontier.main([str(path), *FLAGS, '--budgets=1,3'])
+  text = capsys.readouterr().out
+  assert 'At equal KL, 1.00 to 2.00 nats, grpo' in text  # dpo has 4
   show_frontier.main([str(path), *FLAGS, '--budgets=2'])
   assert 'At equal KL, 2 nats, grpo' in capsys.readouterr().out  # grpo's end
   far = dict(zip((0, 20, 40, 60, 80), (0.0, 0.3, 0.5, 8.0, 12.0)))

@@ -179,14 +179,22 @@ def judged(
 
 
 def window(comparison: frontier.Comparison, *names: str) -> tuple[float, float]:
-  """The least and the largest budget at which all these arms were read.
+  """From the least budget at which all these arms were read to the largest.
 
-  Where there is none, of all budgets.
+  If they did not get to the largest budget, it ends where they got. Where none
+  was read, of all budgets.
   """
   rows = [comparison.table[name] for name in names]
   read = [b for b, *row in zip(comparison.budgets, *rows) if all(row)]
-  ends = read or comparison.budgets
-  return float(min(ends)), float(max(ends))
+  low, high = min(read or comparison.budgets), max(comparison.budgets)
+  got = min(reach(comparison.arms[name]) for name in names)
+  return float(low), float(max(low, *read, min(high, got)))
+
+
+def reach(arm: readings.Arm) -> float:
+  """The largest KL in nats that every seed of an arm got to."""
+  most = lambda run: run.kl.mean(1).max()
+  return min(max(map(most, arm.runs_of(seed))) for seed in arm.seeds)
 
 
 def claim(

@@ -576,7 +576,8 @@ def test_a_variant_that_a_sweep_shadows_is_refused(changes, cfg):
   arms = {'offline': {'sweep': strengths}, 'online': {'sweep': strengths}}
   told = refusal({**cfg, 'arms': arms, 'variants': {'lo': changes}})
   assert f'variants.lo: {next(iter(changes))!r} has no effect' in told
-  sweep.sweep({**cfg, 'arms': arms, 'variants': {'lo': {'arm.steps': 5}}})
+  for path, same in (('arm.steps', 5), ('arm.loss', cfg['arm']['loss'])):
+    sweep.sweep({**cfg, 'arms': arms, 'variants': {'lo': {path: same}}})
 
 
 def test_a_budget_may_be_switched_off(cfg):

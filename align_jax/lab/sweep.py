@@ -81,10 +81,11 @@ def _check_reached(cfg, variant, made):
     made: the runs of the variant.
   """
   changes = cfg['variants'].get(variant, {})
+  fields = lambda own: {**own, 'variants': {}}
   for path in changes:
     rest = {k: v for k, v in changes.items() if k != path}
     without = {**cfg, 'variants': {**cfg['variants'], variant: rest}}
-    own, other = varied(cfg, variant), varied(without, variant)
+    own, other = (fields(varied(x, variant)) for x in (cfg, without))
     arms = path.split('.')[0] in ('arm', 'arms')
     if arms and own != other and _first_seed(other, variant) == made:
       raise ValueError(

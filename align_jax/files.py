@@ -44,7 +44,7 @@ def read_jsonl(path: str | os.PathLike) -> list:
   if not file.exists():
     return []
   rows = []
-  for number, text in enumerate(_text(file).split('\n')[:-1], 1):
+  for number, text in enumerate(text_of(file).split('\n')[:-1], 1):
     try:
       rows.append(json.loads(text))
     except ValueError as error:
@@ -63,7 +63,7 @@ def read_json(path: str | os.PathLike) -> Any:
   Raises:
     ValueError: the file is no JSON; names it.
   """
-  text = _text(paths.path(path))
+  text = text_of(path)
   try:
     return json.loads(text)
   except ValueError as error:
@@ -71,9 +71,14 @@ def read_json(path: str | os.PathLike) -> Any:
     raise ValueError(f'{path}: not JSON ({reason})') from None
 
 
-def _text(path):
+def text_of(path: str | os.PathLike) -> str:
+  """What a file of UTF-8 holds.
+
+  Raises:
+    ValueError: it is not UTF-8; names the file.
+  """
   try:
-    return path.read_text('utf-8')
+    return paths.path(path).read_text('utf-8')
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}: not UTF-8 ({error.reason})') from None
 

@@ -26,14 +26,15 @@ def check(runs, cfg, given, made=None):
         f'{one} has no effect: another override sets the same, expected one of '
         'them'
       )
-    own = made and keys[0] in OWN and one.changes
-    if own and _same(lambda x: [c[keys[0]] for c in made(x)], one.without, cfg):
-      raise ValueError(
-        f'{one} has no effect: this experiment has a {keys[0]} of its own'
-      )
+    if made and keys[0] in OWN and one.changes:
+      own = lambda x, group=keys[0]: [c[group] for c in made(x)]
+      if _same(own, one.without, own(cfg)):
+        raise ValueError(
+          f'{one} has no effect: this experiment has a {keys[0]} of its own'
+        )
     if keys[0] == 'arm' and len(keys) > 1:
       _check_arm(every, cfg, keys, one)
-    if keys[0] in RUNS and one.changes and _same(runs, one.without, cfg, every):
+    if keys[0] in RUNS and one.changes and _same(runs, one.without, every):
       raise ValueError(
         f'{one}: no run of this experiment is made from config.{keys[0]}'
         f'{"." + keys[1] if len(keys) > 1 else ""} as it is'
@@ -42,10 +43,10 @@ def check(runs, cfg, given, made=None):
       _check_proxy(cfg['proxy'], keys[1], one)
 
 
-def _same(make, without, cfg, made=None):
-  """Whether a function makes the same of both configs."""
+def _same(make, without, made):
+  """Whether a function makes of another config what it made of this one."""
   try:
-    return make(without) == (make(cfg) if made is None else made)
+    return make(without) == made
   except (ValueError, KeyError):
     return False
 

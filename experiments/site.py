@@ -101,9 +101,12 @@ def write(workdir, studies):
   page.note(' '.join(INTRODUCTION).replace('`', ''))
   page.note(' '.join(WORDS).replace('*', '').replace('- ', ''))
   lines = ['# Claims of papers', '', *INTRODUCTION, '', *WORDS, '']
-  lines += [*asked(workdir, studies), '']
-  for config, record in configs_of(workdir).items():
-    verdicts = verdicts_of(workdir, config, studies)
+  configs = configs_of(workdir)
+  every = {x: verdicts_of(workdir, x, studies) for x in configs}
+  run = {study.key: study for found in every.values() for study, _ in found}
+  lines += [f'- {x}: {run[x].title}' for x in studies if x in run] + ['']
+  for config, record in configs.items():
+    verdicts = every[config]
     rows, told = rows_of(verdicts), list(made_by(record))
     spent = f'{sum(x.get("seconds", 0) for _, x in verdicts) / 60:.0f}'
     told.append(([], f'{spent} minutes of one core in training'))
@@ -134,16 +137,6 @@ WORDS = (
   'and *not reproduced* what lies beyond the margin.',
 )
 EQUAL = ' No difference is claimed.'
-
-
-def asked(workdir, studies):
-  """A line for each study that was run: its question."""
-  run = {
-    study.key: study.title
-    for config in configs_of(workdir)
-    for study, _ in verdicts_of(workdir, config, studies)
-  }
-  return [f'- {key}: {run[key]}' for key in studies if key in run]
 
 
 def add_config(page, config, rows, told):

@@ -135,22 +135,28 @@ def pretend(path, run, steps):
   (path / 'checkpoints' / str(steps)).mkdir(parents=True)
 
 
-def test_a_shuffled_replay_is_not_extended(tmp_path):
-  [run] = runs_of(config(), 'in order')
-  run = run.but(shuffle=0)
+@pytest.mark.parametrize(
+  'arm, fields, done, message',
+  [
+    ('in order', {'shuffle': 0}, 6, 'shuffled for steps=6, .* steps=12'),
+    (
+      'online',
+      {'schedule': {'name': 'cosine'}},
+      4,
+      "'cosine' of steps=6, .* steps=12",
+    ),
+  ],
+)
+def test_what_was_made_for_fewer_steps_is_not_extended(
+  arm, fields, done, message, tmp_path
+):
+  """The order of a shuffled replay, and a schedule."""
+  [run] = runs_of(config(), arm)
+  run = run.but(**fields)
   path = run.directory(tmp_path)
-  pretend(path, run, 6)
+  pretend(path, run, done)
   resume.check_steps(path, run)
-  with pytest.raises(ValueError, match='shuffled for steps=6, .* steps=12'):
-    resume.check_steps(path, run.but(steps=12))
-
-
-def test_a_schedule_that_was_made_for_fewer_steps_is_not_extended(tmp_path):
-  [run] = runs_of(config(schedule={'name': 'cosine'}), 'online')
-  path = run.directory(tmp_path)
-  pretend(path, run, 4)
-  resume.check_steps(path, run)
-  with pytest.raises(ValueError, match="'cosine' of steps=6, .* steps=12"):
+  with pytest.raises(ValueError, match=message):
     resume.check_steps(path, run.but(steps=12))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from align_jax import data, paths
 from align_jax.compare.points import ARRAYS
 from align_jax.data.nested import parse
-from align_jax.files import line, listed, write_atomically
+from align_jax.files import line, listed, text_of, write_atomically
 from align_jax.learn import truncated
 from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
@@ -84,7 +84,7 @@ def check(args):
 def check_points(args):
   """Raises ValueError for a table that is none, or that has the point."""
   key = dict(arm=args.arm, seed=args.seed, step=args.step)
-  for number, text in enumerate(text_of(args.point).split('\n'), 1):
+  for number, text in enumerate(rows_in(args.point).split('\n'), 1):
     where = f'{args.point} row {number}'
     row = parse(text.removeprefix('\ufeff'), where) if text.strip() else {}
     if not isinstance(row, dict):
@@ -96,13 +96,9 @@ def check_points(args):
       )
 
 
-def text_of(path):
-  """What a file of UTF-8 holds; '' if there is none."""
-  file = paths.path(path)
-  try:
-    return file.read_text('utf-8') if file.exists() else ''
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not UTF-8 ({error.reason})') from None
+def rows_in(path):
+  """The text of a .jsonl; '' if there is none."""
+  return text_of(path) if paths.path(path).exists() else ''
 
 
 def load(args):
@@ -197,7 +193,7 @@ def told(name, rows, samples):
 
 def append(path, row):
   """Adds a row to a .jsonl, which is written whole or not at all."""
-  there = text_of(path)
+  there = rows_in(path)
   end = '\n' if there and not there.endswith('\n') else ''
   write_atomically(paths.path(path), f'{there}{end}{line(row)}')
 

@@ -46,14 +46,13 @@ TOKENS_ONLY = ('template', 'bos_token', 'eos_token', 'prompt_len')
 TOKENS_ONLY = (*TOKENS_ONLY, 'completion_len', 'long_prompt', 'long_completion')
 
 
-def check(args, default):
+def check(args):
   """Refuses flags without effect.
 
-  Args:
-    default: of a flag's name.
   Raises:
     ValueError: names the flag.
   """
+  default = make_parser().get_default
   given = lambda name: getattr(args, name) != default(name)
   flag = lambda name: f'--{name.replace("_", "-")}={getattr(args, name)}'
   for name in TOKENS_ONLY:
@@ -164,13 +163,13 @@ def _tokens(args, counts, which):
   return found, prompts, sides, 'tokens', marker_lines(encoder)
 
 
-def show(args, default=make_parser().get_default):
+def show(args):
   """Yields the lines for the parsed arguments.
 
   Raises:
     ValueError: a flag without effect, see `check`; a bad file.
   """
-  check(args, default)
+  check(args)
   counts = Counts(args.on_bad_row, args.max_bad_share)
   which = {
     k: getattr(args, k) for k in ('split', 'revision', 'config', 'duplicates')
@@ -194,12 +193,11 @@ def show(args, default=make_parser().get_default):
 
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
-  parser = make_parser()
-  args = parser.parse_args(argv)
+  args = make_parser().parse_args(argv)
   # A terminal of few characters gets the codes of others.
   sys.stdout.reconfigure(errors='backslashreplace')
   sys.stderr.reconfigure(errors='backslashreplace')
-  cli.show(show(args, parser.get_default))
+  cli.show(show(args))
 
 
 if __name__ == '__main__':

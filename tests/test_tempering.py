@@ -10,7 +10,9 @@ from align_jax import tasks
 from align_jax.compare import tempering
 from align_jax.lab import tempered
 from align_jax.policy import scoring
+from experiments import limit_proof
 from experiments.enumerable import Language, kl, optimum
+from experiments.suite.e17_limits import world
 
 V, T, PARTICLES = 4, 3, 256
 PROMPTS = np.array([[1, 2], [3, 0]] * 4, np.int32)
@@ -66,3 +68,13 @@ def test_weights_are_met_by_numbers_of_particles():
   got = tempering.resampled(particles, weights, rng)['rewards'].astype(int)
   counts = np.stack([np.bincount(row, minlength=50) for row in got])
   assert (np.abs(counts - 50 * weights) < 1).all()
+
+
+def test_the_proof_tells_the_largest_distance():
+  found = np.array([limit_proof.population(n, 4096) for n in (0, 1)])
+  exact = np.array([[(b, *world().optimum(b)) for b, _, _ in found[0]]] * 2)
+  assert abs(found - exact).max() < 0.3
+  rows, most = limit_proof.table(exact)
+  assert most == 0 and rows.shape == (len(exact[0]), 7)
+  exact[:, 3, 2] += 0.002
+  np.testing.assert_allclose(limit_proof.table(exact)[1], 0.002)

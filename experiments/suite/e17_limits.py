@@ -98,33 +98,43 @@ def world():
   return World(language, law, rewards / (law @ rewards**2) ** 0.5)
 
 
+def estimates(shape, rng, moved=True):
+  """Yields 1 / beta, KLs [W] and rewards [W] of W populations of particles.
+
+  Args:
+    shape: W, and particles of each.
+    moved: Without moves all particles are samples of the reference, and only
+      the last of the betas is told.
+  """
+  of = world()
+  of_index = lambda i: {'index': i, 'rewards': of.rewards[i]}
+  move = lambda cut, old: of_index(of.redrawn(old['index'], cut, rng))
+  cuts = range(of.language.length if moved else 0)
+  moves = [functools.partial(move, cut) for cut in cuts]
+  start = of_index(of.drawn(shape, rng))
+  tilts = [t for t in tempering.TILTS if of.optimum(t)[0] < FAR]
+  tilts = tilts if moved else tilts[-1:]
+  for tilt, particles, log_z in tempering.temper(start, moves, tilts, rng):
+    sampled = tempering.kl_of(tilt, particles, log_z)
+    yield tilt, sampled, particles['rewards'].mean(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampled:
   """{case: distance of the sampled limit from the enumerated one, over EXACT}.
 
   Three standard errors are allowed beside, and these have to be small as well.
-  Without moves all particles are samples of the reference.
+  `experiments.limit_proof` draws so many that they are next to nothing.
   """
 
   moved: bool = True
 
   def __call__(self, evidence):
     found, rng = {}, np.random.default_rng(0)
-    of, shape = world(), (WORLDS, WORLD_PARTICLES)
-    of_index = lambda i: {'index': i, 'rewards': of.rewards[i]}
-    move = lambda cut, old: of_index(of.redrawn(old['index'], cut, rng))
-    cuts = range(of.language.length if self.moved else 0)
-    moves = [functools.partial(move, cut) for cut in cuts]
-    start = of_index(of.drawn(shape, rng))
-    tilts = [t for t in tempering.TILTS if of.optimum(t)[0] < FAR]
-    tilts = tilts if self.moved else tilts[-1:]
-    for tilt, particles, log_z in tempering.temper(start, moves, tilts, rng):
-      sampled = tempering.kl_of(tilt, particles, log_z)
-      for name, x, want in zip(
-        ('KL', 'reward'),
-        (sampled, particles['rewards'].mean(1)),
-        of.optimum(tilt),
-      ):
+    shape = WORLDS, WORLD_PARTICLES
+    for tilt, *sampled in estimates(shape, rng, self.moved):
+      wanted = world().optimum(tilt)
+      for name, x, want in zip(('KL', 'reward'), sampled, wanted):
         error = x.std(ddof=1) / WORLDS**0.5
         case = f'{name}, 1 / beta = {tilt:g}'
         found[case] = abs(x.mean() - want) - EXACT - 3 * error

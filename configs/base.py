@@ -268,7 +268,8 @@ def get_config():
       # Numbers of seeds at which a verdict will be read. (): once.
       schedule=(),
       shown=(0.5, 1.0, 2.0, 3.0),  # budgets in the table of method_zoo, nats
-      golden_policy='online+gold',  # win rates are against its last policy
+      # Win rates are against its last policy. '': none are shown.
+      golden_policy='online+gold',
     )
   )
 

@@ -9,13 +9,9 @@ import dataclasses
 
 from align_jax.compare import frontier
 from align_jax.compare.report import Page
-from align_jax.values import similar
-from experiments import (
-  common,
-  matched,
-  pages,
-  provenance,
-)
+from align_jax.values import nearest
+from configs import base
+from experiments import common, matched, pages, provenance
 from experiments.result import terminal, work_out
 from experiments.result_page import fill
 
@@ -70,16 +66,27 @@ def checked(runs, cfg, about):
       f'report.treatment={pair["treatment"]!r} is report.control too, expected '
       'two arms'
     )
-  golden = settings['golden_policy']
-  near = similar(golden, configs, 0.85)
-  if golden not in configs and near:
-    raise ValueError(
-      f'report.golden_policy={golden!r} is no arm, did you mean {near!r}?'
-    )
+  check_golden(cfg, configs)
   sizes = {name: len(found) for name, found in configs.items()}
   frontier.check_equal(sizes, [tuple(pair.values()), *about.effects.values()])
   check_window(settings, [r for r in runs if r.label in pair.values()])
   return runs
+
+
+def check_golden(cfg, names):
+  """Refuses a `golden_policy` that is no arm here, nor elsewhere in the config.
+
+  Where an experiment lacks the arm, it shows no win rates.
+
+  Args:
+    names: of the experiment's arms.
+  """
+  golden = cfg['report']['golden_policy']
+  default = base.get_config().report.golden_policy  # configs may lack that arm
+  if golden not in {'', default, *names, *cfg['arms'], *cfg['methods']}:
+    raise ValueError(
+      f'report.golden_policy={golden!r} is no arm, {nearest(golden, names)}'
+    )
 
 
 def check_window(settings, compared):

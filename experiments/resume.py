@@ -293,7 +293,8 @@ def open_workdir(cfg, runs, workdir):
   shared = sweep.shared_of(runs)
   for name, one in shared.items():
     if begun.stage(workdir / name):
-      compare(workdir / name, one.settings, filled)
+      own = {'arm.batch_size': one.batch_size}  # earlier versions did not say
+      compare(workdir / name, one.settings, {**filled, **own})
   for run in runs:
     path = run.directory(workdir)
     if begun.run(path):

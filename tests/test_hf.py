@@ -23,6 +23,7 @@ from align_jax.models import (
   hf_config,
   hf_export,
   hf_fields,
+  initial,
   lora,
   transformer,
 )
@@ -455,6 +456,13 @@ def test_learned_positions_end():
   prompts = jnp.zeros((1, c.num_positions + 1), jnp.int32)
   with pytest.raises(ValueError, match='65 slots .* num_positions=64'):
     transformer.prefill(load('gpt2').params, c, prompts, prompts == 0)
+  policy = {'checkpoint': str(GOLDEN / 'gpt2')}
+  assert initial.model_fields(policy, 64)['num_positions'] == 64
+  said = r'num_positions=64, expected at least 65: a prompt with its completion'
+  with pytest.raises(ValueError, match=rf'^model\.{said}'):
+    initial.model_fields(policy, 65)
+  with pytest.raises(ValueError, match=rf'^proxy\.model\.{said}'):
+    initial.scorer(policy, c, 'proxy.model', 65)
 
 
 @needs_torch

@@ -305,6 +305,26 @@ def test_settings_that_change_no_update_may_differ(tmp_path):
     guard(run.but(batch_size=8))
 
 
+def test_the_pairs_prompts_at_a_time_are_a_setting(tmp_path):
+  """They change the pairs, also where each arm has a batch size of its own."""
+
+  def opened(size):
+    cfg = config(batch_size=size)
+    for arm in cfg['arms'].values():
+      arm['batch_size'] = 4
+    resume.open_workdir(cfg, runs_of(cfg, 'online'), tmp_path)
+
+  opened(4)
+  (tmp_path / 'seed0').mkdir(exist_ok=True)
+  (tmp_path / 'seed0' / 'pairs.npz').touch()
+  settings = resume.held(tmp_path)
+  del settings['arm']  # as earlier versions
+  resume.write(tmp_path, settings)
+  opened(4)
+  with pytest.raises(ValueError, match='arm.batch_size=4, this one has 8'):
+    opened(8)
+
+
 def test_other_measurements_may_be_asked_for_later(tmp_path):
   def guard(**fields):
     cfg = config()

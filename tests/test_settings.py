@@ -8,7 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from align_jax.lab import fields, groups, settings, stage_checks, sweep
+from align_jax.lab import (
+  checks,
+  fields,
+  groups,
+  settings,
+  stage_checks,
+  sweep,
+)
 from configs import base, hh, toy
 from experiments import command, common, online_vs_offline
 
@@ -96,7 +103,6 @@ WRONG = {
   'eval.points': COUNTS,
   'eval.first_step': (0, 10**6),
   'eval.pairs': COUNTS,
-  'eval.metrics': (('lenght',), 'length'),
   'report.budgets': ((), (0.0,), (NAN,), 2.0, (2.0, 1.0), (1.0, 1.0)),
   'report.window': ((3.5, 1.5), (0.0, 1.0), (1.0,), 2.0, (NAN, 1.0)),
   'report.treatment': ('onlin',),
@@ -124,7 +130,11 @@ WRONG = {
   'model.tie_embeddings': ('yes',),
   'arm.judge': ({'knd': 1},),
   'variants': ({'': {}},),
-  'report.golden_policy': ('onlin+gold',),
+  'report.golden_policy': ('onlin+gold', 'nobody'),
+  'model.num_positions': (1, 10),
+  'eval.metrics': (('lenght',), 'length', ('length', 'length')),
+  'trackers': (('tensorboard', 'tensorboard'),),
+  'arm.stop_on': (('gap', 'gap'), ('gaps',)),
   'arm.kl_every': (*COUNTS, 10**6),
   'arm.lora.rank': (-1, 1.5),
 }
@@ -480,6 +490,19 @@ def test_a_wrong_switch_of_the_model_is_refused(changes, expected, cfg):
 def test_a_checkpoint_has_its_own_sizes(changes, expected, cfg):
   model = {'checkpoint': 'no/such-model', **changes}
   assert expected in refusal({**cfg, 'model': model})
+
+
+def test_an_anchor_that_a_run_never_renews_is_noted(cfg):
+  arms = {
+    name: dict(source='sampler', refresh_every={'sampler': every}, steps=100)
+    for name, every in (('offline', 99), ('online', 100))
+  }
+  once, never = (run for run in sweep.sweep({**cfg, 'arms': arms, 'seeds': 1}))
+  assert not checks.notes(once)
+  assert checks.notes(never) == [
+    "arms.online.refresh_every: 'sampler' would be renewed after 100 updates, "
+    "and 'online' ends after 100"
+  ]
 
 
 @pytest.mark.parametrize(

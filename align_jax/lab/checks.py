@@ -292,6 +292,12 @@ def notes(run):
       f'{run.arm}: the KL term {kl!r} does not have the gradient of the '
       f'reverse sequence KL; its expected gradient is {BIASED[kl]}'
     )
+  for anchor, period in run.schedule.refresh_every.items():
+    if period >= run.schedule.steps:
+      found.append(
+        f'{run.where("refresh_every")}: {anchor!r} would be renewed after '
+        f'{period} updates, and {run.arm!r} ends after {run.schedule.steps}'
+      )
   left_out = metrics.left_out(run.shared.eval.metrics, run.shared.eval.samples)
   if left_out:
     found.append(

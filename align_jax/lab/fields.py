@@ -62,6 +62,21 @@ def items(expected, right, key=None, least=0):
   return of(allowed.items(expected, right, least), key)
 
 
+def names(known, key=None):
+  """A field that is a tuple of names, each once.
+
+  Args:
+    known: () -> the names, which users may add to.
+  """
+
+  def right(x):
+    return all(name in known() for name in x) and len(set(x)) == len(x)
+
+  listed = ', '.join(known())
+  expected = f'a tuple of names out of {listed}, each once'
+  return field(expected, right, key, allowed.as_tuple)
+
+
 def within(cls, values, known):
   """cls(**values), for a field that is itself a group.
 

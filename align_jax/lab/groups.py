@@ -9,6 +9,7 @@ from align_jax.lab.fields import (
   field,
   flag,
   items,
+  names,
   number,
   one_of,
   table,
@@ -94,9 +95,7 @@ class Experiment:
   reference_memory: str = one_of(('device', 'host'))
   workers: int = count(0)
   together: bool = flag()
-  trackers: tuple = items(
-    f'names out of {", ".join(TRACKERS)}', lambda x: x in TRACKERS
-  )
+  trackers: tuple = names(lambda: TRACKERS)
   profile: tuple = field(
     '() or (first, last) updates, at least 1', _updates, convert=as_tuple
   )

@@ -20,6 +20,7 @@ from align_jax.lab.fields import (
   flat,
   given,
   items,
+  names,
   number,
   one_of,
   table,
@@ -133,13 +134,7 @@ class Eval:
   first_step: int = count()
   points: int = count()
   pairs: int = count()
-  metrics: tuple = added(
-    items(
-      f'names out of {", ".join(metric_lib.every())}',
-      lambda x: x in metric_lib.every(),
-    ),
-    ('length', 'repeats'),
-  )
+  metrics: tuple = added(names(metric_lib.every), ('length', 'repeats'))
   sets: tuple = added(
     items('names of sets of prompts', lambda x: isinstance(x, str)), ()
   )
@@ -227,9 +222,7 @@ class Schedule:
   keep: Keep = field(
     'steps, at least 1, and kls, nats above 0', _kept, convert=_keep
   )
-  stop_on: tuple = added(
-    items(f'names out of {", ".join(SIGNS)}', lambda x: x in SIGNS), ()
-  )
+  stop_on: tuple = added(names(lambda: SIGNS), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +289,8 @@ class Shared:
   def settings(self):
     """{group: {key: value}}, as in a config."""
     groups = {name: flat(getattr(self, name)) for name in SHARED}
-    return {'task': self.task, 'model': self.model, **groups}
+    arm = {'batch_size': self.batch_size}
+    return {'task': self.task, 'model': self.model, 'arm': arm, **groups}
 
 
 @dataclasses.dataclass(frozen=True)

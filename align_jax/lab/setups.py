@@ -123,7 +123,7 @@ def opened(folder):
   cfg = read_record(folder / 'settings.json')
   for name in SHARED:
     cfg[name] = with_absent(GROUPS[name], cfg[name])
-  shared = groups.shared({**cfg, 'arm': {'batch_size': 1}})
+  shared = groups.shared({'arm': {'batch_size': 1}, **cfg})  # it may lack it
   path = folder / OWNERS
   if not path.exists():
     return Setup(shared, folder, '', dict.fromkeys(depends_on(shared), ''))

@@ -6,6 +6,7 @@ from align_jax.lab.proxies import LENT, PROXIES, VERIFIERS
 from align_jax.lab.rules import check_hparams, check_optimizer
 from align_jax.losses import LOSSES
 from align_jax.models import initial
+from align_jax.models.config import check_positions
 from align_jax.values import check_name, is_whole
 
 
@@ -30,6 +31,27 @@ def check_shared(shared):
   tasks.check_knobs(shared.model, shared.eval.sets, **shared.task)
   check_proxy(shared.proxy, shared.golden)
   check_size(shared.proxy, shared.model)
+  check_lengths(shared)
+
+
+def check_lengths(shared):
+  """Models with learned positions have to have enough; see also `initial`.
+
+  Those of checkpoints are not known here.
+  """
+  task = {**tasks.defaults(shared.task['name']), **shared.task}
+  whole = lambda x: x if is_whole(x) else 0  # a task of one's own may lack it
+  prompt, completion, judged = (
+    whole(task.get(k)) for k in ('prompt_len', 'completion_len', 'judge_len')
+  )
+  models = {
+    'model': {} if shared.model.get('adapter') else shared.model,
+    'proxy.model': shared.proxy.model,
+  }
+  for where, fields in models.items():
+    check_positions(fields, prompt + completion, where)
+  judge, longest = task.get('judge_model') or {}, max(completion, judged)
+  check_positions(judge, prompt + longest, 'task.judge_model')
 
 
 def check_proxy(proxy, golden):

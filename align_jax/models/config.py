@@ -208,6 +208,22 @@ ALLOWED = {  # what each field may be
 }
 
 
+def check_positions(fields, length, where):
+  """Refuses learned positions that end before a completion does.
+
+  Args:
+    fields: of a ModelConfig.
+    length: most tokens of a prompt and its completion.
+    where: the config's name for the fields.
+  """
+  known = fields.get('num_positions') or 0
+  if known and length > known:
+    raise ValueError(
+      f'{where}.num_positions={known}, expected at least {length}: a prompt '
+      'with its completion has so many tokens'
+    )
+
+
 def scorer_config(fields, vocab_size, where):
   """The ModelConfig of a transformer that scores completions.
 

@@ -96,13 +96,13 @@ def model_fields(model, max_length=0):
   check_fields(model)
   if not model.get('checkpoint'):
     return fields_alone(model)
-  return dataclasses.asdict(_described(model, max_length, 'lm'))
+  return dataclasses.asdict(_described(model, max_length, 'lm', 'model'))
 
 
-def _described(model, max_length, head):
+def _described(model, max_length, head, where):
   """The ModelConfig of a `model` with a checkpoint."""
   folder = folder_of(model)
-  return hf.describe(
+  config = hf.describe(
     folder,
     hf.read_config(folder),
     max_length,
@@ -111,6 +111,9 @@ def _described(model, max_length, head):
     attention=model.get('attention', 'auto'),
     remat=model.get('remat', False),
   )
+  positions = {'num_positions': config.num_positions}
+  config_lib.check_positions(positions, max_length, where)
+  return config
 
 
 def _dtype(model, field):
@@ -175,7 +178,7 @@ def scorer(fields, policy, where, max_length=0):
   if not fields.get('checkpoint'):
     return config_lib.scorer_config(fields, policy.vocab_size, where)
   check_beside(fields, where)
-  config = _described(fields, max_length, 'scalar')
+  config = _described(fields, max_length, 'scalar', where)
   ids = vocabulary.num_ids(policy)
   if config.vocab_size < ids:
     raise ValueError(

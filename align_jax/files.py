@@ -9,15 +9,19 @@ import numpy as np
 
 from align_jax import paths
 
-# Of every number per prompt in points.jsonl. Pages show two decimals. More than
-# five would only make the file larger. Chosen, not measured.
+# Of every number per prompt in points.jsonl: so many decimals, or digits of a
+# small one. More would only make the file larger. Chosen, not measured.
 DECIMALS = 5
+LEAST = 1e-17  # below it digits are fewer: 10**22 is the last exact power
 DIGEST = 'digest'  # the field of a record that its other fields are checked by
 
 
 def listed(x: np.ndarray) -> list:
   """An array as a list of rounded numbers, for a line of JSON."""
-  return np.round(x, DECIMALS).tolist()
+  x = np.asarray(x, np.float64)
+  leading = -np.floor(np.log10(np.clip(np.abs(x), LEAST, 1)))
+  scale = 10.0 ** (DECIMALS + np.maximum(leading - 1, 0))
+  return (np.round(x * scale) / scale).tolist()
 
 
 def looks_like_path(name: str | os.PathLike) -> bool:

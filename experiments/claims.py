@@ -16,6 +16,7 @@ numbers has no interval: it holds everywhere, or is not reproduced.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -69,20 +70,24 @@ class Evidence:
 
   def of_policies(self, field):
     """A Comparison on a number of each policy, alike for all prompts."""
-    values = lambda p: np.full(len(p['kl_by_prompt']), p[field])
+    values = lambda p: np.full(len(p['kl_by_prompt']), number_of(p, field))
     return pages.compare(pages.trained(self.points), self.cfg, values)
 
-  def gap(self, first, second, window=None):
-    """first - second in gold reward at equal KL, [S, E].
+  def gaps(self, pairs, window=None):
+    """first - second in gold reward of each pair: see `at_common`.
 
     Args:
       window: (low, high) nats. None: the config's.
     Raises:
       ValueError: an arm has no points, or they do not overlap.
     """
-    self.require(first, second)
-    window = window or self.cfg['report']['window']
-    return self.gains.gap(first, second, window).matrix
+    self.require(*(name for pair in pairs for name in pair))
+    return at_common(self.gains, pairs, window or self.window)
+
+  @property
+  def window(self):
+    """The config's (low, high) nats in which arms are compared."""
+    return self.cfg['report']['window']
 
   def at(self, arm, nats):
     """Gold reward of an arm above the reference's at a KL, [S, E].
@@ -118,7 +123,67 @@ class Evidence:
 
   def last(self, arm, field):
     """A number of the last points of an arm, the mean of its runs: [S]."""
-    return self.each_run(arm, lambda run: run[-1][field])
+    return self.each_run(arm, lambda run: number_of(run[-1], field))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """Numbers that were read at equal KL.
+
+  Attributes:
+    matrix: [S] or [S, E]; of several pairs of arms [P, S, E].
+    window: (low, high), over which they were read.
+    asked: the window that was fixed in advance.
+    whole: whether they were read at all between.
+  """
+
+  matrix: np.ndarray
+  window: tuple
+  asked: tuple
+  whole: bool
+
+  def of(self, f):
+    """The same of f(matrix)."""
+    return dataclasses.replace(self, matrix=f(self.matrix))
+
+  @property
+  def cut(self):
+    """In words where they were not read; '': nowhere."""
+    told = []
+    if not all(map(math.isclose, self.window, self.asked)):
+      both = self.window, self.asked
+      read, asked = (f'{low:.3g} to {high:.3g}' for low, high in both)
+      told.append(f'read over {read} instead of {asked}')
+    if not self.whole:
+      told.append('not all between was read')
+    where = ': not every seed of all arms was there'
+    return ', '.join(told) + where if told else ''
+
+
+def at_common(comparison, pairs, window):
+  """The gaps of pairs of arms over the KLs that all of the pairs passed.
+
+  Each pair's own window would compare gaps at different KLs.
+
+  Args:
+    comparison: a `frontier.Comparison`.
+    pairs: (first, second) names of arms.
+    window: (low, high).
+  Returns:
+    Measured, of first - second: [P, S, E].
+  Raises:
+    ValueError: they do not overlap.
+  """
+  read = lambda window: [comparison.gap(*pair, window) for pair in pairs]
+  gaps = read(window)
+  common = max(x.window[0] for x in gaps), min(x.window[1] for x in gaps)
+  if common[0] > common[1]:
+    names = ', '.join(dict.fromkeys(name for pair in pairs for name in pair))
+    raise ValueError(f'{names} were never at the same KL within {window} nats')
+  if any(x.window != common for x in gaps):
+    gaps = read(common)
+  matrix, whole = np.stack([x.matrix for x in gaps]), all(x.whole for x in gaps)
+  return Measured(matrix, common, tuple(window), whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +195,8 @@ class Claim:
     says: the statement, a sentence.
     source: paper, with its figure or section.
     number: what is measured, in words and with its unit.
-    measure: Evidence -> [S] or [S, E]; ValueError where points are missing.
+    measure: Evidence -> [S], [S, E], or Measured; ValueError where points are
+      missing.
     equal: the statement is that the number is 0.
     margin: numbers nearer to 0 than this count as 0. None: `report.margin`.
   """
@@ -168,7 +234,8 @@ class Ruling:
     word: one of WORDS.
     estimate: an `intervals.Estimate`; MISSING of an exact claim.
     power: a `verdict.Power`, or None.
-    why: where the word is NONE, the reason; of an exact claim its worst case.
+    why: where the word is NONE, the reason; of an exact claim its worst case;
+      else `Measured.cut`.
     margin: what counted as 0.
   """
 
@@ -182,19 +249,18 @@ class Ruling:
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-  """Measures first - second in gold reward at equal KL, see `Evidence.gap`."""
+  """Measures first - second in gold reward at equal KL."""
 
   first: str
   second: str
-  window: tuple | None = None
 
   def __call__(self, evidence):
-    return evidence.gap(self.first, self.second, self.window)
+    return evidence.gaps([(self.first, self.second)]).of(lambda x: x[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
-  """Measures a weighted sum of Gaps.
+  """Measures a weighted sum of Gaps, over the KLs that all of them passed.
 
   Attributes:
     parts: pairs (weight, Gap).
@@ -203,7 +269,9 @@ class Sum:
   parts: tuple
 
   def __call__(self, evidence):
-    return sum(weight * gap(evidence) for weight, gap in self.parts)
+    weights, gaps = zip(*self.parts)
+    measured = evidence.gaps([(x.first, x.second) for x in gaps])
+    return measured.of(lambda matrix: np.tensordot(weights, matrix, 1))
 
 
 def compared(measure):
@@ -227,6 +295,9 @@ def rule(claim, evidence):
     return Ruling(claim, NONE, why=str(error))
   if isinstance(claim, Exact):
     return _exactly(claim, measured)
+  why = ''
+  if isinstance(measured, Measured):
+    measured, why = measured.matrix, measured.cut
   matrix = np.asarray(measured, float)
   shared = matrix.ndim == 2 and evidence.gains.shared_prompts
   matrix = matrix.reshape(len(matrix), -1)
@@ -239,7 +310,7 @@ def rule(claim, evidence):
     return Ruling(claim, NONE, why='a seed has no number', margin=margin)
   power = verdict.power_of(matrix, margin or 0.05, shared)
   word = (_equal if claim.equal else _above)(estimate, margin)
-  return Ruling(claim, word, estimate, power, margin=margin)
+  return Ruling(claim, word, estimate, power, why, margin)
 
 
 def _above(estimate, margin):
@@ -262,9 +333,10 @@ def _equal(estimate, margin):
 def _exactly(claim, excess):
   if not excess:
     return Ruling(claim, NONE, why='no cases')
-  worst = max(excess, key=lambda case: excess[case])
-  word = FAILED if not excess[worst] <= 0 else REPRODUCED  # nan is no success
-  broken = sum(not x <= 0 for x in excess.values())
+  size = lambda case: math.inf if math.isnan(excess[case]) else excess[case]
+  worst = max(excess, key=size)
+  word = FAILED if size(worst) > 0 else REPRODUCED
+  broken = sum(size(case) > 0 for case in excess)
   told = f'{broken} of {len(excess)} cases break it; closest to that: {worst}'
   return Ruling(claim, word, why=told)
 
@@ -280,6 +352,8 @@ def jackknife(f, num_seeds):
   """
   every = np.arange(num_seeds)
   whole = f(every)
+  if num_seeds == 1:
+    return np.array([whole])
   less = np.array([f(np.delete(every, i)) for i in every])
   return num_seeds * whole - (num_seeds - 1) * less
 
@@ -287,9 +361,9 @@ def jackknife(f, num_seeds):
 def peak_kl(run):
   """The KL in nats at which a run's gold reward is largest, by a fitted law.
 
-  A single best checkpoint says little where a peak is flat. Where the law, that
-  of policies in `compare.laws`, has no peak before the run's largest KL, it is
-  that.
+  A single best checkpoint says little where a peak is flat. The law is that of
+  policies in `compare.laws`, from the reference to the run's largest KL: where
+  gold only falls the peak is at 0.
 
   Args:
     run: points in order of step.
@@ -301,7 +375,8 @@ def peak_kl(run):
   if moved.sum() < 3:
     raise ValueError('a run has too few points to fit its peak')
   law = laws.fit('policy', kl[moved], gold[moved] - gold[0])
-  return float(min(law.peak, kl.max()))
+  ends = 0.0, float(min(law.peak, kl.max())), float(kl.max())
+  return max(ends, key=lambda kl: law(kl) if kl else 0.0)
 
 
 def lost_since_best(scores):
@@ -336,9 +411,24 @@ def fall(run):
 
 def correlation(x, y):
   """Pearson's correlation of two lists; nan where one of them is constant."""
+  if not np.ptp(x) * np.ptp(y):  # less its mean it could be rounding
+    return np.nan
   x, y = (np.asarray(z, float) - np.mean(z) for z in (x, y))
-  size = np.sqrt((x @ x) * (y @ y))
-  return float(x @ y / size) if size else np.nan
+  return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def number_of(point, field):
+  """A number of a policy.
+
+  Raises:
+    ValueError: its point does not tell.
+  """
+  if field not in point:
+    raise ValueError(
+      f'{"/".join(map(str, pages.run_of(point)))} has no {field} after '
+      f'{point["step"]} updates'
+    )
+  return point[field]
 
 
 def overlap(evidence, *arms):
@@ -348,14 +438,11 @@ def overlap(evidence, *arms):
     ValueError: there is none.
   """
   evidence.require(*arms)
-  runs = [
-    run
-    for name in arms
-    for own in evidence.runs_of(name).values()
-    for run in own
-  ]
-  low = max(min(p['kl_seq_nats'] for p in run[1:]) for run in runs)
-  high = min(max(p['kl_seq_nats'] for p in run) for run in runs)
+  # As a gap reads them: the numbers per prompt are rounded.
+  compared = [evidence.gains.arms[name] for name in arms]
+  runs = [x for arm in compared for s in arm.seeds for x in arm.runs_of(s)]
+  kls = [run.kl.mean(1) for run in runs]
+  low, high = max(kl[1:].min() for kl in kls), min(kl.max() for kl in kls)
   if not low < high:
     raise ValueError(f'{", ".join(arms)} were never at the same KL')
   return low, high

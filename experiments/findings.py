@@ -4,11 +4,13 @@ import dataclasses
 import math
 
 from align_jax.compare import frontier, intervals, verdict
+from align_jax.compare.report import show_interval
 from align_jax.compare.words import (
   CLAIMS,
   budgets_text,
   by_seed_text,
   power_text,
+  show_number,
 )
 
 
@@ -66,10 +68,10 @@ def _sentence(gap, word, names, level):
   at = 'at' if gap.window[0] == gap.window[1] else 'over'
   where = f'in gold reward {at} {budgets_text(*gap.window)}'
   start = f'At equal KL from the reference, {first}'
-  value = f'{estimate.value:+.2f}'
+  value = show_number(estimate.value, sign=True)
   if seeds < 2:
     return f'{start} minus {second} {where}: {value} (one seed).'
-  value += f' [{estimate.low:+.2f}, {estimate.high:+.2f}]'
+  value += f' {show_interval(estimate, sign=True)}'
   claim = CLAIMS.get(word, 'minus')
   how = f'{100 * level:.4g}% interval over {seeds} seeds'
   return (
@@ -84,6 +86,11 @@ def _notes(comparison, gap, settings, level, names):
     notes.append(
       f'The window was cut from {budgets_text(*gap.asked)}, where not every '
       'seed of both arms arrived: what it leaves out nobody compared.'
+    )
+  if not gap.whole:
+    notes.append(
+      'Not all of the window between its ends was compared: there not every '
+      'seed of both arms was.'
     )
   notes += turns(comparison, names)
   seeds = len(comparison.seeds)

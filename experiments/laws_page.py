@@ -13,7 +13,8 @@ from align_jax.compare.lines import (
   name_ends,
   new_figure,
 )
-from align_jax.compare.report import show, show_number
+from align_jax.compare.report import show
+from align_jax.compare.words import show_number
 from experiments import pages
 from experiments.overoptimisation import KINDS, POLICY, Seen
 

@@ -12,7 +12,7 @@ import numpy as np
 from align_jax.compare import intervals, laws, readings
 from align_jax.compare.points import last_points
 from experiments import derived, pages
-from experiments.claims import jackknife
+from experiments.claims import jackknife, number_of
 
 BEST, POLICY = 'best_of_n', 'rloo'
 KINDS = {BEST: 'best_of_n', POLICY: 'policy'}
@@ -205,7 +205,7 @@ class Seen:
   def accuracy(self):
     """Of the proxy on the reference's own samples, the mean over seeds."""
     starts = [run[0] for run in self.runs.values()]
-    return float(np.mean([p['proxy_accuracy'] for p in starts]))
+    return float(np.mean([number_of(p, 'proxy_accuracy') for p in starts]))
 
   @property
   def error(self):

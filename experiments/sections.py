@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from align_jax.compare.lines import Line, colours_of
+from align_jax.compare.report import MISSING
 from align_jax.files import read_record
 from experiments.pages import last_points, references, trained
 
@@ -25,15 +26,17 @@ def accuracies(points, workdir, seeds, arm):
 
   Returns:
     {seed: (float, float, [float])}: the proxy's accuracy on held-out pairs and
-    on its training pairs, and that of each configuration's policy.
+    on its training pairs, None where gold ties them all, and that of each
+    configuration's policy.
   """
   last = last_points([p for p in trained(points) if p['arm'] == arm])
   result = {}
   for seed in seeds:
     path = workdir / f'seed{seed}' / 'proxy.json'
     proxy = read_record(path)
-    policies = [p['implicit_accuracy'] for k, p in last.items() if k[2] == seed]
-    result[seed] = proxy['held_out'], proxy['golden'], policies
+    own = [p for k, p in last.items() if k[2] == seed]
+    known = [x for p in own if (x := p.get('implicit_accuracy')) is not None]
+    result[seed] = proxy['held_out'], proxy['golden'], known
   return result
 
 
@@ -41,8 +44,9 @@ def accuracy_table(by_seed, arm):
   rows = []
   for seed, (held_out, golden, policies) in by_seed.items():
     span = sorted({f'{x:.3f}' for x in policies})
-    span = ' to '.join(dict.fromkeys(span[:1] + span[-1:])) or '–'
-    rows.append([str(seed), f'{held_out:.3f}', f'{golden:.3f}', span])
+    span = ' to '.join(dict.fromkeys(span[:1] + span[-1:])) or MISSING
+    shown = (MISSING if x is None else f'{x:.3f}' for x in (held_out, golden))
+    rows.append([str(seed), *shown, span])
   header = [
     'seed',
     'proxy, held-out pairs',
@@ -64,10 +68,15 @@ def accuracy_sentence(by_seed, gaps, names):
       policies.
   """
   treatment, control = names
-  known = [i for i, (_, _, policies) in enumerate(by_seed.values()) if policies]
-  if not known:
-    return f'{control} has no policy to compare the proxy with.'
   rows = list(by_seed.values())
+  known = [
+    i for i, (own, _, them) in enumerate(rows) if own is not None and them
+  ]
+  if not known:
+    return (
+      f'{control} has no policy to compare the proxy with, or gold ties all '
+      'held-out pairs.'
+    )
   better = [i for i in known if rows[i][0] > np.mean(rows[i][2])]
   worse = [i for i in known if i not in better]
   seeds = 'seed' if len(known) == 1 else 'seeds'

@@ -12,8 +12,8 @@ import numpy as np
 
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
-from align_jax.compare.report import Page, show_interval, show_number
-from align_jax.compare.words import by_seed_text, power_text
+from align_jax.compare.report import Page, show_interval
+from align_jax.compare.words import by_seed_text, power_text, show_number
 from align_jax.files import read_record, write_record
 from align_jax.lab import overrides, sweep
 from experiments import (

@@ -23,8 +23,10 @@ from configs import (
   toy_learned_gold,
 )
 from experiments import claims, common, derived, registration
+from experiments import study as study_module
 from experiments.claims import Claim, Evidence, Exact, rule
 from experiments.overoptimisation import Proxy
+from experiments.suite import e01_online_offline as e01
 from experiments.suite import e13_coverage as e13
 from experiments.suite import studies
 from tests import (
@@ -83,6 +85,7 @@ def test_an_exact_claim_has_no_exceptions():
   )
   assert word(a=0.0, b=-1.0) == claims.REPRODUCED
   assert word(a=0.0, b=1e-9) == word(a=np.nan) == claims.FAILED
+  assert word(a=np.nan, b=-1.0) == word(b=-1.0, a=np.nan) == claims.FAILED
   assert word() == claims.NONE
 
 
@@ -98,12 +101,89 @@ def test_a_jackknife_of_a_mean_is_the_values():
   values = np.array([1.0, 4.0, 2.0])
   found = claims.jackknife(lambda i: values[i].mean(), 3)
   np.testing.assert_allclose(found, values)
+  one_seed = claims.jackknife(lambda i: np.concatenate([values[i]])[0], 1)
+  assert one_seed == values[:1]
 
 
-def test_a_correlation_of_what_is_constant_is_none():
+@pytest.mark.parametrize('constant', [0.0, 1.0, 0.7, 1 / 3])
+def test_a_correlation_of_what_is_constant_is_none(constant):
   x, y = [1.0, 2.0, 4.0], [3.0, 1.0, 0.0]
   np.testing.assert_allclose(claims.correlation(x, y), np.corrcoef(x, y)[0, 1])
-  assert np.isnan(claims.correlation(x, [1.0, 1.0, 1.0]))
+  for size in range(3, 12):
+    same, other = [constant] * size, np.arange(size)
+    assert np.isnan(claims.correlation(same, other))
+    assert np.isnan(claims.correlation(other, same))
+
+
+ARMS = {'a': 2.0, 'b': 1.0, 'c': 2.0, 'd': 1.0}  # gold per sqrt(nat)
+
+
+def ruling_of(measure, window=(1.0, 3.0), points=None, **speeds):
+  """Of runs that end at four nats, or at others where they are slower."""
+  points = points or [
+    p
+    for arm, quality in ARMS.items()
+    for seed in range(3)
+    for p in made_points.run(
+      arm, seed, quality, noise=0.0, speed=speeds.get(arm, 1.0), steps=STEPS
+    )
+  ]
+  cfg = {**CFG, 'report': {**CFG['report'], 'window': window}}
+  claim = Claim('x', 'It is so.', 'a paper', 'x', measure, equal=True)
+  return rule(claim, Evidence(points, cfg, None))
+
+
+STEPS = (0, *range(1, 100, 2), 10**6)  # many, so that lines are the curve
+
+
+def test_gaps_of_a_sum_are_read_over_the_kls_that_all_of_them_passed():
+  """Both are the square root of the KL, and one arm ends earlier."""
+  parts = (1, claims.Gap('a', 'b')), (-1, claims.Gap('c', 'd'))
+  whole = ruling_of(claims.Sum(parts))
+  assert (whole.word, whole.why) == (claims.REPRODUCED, '')
+  ended = ruling_of(claims.Sum(parts), d=0.4)
+  assert ended.word == claims.REPRODUCED, ended
+  assert abs(ended.estimate.value) < 0.01
+  assert 'read over 1 to 1.51 instead of 1 to 3' in ended.why
+
+
+def test_a_window_that_was_cut_is_told():
+  ruling = ruling_of(claims.Gap('a', 'b'), b=0.5)
+  assert ruling.why.startswith('read over 1 to 1.') and '1 to 3' in ruling.why
+  assert ruling.why in study_module.text_of(ruling)
+  assert study_module.entry(ruling)['why'] == ruling.why
+
+
+def test_numbers_that_a_policy_lacks_are_named():
+  points = made_points.arms(2, online={'quality': 1.0})
+  for p in points:
+    del p['implicit_accuracy']
+  evidence = Evidence(points, CFG, None)
+  for measure in (evidence.of_policies, lambda x: evidence.last('online', x)):
+    with pytest.raises(ValueError, match='online/.* has no implicit_accuracy'):
+      measure('implicit_accuracy')
+
+
+@pytest.mark.parametrize(
+  ('power', 'peak'), [(-0.25, 0.0), (-1.0, 0.0), (0.25, 9.0), (1.0, 9.0)]
+)
+def test_the_peak_of_a_run_that_only_falls_is_the_reference(power, peak):
+  kls = np.linspace(0, 9, 10)
+  golds = np.sign(power) * kls ** abs(power)
+  run = [{'kl_seq_nats': kl, 'gold': x} for kl, x in zip(kls, golds)]
+  np.testing.assert_allclose(claims.peak_kl(run), peak, atol=0.1)
+
+
+def test_the_best_policy_may_have_the_name_of_another():
+  """Configurations of held and of free arms are called by their strengths."""
+  points = []
+  for arm, quality in {'online': 3.0, 'offline': 1.0}.items():
+    for name, good in ((arm, quality), (e01.FREE[arm], 1.0)):
+      points += made_points.run(name, 0, good, noise=0.0)
+      points += made_points.run(name, 1, good, noise=0.0)
+  gains = Evidence(points, CFG, None).gains
+  best = [e01.best(gains.arms, arm).mean() for arm in ('online', 'offline')]
+  assert best[0] > 2 * best[1]
 
 
 def test_an_arm_that_a_study_needs_is_named():

@@ -14,7 +14,7 @@ FIRST, SECOND = 'RLOO', 'expert SFT'
 
 def kept(equal, points):
   measure = e18.Kept((FIRST,), (SECOND,), equal)
-  return measure(Evidence(points, CFG, None))
+  return measure(Evidence(points, CFG, None)).matrix
 
 
 def test_what_the_forward_kl_decides_is_equal_at_equal_forward_kl():

@@ -63,6 +63,13 @@ def test_a_window_ends_where_runs_end(end):
     assert comparison.gap('a', 'b', window).window == window
 
 
+def test_two_runs_of_one_configuration_and_seed_are_refused():
+  twice = make('a', lambda k: k) + make('b', lambda k: 2 * k)
+  runs = readings.curves(twice, lambda p: p['score'])
+  with pytest.raises(ValueError, match="'a' has two runs of one configuration"):
+    readings.Arm('a', runs)
+
+
 def test_a_trajectory_that_turns_back_counts_where_it_first_arrives():
   at = at_budgets([0, 4, 1, 4], [0, 8, 100, 100], [1.0])
   np.testing.assert_allclose(at, [4])

@@ -59,6 +59,11 @@ def test_the_peak_is_the_largest_gain(kind):
   assert laws.Law(kind, ALPHA, 0.0).peak == np.inf
 
 
+@pytest.mark.parametrize('alpha', [-1.0, -1e-3, 0.0])
+def test_a_law_that_only_falls_has_its_peak_at_the_reference(alpha):
+  assert laws.Law('best_of_n', alpha, BETA).peak == 0
+
+
 def test_precise_points_weigh_more():
   kl, gain = [1.0, 4.0, 9.0], [0.6, 0.8, 5.0]
   want = laws.fit('best_of_n', kl[:2], gain[:2])

@@ -88,6 +88,12 @@ def test_points_of_the_optimum():
       assert abs(point['proxy'] - (tilted * rewards).sum()) < 0.12
 
 
+def test_rewards_that_are_all_alike_have_no_optimum():
+  same = reweigh.Pool(*np.ones((4, 3, 64)))
+  with pytest.raises(ValueError, match='all rewards of a pool are 1'):
+    list(reweigh.optimum(same))
+
+
 def test_the_optimum_stops_where_its_samples_do():
   p, rewards = language('many')
   few = pool(*(x[:50] for x in drawn(p, rewards)[:2]))

@@ -75,6 +75,15 @@ def test_the_proof_tells_the_largest_distance():
   exact = np.array([[(b, *world().optimum(b)) for b, _, _ in found[0]]] * 2)
   assert abs(found - exact).max() < 0.3
   rows, most = limit_proof.table(exact)
-  assert most == 0 and rows.shape == (len(exact[0]), 7)
+  assert most == 0 and rows.shape == (len(exact[0]), 9)
   exact[:, 3, 2] += 0.002
   np.testing.assert_allclose(limit_proof.table(exact)[1], 0.002)
+
+
+def test_the_proof_reads_the_reward_at_the_estimated_kl():
+  """Of a smaller beta, both numbers are larger, and the limit is the same."""
+  tilts = np.array([1.0, 2.0])
+  found = np.array([[(b, *world().optimum(b + 1e-4)) for b in tilts]] * 2)
+  (_, _, kl, _, _, reward, *_), _ = limit_proof.table(found)[0]
+  assert kl > 1e-5 and reward > 1e-5
+  assert limit_proof.table(found)[1] < 1e-7

@@ -34,12 +34,13 @@ class Law:
 
   @property
   def peak(self) -> float:
-    """KL of the most reward, nats; inf where it never falls."""
+    """KL of the most reward, nats; inf where it rises at last."""
     if self.beta <= 0:
       return np.inf
     ratio = self.alpha / self.beta
     with np.errstate(over='ignore'):
-      d = ratio / 2 if self.kind == 'best_of_n' else np.exp(ratio - 1)
+      own = self.kind == 'best_of_n'
+      d = max(ratio / 2, 0) if own else np.exp(ratio - 1)
       return float(np.square(d))
 
 

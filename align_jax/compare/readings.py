@@ -252,6 +252,10 @@ class Arm:
     self.configurations = list(dict.fromkeys(run.configuration for run in runs))
     self.seeds = sorted({run.seed for run in runs})
     self._runs = {(run.configuration, run.seed): run for run in runs}
+    if len(self._runs) < len(runs):
+      raise ValueError(
+        f'arm {name!r} has two runs of one configuration and seed'
+      )
     missing = [
       (c, s)
       for c in self.configurations

@@ -13,6 +13,7 @@ from align_jax import paths
 from align_jax.compare import figures
 from align_jax.compare.intervals import Estimate
 from align_jax.compare.lines import NARROW, THEME, WIDE
+from align_jax.compare.words import show_number
 from align_jax.files import write_atomically
 
 STYLE = """
@@ -278,12 +279,6 @@ def show_interval(
     return ''
   ends = (show_number(x, sign, digits) for x in (estimate.low, estimate.high))
   return f'[{", ".join(ends)}]'
-
-
-def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
-  """With no sign before what rounds to zero."""
-  text = f'{number:{"+" if sign else ""}.{digits}f}'
-  return text if float(text) else f'{0:.{digits}f}'
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -142,13 +142,23 @@ MIN_SAMPLES = 20
 BETAS = 8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2
 
 
+def deviation_of(rewards: np.ndarray) -> float:
+  """Of a pool's rewards. Raises ValueError where they are all alike."""
+  if not np.ptp(rewards):
+    raise ValueError(
+      f'all rewards of a pool are {rewards.flat[0]:g}: no beta tells its '
+      'samples apart'
+    )
+  return float(rewards.std())
+
+
 def optimum(pool: Pool, betas: Iterable[float] = BETAS) -> Iterator[dict]:
   """Points of ref * exp(r / beta) / Z, by self-normalised importance sampling.
 
   Betas are in deviations of the pool's rewards. The series ends where the
   weights of the average prompt are worth fewer than MIN_SAMPLES samples.
   """
-  deviation = pool.rewards.std()
+  deviation = deviation_of(pool.rewards)
   yield {**even_point(pool, 0.0), 'beta': float('inf')}
   for scale in betas:
     tilt = pool.rewards / (scale * deviation)

@@ -21,12 +21,18 @@ def budgets_text(low: float, high: float) -> str:
   return f'{low:{shown}} to {high:{shown}} nats'
 
 
+def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
+  """The number with that many decimals. A rounded zero has no sign."""
+  text = f'{number:{"+" if sign else ""}.{digits}f}'
+  return text if float(text) else f'{0:.{digits}f}'
+
+
 LISTED = 6  # maximum number of seeds to list one by one
 
 
 def by_seed_text(by_seed: Iterable[float], digits: int = 2) -> str:
   """Each seed's difference; for many seeds, their range and signs."""
-  numbers = [f'{x:+.{digits}f}' for x in sorted(by_seed)]
+  numbers = [show_number(x, True, digits) for x in sorted(by_seed)]
   if len(numbers) <= LISTED:
     return f'by seed {", ".join(numbers)}'
   above = sum(x > 0 for x in by_seed)

@@ -36,7 +36,8 @@ def tempered_points(stage, reward, size, rows):
     _Population(stage, reward, size, slice(first, first + rows))
     for first in range(0, len(stage.task.eval_prompts), rows)
   ]
-  deviation = np.concatenate([x.start['rewards'] for x in starts]).std()
+  rewards = np.concatenate([x.start['rewards'] for x in starts])
+  deviation = reweigh.deviation_of(rewards)
   tilts = [tilt / deviation for tilt in TILTS]
   for points in zip(*(x.pools(tilts) for x in starts)):
     pools, kls, beta = zip(*points)

@@ -55,7 +55,8 @@ def pair_statistics(probe, params):
   """How the policy ranks and moves the held-out pairs.
 
   Returns:
-    implicit_accuracy: share of pairs whose log-ratios agree with gold;
+    implicit_accuracy: share of pairs whose log-ratios agree with gold, unless
+      gold ties them all;
     chosen_log_ratio, rejected_log_ratio: mean log pi - log ref, nats.
   """
   pairs = probe.pairs
@@ -70,7 +71,7 @@ def pair_statistics(probe, params):
   accuracy = ranking_accuracy(np.round(ratios, TIE_DECIMALS), rewards)
   ratios = np.take_along_axis(ratios, np.argsort(rewards, axis=1), axis=1)
   return {
-    'implicit_accuracy': accuracy,
+    **told(implicit_accuracy=accuracy),
     'chosen_log_ratio': float(ratios[:, 1].mean()),
     'rejected_log_ratio': float(ratios[:, 0].mean()),
   }
@@ -79,13 +80,24 @@ def pair_statistics(probe, params):
 def ranking_accuracy(scores, gold):
   """Share of neighbouring pairs [:, 2i], [:, 2i + 1] ranked as gold ranks them.
 
-  Pairs that gold ties are left out; a tie of `scores` counts one half.
+  Pairs that gold ties are left out, and the last of an odd number, which has no
+  neighbour; a tie of `scores` counts one half.
+
+  Args:
+    scores, gold: [N, M].
+  Returns:
+    float. None: gold decides no pair.
   """
-  agree = np.sign(scores[:, ::2] - scores[:, 1::2]) * np.sign(
-    gold[:, ::2] - gold[:, 1::2]
-  )
-  decided = gold[:, ::2] != gold[:, 1::2]
-  return float((0.5 + 0.5 * agree)[decided].mean()) if decided.any() else 0.5
+  paired = scores.shape[1] // 2 * 2
+  apart = lambda x: np.sign(x[:, 0:paired:2] - x[:, 1:paired:2])
+  decided = apart(gold) != 0
+  agree = (apart(scores) * apart(gold))[decided]
+  return float((0.5 + 0.5 * agree).mean()) if decided.any() else None
+
+
+def told(**numbers):
+  """The numbers that are known, by name."""
+  return {name: x for name, x in numbers.items() if x is not None}
 
 
 def measure(probe, params, ref_params):
@@ -129,7 +141,8 @@ def measure_on(probe, params, ref_params, prompts, key):
   the prompt as the unit. `kl_mc` is the Monte-Carlo log-ratio of the same
   samples. `gold` takes each token's worth in expectation, as the KL does, where
   the task knows it; `gold_samples` are of the samples themselves. Per-prompt
-  vectors are kept: `*_by_prompt` [E], `gold_samples` [E, M].
+  vectors are kept: `*_by_prompt` [E], `gold_samples` [E, M]. Where gold decides
+  no pair of samples there is no `proxy_accuracy`.
 
   Args:
     prompts: tokens [E, S], valid [E, S].
@@ -157,7 +170,7 @@ def measure_on(probe, params, ref_params, prompts, key):
     'kl_tok_mean': float(kl.sum() / of.lengths.sum()),
     **with_error('gold', gold),
     'proxy': float(proxy.mean()),
-    'proxy_accuracy': ranking_accuracy(proxy, samples),
+    **told(proxy_accuracy=ranking_accuracy(proxy, samples)),
     **by_prompt(kl=kl.mean(1), gold=gold.mean(1), proxy=proxy.mean(1)),
     **named(measured),
     'gold_samples': listed(samples),
@@ -200,6 +213,9 @@ def shown(probe, batch):
 
 
 def checkpoint_steps(first, last, num):
-  """0 (the reference), then log-spaced steps from `first` to `last`."""
-  grid = np.unique(np.round(np.geomspace(first, last, num)).astype(int))
-  return (0, *map(int, grid))
+  """0 (the reference), then log-spaced steps from `first` to `last`.
+
+  `last`, the end of the run, is always one of them.
+  """
+  grid = np.round(np.geomspace(first, last, num)).astype(int)
+  return (0, *map(int, np.unique([*grid[:-1], last])))

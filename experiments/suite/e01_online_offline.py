@@ -10,6 +10,8 @@ and run past their peaks. `experiments.online_vs_offline` takes the difference
 apart.
 """
 
+import dataclasses
+
 import numpy as np
 
 from align_jax.compare import readings
@@ -68,8 +70,12 @@ def higher_peak(evidence):
 
 def best(arms, name):
   """Gold of the best checkpoint of an arm's runs, held or not: [S, E]."""
-  both = arms[name], arms[FREE[name]]
-  every = [run for arm in both for s in arm.seeds for run in arm.runs_of(s)]
+  every = [
+    dataclasses.replace(run, configuration=f'{arm.name} {run.configuration}')
+    for arm in (arms[name], arms[FREE[name]])
+    for seed in arm.seeds
+    for run in arm.runs_of(seed)
+  ]
   return readings.Arm(name, every).peak()[0]
 
 

@@ -61,15 +61,16 @@ def ahead(evidence, name):
   The proxy's is on pairs of the reference's samples, for held-out prompts, as
   the policies' is.
   """
-  start = lambda run: run[0]['proxy_accuracy']
+  start = lambda run: claims.number_of(run[0], 'proxy_accuracy')
   proxy = evidence.each_run(f'{name} offline', start)
   return proxy - evidence.last(f'{name} offline', 'implicit_accuracy')
 
 
 def both(evidence):
-  """How far each setting's proxy is ahead, and its gap: [V, S] each."""
-  gaps = [gap_of(name)(evidence).mean(1) for name in SETTINGS]
-  return np.stack([ahead(evidence, n) for n in SETTINGS]), np.stack(gaps)
+  """How far proxies are ahead, [V, S], and the gaps, Measured: by setting."""
+  pairs = [(gap.first, gap.second) for gap in map(gap_of, SETTINGS)]
+  gaps = evidence.gaps(pairs).of(lambda matrix: matrix.mean(2))
+  return np.stack([ahead(evidence, n) for n in SETTINGS]), gaps
 
 
 def correlation(evidence):
@@ -78,12 +79,13 @@ def correlation(evidence):
   Ranks of six settings hardly change without one seed, so that a jackknife of
   their correlation would know no error.
   """
-  x, y = both(evidence)
+  x, gaps = both(evidence)
 
   def of(seeds):
-    return claims.correlation(x[:, seeds].mean(1), y[:, seeds].mean(1))
+    y = gaps.matrix[:, seeds].mean(1)
+    return claims.correlation(x[:, seeds].mean(1), y)
 
-  return claims.jackknife(of, x.shape[1])
+  return gaps.of(lambda _: claims.jackknife(of, x.shape[1]))
 
 
 SIMPLER = Sum(
@@ -98,10 +100,11 @@ SIMPLER = Sum(
 def add_settings(page, evidence, folder):
   """Adds a figure and a table of both accuracies and the gap, by setting."""
   try:
-    x, y = both(evidence)
+    x, gaps = both(evidence)
   except ValueError as error:
     page.note(f'No figure of the settings: {error}.')
     return
+  y = gaps.matrix
   lines = lines_of(*(dict(zip(SETTINGS, z.mean(1))) for z in (x, y)))
   page.heading('The difference and the accuracies')
   page.figure(

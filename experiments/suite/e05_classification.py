@@ -17,7 +17,7 @@ import numpy as np
 from align_jax.compare import figures
 from align_jax.compare.lines import Line, colours_of
 from experiments import claims, pages, sections
-from experiments.claims import Claim
+from experiments.claims import Claim, number_of
 from experiments.study import Study, main
 from experiments.suite import e01_online_offline as e01
 
@@ -34,16 +34,17 @@ def arms(cfg):
 
 def decay(evidence):
   """Fall of the proxy's accuracy on online's samples: [S]."""
-  fall = lambda run: run[0]['proxy_accuracy'] - run[-1]['proxy_accuracy']
+  of = lambda point: number_of(point, 'proxy_accuracy')
+  fall = lambda run: of(run[0]) - of(run[-1])
   return evidence.each_run(e01.FREE['online'], fall)
 
 
 def at_equal_kl(evidence, field, first, second):
-  """first - second in a number of the policies, at equal KL: [S]."""
+  """first - second in a number of the policies, at equal KL: Measured, [S]."""
   evidence.require(first, second)
   comparison = evidence.of_policies(field)
-  window = evidence.cfg['report']['window']
-  return comparison.gap(first, second, window).matrix.mean(1)
+  measured = claims.at_common(comparison, [(first, second)], evidence.window)
+  return measured.of(lambda matrix: matrix[0].mean(1))
 
 
 def better_ranking(evidence):
@@ -73,7 +74,7 @@ def lasts(evidence):
 def ranking_and_gold(evidence):
   """USEFUL less the correlation of accuracy and gold over policies: [S]."""
   fields = 'implicit_accuracy', 'gold'
-  of = lambda points: ([p[field] for p in points] for field in fields)
+  of = lambda points: ([number_of(p, x) for p in points] for x in fields)
   each = [claims.correlation(*of(x)) for x in lasts(evidence).values()]
   return USEFUL - np.array(each)
 
@@ -89,7 +90,7 @@ def reward_and_gold(evidence):
     start = run[0]
     for p in run[1:]:
       gain = p['proxy'] - start['proxy']
-      promised[p['seed']].append(start['proxy_accuracy'] * gain)
+      promised[p['seed']].append(number_of(start, 'proxy_accuracy') * gain)
       gold[p['seed']].append(p['gold'] - start['gold'])
 
   def of(seeds):
@@ -104,6 +105,8 @@ def add_scatter(page, evidence, folder):
   ends = {}
   for run in evidence.policies.values():
     rise = run[-1]['gold'] - run[0]['gold']
+    if 'implicit_accuracy' not in run[-1]:
+      continue
     both = run[-1]['implicit_accuracy'], rise
     ends.setdefault(run[-1]['arm'], []).append(both)
   colours = colours_of(list(ends))

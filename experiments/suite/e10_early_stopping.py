@@ -49,7 +49,7 @@ def gold(name):
   def measure(evidence):
     window = claims.overlap(evidence, name, NONE)
     best = max(peak.value for peak, *_ in evidence.gains.peaks().values())
-    return evidence.gap(name, NONE, window) / best
+    return evidence.gaps([(name, NONE)], window).of(lambda x: x[0] / best)
 
   return measure
 

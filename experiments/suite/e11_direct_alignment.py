@@ -10,7 +10,14 @@ several betas and widths, without a KL budget.
 import numpy as np
 
 from experiments import derived, widths
-from experiments.claims import Claim, Gap, correlation, fall, mean_of
+from experiments.claims import (
+  Claim,
+  Gap,
+  correlation,
+  fall,
+  mean_of,
+  number_of,
+)
 from experiments.study import Study, main
 
 LOSSES = {'dpo': 'dpo', 'ipo': 'ipo', 'slic': 'slic_norm'}
@@ -85,7 +92,7 @@ def accuracy_and_gold(evidence):
     for width in WIDTHS:
       runs = [evidence.runs_of(f'{width} {x}')[seed] for x in LOSSES]
       last = [run[-1] for own in runs for run in own]
-      of = lambda field: [p[field] for p in last]
+      of = lambda field: [number_of(p, field) for p in last]
       of_width.append(correlation(of('implicit_accuracy'), of('gold')))
     found.append(np.mean(of_width))
   return np.array(found)
@@ -100,7 +107,9 @@ def add_runs(page, evidence, folder):
   for arm in arms:
     for beta, name in names(evidence.cfg).items():
       last = [
-        np.mean(evidence.each_run(arm, lambda run: run[-1][field], name))
+        np.mean(
+          evidence.each_run(arm, lambda run: run[-1].get(field, np.nan), name)
+        )
         for field in fields
       ]
       lost = np.mean(evidence.each_run(arm, fall, name))

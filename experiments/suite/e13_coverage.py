@@ -87,6 +87,8 @@ def on_task(evidence, name):
     first, last = run[0], run[-1]
     if 'uncovered' not in first:
       raise ValueError(f'points of {name!r} have no number: uncovered')
+    if not first['uncovered']:
+      raise ValueError(f'the reference of {name!r} has no uncovered mass')
     return last['uncovered'] / first['uncovered']
 
   return evidence.each_run(name, ratio)

@@ -20,7 +20,7 @@ import numpy as np
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
 from align_jax.tasks import OLD
-from experiments import derived, measures, pages
+from experiments import claims, derived, measures, pages
 from experiments.claims import Claim
 from experiments.study import Study, main
 
@@ -171,10 +171,9 @@ class Kept:
     values = self.what(evidence)
     points, window = self.equal(evidence, names)
     compared = pages.compare(points, evidence.cfg, values)
-    gaps = [
-      compared.gap(a, b, window).matrix for a in self.first for b in self.second
-    ]
-    return np.mean(gaps, 0)
+    pairs = [(a, b) for a in self.first for b in self.second]
+    measured = claims.at_common(compared, pairs, window)
+    return measured.of(lambda matrix: matrix.mean(0))
 
 
 def lost(evidence):

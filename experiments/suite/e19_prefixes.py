@@ -9,7 +9,7 @@ objectives. By their abstract the direction trades accuracy for entropy, and
 the source trades quality for compute. One teacher, and a student for each pair.
 """
 
-from experiments import derived, pages
+from experiments import claims, derived, pages
 from experiments.claims import Claim, Gap, Sum, mean_of
 from experiments.study import Study, main
 
@@ -66,9 +66,9 @@ def entropy(evidence):
   """
   evidence.require(*(named(x, y) for x in LOSSES for y in SOURCES))
   compared = evidence.compare(pages.metric('entropy'))
-  window = evidence.cfg['report']['window']
-  of = lambda gap: compared.gap(gap.second, gap.first, window).matrix
-  return 100 * sum(map(of, DIRECTION.values())) / len(DIRECTION)
+  pairs = [(gap.second, gap.first) for gap in DIRECTION.values()]
+  measured = claims.at_common(compared, pairs, evidence.window)
+  return measured.of(lambda matrix: 100 * matrix.mean(0))
 
 
 SOURCE = 'Zhao et al. 2026 (2605.16826), abstract'

@@ -67,6 +67,66 @@ def test_a_judge_without_an_opinion_is_half_right():
   assert np.isnan(got['two annotators agree, ties too'][0])
 
 
+def test_rounding_is_no_opinion():
+  """The two orders of a pair of equal answers add up to one, but for bits."""
+  judged = rows([1.0], [0.0])
+  near = np.array([[0.6, 0.4 + 3e-8], [0.6, 0.4 - 3e-8]], np.float32)
+  got = agreement.figures(judged, near)
+  assert got['agrees, where people prefer one'] == (0.5, 0.5, 0.5)
+  assert got['judge prefers the longer one'] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_judge_that_says_no_number_is_refused(bad):
+  def judge(prompts, completions):
+    return np.array([bad, 1.0, 0.0, 0.0])
+
+  with pytest.raises(ValueError, match='a judge: 1 of 4 scores are infinite'):
+    agreement.ask(judge, rows([1.0], [0.0]))
+
+
+def test_scores_far_apart_are_certain():
+  judge = lambda prompts, completions: np.float32([0, 400, 400, 0])
+  orders = agreement.ask(judge, rows([1.0], [0.0])).orders
+  np.testing.assert_allclose(orders, [[0, 0], [1, 1]], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+  'flag',
+  ['--limit=0', '--limit=-1', '--batch-size=-2', '--max-length=0', '--dtype=x'],
+)
+def test_flags_that_make_no_sense_are_refused(flag, capsys):
+  with pytest.raises(SystemExit) as ended:
+    agreement.make_parser().parse_args(['judge', 'pairs.jsonl', flag])
+  assert ended.value.code == 2 and flag.split('=')[0] in capsys.readouterr().err
+
+
+PANDA = {
+  'idx': 0,
+  'instruction': 'Add.',
+  'input': '1 and 2',
+  'response1': '3',
+  'response2': '4',
+  'annotator1': 1,
+  'annotator2': 1,
+  'annotator3': 2,
+}
+
+
+@pytest.mark.parametrize('name', ['Input', 'inputs', 'INPUT'])
+def test_a_misspelt_column_and_a_line_that_is_no_json_are_bad_rows(
+  name, tmp_path
+):
+  wrong = {name if k == 'input' else k: v for k, v in PANDA.items()}
+  path, lines = tmp_path / 'pairs.jsonl', [PANDA] * 5
+  text = ''.join(json.dumps(x) + '\n' for x in [*lines, wrong])
+  path.write_text(text + '{"cut\n', 'utf-8')
+  counts = Counts('skip', 0.5)
+  assert len(agreement.judged_rows(path, counts)) == 5
+  assert counts.rows == 7 and sum(counts.bad.values()) == 2
+  assert any(name in reason for reason in counts.bad), counts.bad
+
+
 def test_pairs_of_one_prompt_count_as_one_for_the_interval():
   """Four hundred copies of two prompts say no more than two."""
   hits = np.tile([1.0, 0.0], 400)

@@ -14,13 +14,18 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from align_jax import data, judges
 from align_jax.data import columns, comparisons, detection
+from align_jax.data import found as found_lib
 from align_jax.data.row import Counts, RowError
 from align_jax.judges import pairwise
+from align_jax.learn.finite import check_scores
+from align_jax.models.config import DTYPES
 
 RESAMPLES = 1000
+EVEN = 1e-5  # of a chance of one half, which rounding of float32 may leave
 
 
 def judged_rows(path, counts, limit=None):
@@ -34,7 +39,12 @@ def judged_rows(path, counts, limit=None):
     ValueError: the rows are no judged pairs; too many bad ones.
   """
   found, name = [], None
-  for row in data.rows(path):
+
+  def bad(error):
+    counts.rows += 1
+    counts.skip(error)
+
+  for row in data.rows(path, bad=bad):
     name = name or detection.detect(row)
     if name not in data.COMPARISONS:
       raise ValueError(
@@ -43,7 +53,9 @@ def judged_rows(path, counts, limit=None):
       )
     counts.rows += 1
     try:
-      columns.check_read(row, detection.columns_of(name))
+      read = detection.columns_of(name)
+      columns.check_names(row, read, found_lib.KNOWN, frozenset(read))
+      columns.check_read(row, read)
       made = list(data.COMPARISONS[name](row))
     except RowError as error:
       counts.skip(error)
@@ -75,10 +87,12 @@ def ask(judge, rows):
   )
   if isinstance(judge, pairwise.Pairwise):
     logps = judge.asked(prompts, firsts, seconds)
+    check_scores("a judge's log-probs of labels", logps)
     return Asked(pairwise.chances(logps), np.exp(logps).sum(2).mean(1))
   texts = [_text(prompt) for prompt in prompts] * 2
-  one, other = judge(texts, firsts + seconds).reshape(2, -1)
-  chance = 1 / (1 + np.exp(other - one))
+  scores = check_scores('a judge', judge(texts, firsts + seconds))
+  one, other = np.float64(scores).reshape(2, -1)
+  chance = special.expit(one - other)
   return Asked(np.stack([chance, chance], 1), None)
 
 
@@ -145,10 +159,13 @@ def figures(rows, orders):
   groups, chance = np.array(groups), orders.mean(1)
   people = np.array([comparisons.majority(row['votes']) for row in rows])
   decided, said = people != 0.5, verdicts(orders)
-  right = np.where(chance == 0.5, 0.5, (chance > 0.5) == (people == 1))
+  even = abs(chance - 0.5) < EVEN
+  right = np.where(even, 0.5, (chance > 0.5) == (people == 1))
   longer = np.array([len(r['first']) - len(r['second']) for r in rows])
   unequal = decided & (longer != 0)
-  likes_longer = lambda x: np.where(x == 0.5, 0.5, (x > 0.5) == (longer > 0))
+  likes_longer = lambda x: np.where(
+    abs(x - 0.5) < EVEN, 0.5, (x > 0.5) == (longer > 0)
+  )
   among = np.array([_among(row['votes']) for row in rows])
   every = np.ones(len(rows), bool)
   table = {
@@ -165,10 +182,19 @@ def figures(rows, orders):
   return {name: interval(*x, groups) for name, x in table.items()}
 
 
+def whole(text):
+  """A flag's number, at least 1."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text}, expected a whole number above 0')
+  return int(text)
+
+
 def make_parser():
   """The command line of `align agreement`."""
   parser = argparse.ArgumentParser(
-    prog='align agreement', description=__doc__.split('\n')[0]
+    prog='align agreement',
+    description=__doc__.split('\n')[0],
+    allow_abbrev=False,
   )
   parser.add_argument('folder', help='a checkpoint: local folder or hub id')
   parser.add_argument('data', help='judged pairs')
@@ -178,10 +204,10 @@ def make_parser():
   parser.add_argument(
     '--ties', action='store_true', help='an llm_judge may answer C, a tie'
   )
-  parser.add_argument('--limit', type=int, help='pairs at most')
-  parser.add_argument('--dtype', default='float32')
-  parser.add_argument('--max-length', type=int, default=4096, help='tokens')
-  parser.add_argument('--batch-size', type=int, default=8)
+  parser.add_argument('--limit', type=whole, help='pairs at most')
+  parser.add_argument('--dtype', choices=DTYPES, default='float32')
+  parser.add_argument('--max-length', type=whole, default=4096, help='tokens')
+  parser.add_argument('--batch-size', type=whole, default=8)
   parser.add_argument(
     '--max-bad-share', type=float, default=0.1, help='of rows skipped as bad'
   )

@@ -23,6 +23,7 @@ from align_jax.tools import (
   fit_programs,
   fit_search,
   fit_slices,
+  fit_table,
 )
 from align_jax.tools.fit_measure import needed
 
@@ -257,6 +258,9 @@ def test_a_search_knows_what_splits_rows_and_heads():
   assert [x['arm.num_microbatches'] for x in found[1:]] == [1, 2, 4]
 
 
+TOY = '--config=configs/toy.py', '--topology=v5e-8'
+
+
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
@@ -267,6 +271,16 @@ def test_a_search_knows_what_splits_rows_and_heads():
     (
       ['--config=configs/toy.py', '--topology=here', '--search'],
       'expected a slice, got here',
+    ),
+    (['--all', '--only=online'], '--all is given alone'),
+    (['--all', '--config.seeds=2'], '--all is given alone'),
+    ([*TOY, '--config.seeds=-3'], 'seeds=-3, expected'),
+    ([*TOY, '--config.task.name=toi'], 'toi'),
+    ([*TOY, '--config.arm.num_microbatches=3'], 'num_microbatches=3'),
+    ([*TOY, '--only=optimum'], "reweigh='optimum' trains nothing"),
+    (
+      [*TOY, '--search', '--config.mesh.fsdp=2'],
+      '--config.mesh.fsdp: --search',
     ),
   ],
 )
@@ -291,6 +305,12 @@ def test_a_machine_runs_what_it_compiles(monkeypatch, capsys):
   assert float(times.split()[0]) > 1  # no program beats its bound
   assert share.startswith('MFU ')
   assert any(x.endswith('of the bandwidth of HBM') for x in sampler)
+
+
+def test_one_prompt_is_not_halved():
+  arm = {'batch_size': 1}
+  assert fit_table._fewer_prompts(arm) == 'a larger slice'
+  assert fit_table._fewer_prompts({'batch_size': 8}).endswith('batch_size=4')
 
 
 def test_a_machine_of_unknown_chips_is_refused():

@@ -451,6 +451,30 @@ def test_check_says_pass_or_fail(capsys, tmp_path):
       check_model.main([str(gone)])
 
 
+@pytest.mark.parametrize(
+  ('name', 'tokens', 'status', 'said'),
+  [
+    ('qwen3', 0, 2, '--tokens=0, expected at least 1'),
+    ('qwen3', -3, 2, '--tokens=-3, expected at least 1'),
+    ('gpt2', 53, 'FAIL  --tokens=53, expected at most 52', ''),
+  ],
+)
+def test_tokens_that_cannot_be_checked_are_refused(
+  name, tokens, status, said, capsys
+):
+  with pytest.raises(SystemExit) as ended:
+    check_model.main([str(GOLDEN / name), f'--tokens={tokens}'])
+  assert str(ended.value.code).startswith(str(status))
+  assert said in capsys.readouterr().err
+
+
+def test_nothing_is_no_distance():
+  zeros = np.zeros(3)
+  assert check_model.relative(zeros, zeros) == 0
+  assert check_model.relative(zeros + 1, zeros) == 1
+  assert np.isnan(check_model.relative(zeros + np.nan, zeros))
+
+
 def test_learned_positions_end():
   c = load('gpt2').config
   prompts = jnp.zeros((1, c.num_positions + 1), jnp.int32)

@@ -62,8 +62,9 @@ def greedy(params, c, prompts, valid, size):
 
 
 def relative(x, y):
-  """The largest difference over the largest value."""
-  return float(np.abs(x - y).max() / np.abs(y).max())
+  """The largest difference over the largest value; 0 where both are all 0."""
+  most, away = np.abs(y).max(), np.abs(x - y).max()
+  return float(away / most) if most else float(away)
 
 
 class Report:
@@ -146,11 +147,19 @@ def main(argv=None):
   parser.add_argument('folder', help='a local folder or a hub id')
   parser.add_argument('--tokens', type=int, default=32, help='decoded')
   args = parser.parse_args(argv)
+  if args.tokens < 1:
+    parser.error(f'--tokens={args.tokens}, expected at least 1')
   length = SIZE + args.tokens
   try:
     folder = hf.fetch(args.folder)
     # transformers gives ids that are no tokens a chance.
     model = hf.load(folder, max_length=length, no_tokens=())
+    most = model.config.num_positions
+    if most and length > most:
+      raise ValueError(
+        f'--tokens={args.tokens}, expected at most {most - SIZE}: {folder} has '
+        f'{most} positions, and prompts have {SIZE} tokens'
+      )
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'FAIL  {error}')
   c, report = model.config, Report()

@@ -15,7 +15,13 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from align_jax import sharding
-from align_jax.lab import config_file, overrides
+from align_jax.lab import (
+  checks,
+  config_file,
+  groups,
+  overrides,
+  stage_checks,
+)
 from align_jax.lab.settings import Run
 from align_jax.models import ring
 from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
@@ -40,10 +46,16 @@ def run_of(cfg: dict, arm: str) -> Run:
   Raises:
     ValueError: there is no such arm.
   """
+  groups.check(cfg)
   arms = list(cfg['arms'])
+  if not arms:
+    raise ValueError('arms: expected one or more, found none')
   if (arm or arms[0]) not in arms:
     raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
-  return fit_search.first_run(cfg, arm or arms[0])
+  run = fit_search.first_run(cfg, arm or arms[0])
+  stage_checks.check_shared(run.shared)
+  checks.check_run(run, run.shared)
+  return run
 
 
 def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:
@@ -145,6 +157,8 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   args = make_parser().parse_args(plain)
   names = names_of(args.programs)
   if args.all:
+    if given or plain != ['--all']:
+      raise ValueError('--all is given alone: it has its own configs')
     yield from fit_all.lines()
     return
   for flag in ('config', 'topology'):
@@ -152,9 +166,17 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
       raise ValueError(f'--{flag} is required')
   if args.search and args.topology == HERE:
     raise ValueError(f'--search runs no program: expected a slice, got {HERE}')
+  for path, _ in given if args.search else ():
+    if path.split('.')[0] == 'mesh':
+      raise ValueError(f'--config.{path}: --search has meshes of its own')
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), find(args.topology)
   # A search splits no row.
+  if run.pool.how and 'train' in names:
+    raise ValueError(
+      f'--only={run.arm}: reweigh={run.pool.how!r} trains nothing, expected '
+      '--programs without train'
+    )
   context = 1 if args.search else cfg['mesh'].get('context', 1)
   ring.check(cfg['model'].get('attention', ''), context)
   if args.search:

@@ -103,13 +103,18 @@ def knob(name: str, cfg: dict, arm: dict, kv_heads: int) -> str:
     if _may_leave(cfg, arm):
       return LEAVE
     if name == 'sample':
-      return f'--config.arm.batch_size={arm["batch_size"] // 2}'
+      return _fewer_prompts(arm)
     return 'fewer eval.samples or eval prompts'
   if _may_leave(cfg, arm):
     return LEAVE
   if name == 'evaluate':
     return 'fewer eval.samples or eval prompts'
-  return f'--config.arm.batch_size={arm["batch_size"] // 2}'
+  return _fewer_prompts(arm)
+
+
+def _fewer_prompts(arm):
+  size = arm['batch_size'] // 2
+  return f'--config.arm.batch_size={size}' if size else 'a larger slice'
 
 
 def _training(cfg, arm):

@@ -39,8 +39,10 @@ class Law:
       return np.inf
     ratio = self.alpha / self.beta
     with np.errstate(over='ignore'):
-      own = self.kind == 'best_of_n'
-      d = max(ratio / 2, 0) if own else np.exp(ratio - 1)
+      if self.kind == 'best_of_n':
+        d = max(ratio / 2, 0)
+      else:
+        d = np.exp(ratio - 1)
       return float(np.square(d))
 
 

@@ -56,10 +56,16 @@ def changes(cfg):
 
 
 def peaks_apart(evidence):
-  """log of the ratio of the KLs of the peaks, widest to narrowest: [S]."""
-  kls = (evidence.each_run(f'{x} online', peak_kl) for x in (WIDE, NARROW))
-  wide, narrow = map(np.log, kls)
-  return wide - narrow
+  """log of the ratio of the KLs of the peaks, widest to narrowest: [S].
+
+  Raises:
+    ValueError: a width's gold only falls.
+  """
+  of = lambda width: evidence.each_run(f'{width} online', peak_kl)
+  kls = np.stack([of(WIDE), of(NARROW)])
+  if not kls.all():
+    raise ValueError('gold of a seed only falls, from the reference on')
+  return np.log(kls[0] / kls[1])
 
 
 def higher_peak(evidence):

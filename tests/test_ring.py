@@ -126,6 +126,6 @@ def test_a_ring_of_one_device_is_refused():
     common.check(cfg, sweep.sweep(cfg))
   flags = ['--config=configs/llama3_2_1b_ultrafeedback.py', '--topology=v5e-8']
   flags.append('--config.model.attention=ring')
-  for more in [], ['--search', '--config.mesh.context=2']:
+  for more in [], ['--search']:
     with pytest.raises(ValueError, match='mesh.context=1'):
       list(fit.lines([*flags, *more]))

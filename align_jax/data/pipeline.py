@@ -84,12 +84,7 @@ def read_examples(path, dataset=None, *, counts, duplicates='keep', **which):
   if duplicates not in ('keep', 'drop'):
     raise ValueError(f"duplicates={duplicates!r}, expected 'keep' or 'drop'")
   found, seen = Found(dataset), set()
-
-  def bad(error):
-    counts.rows += 1
-    counts.skip(error)
-
-  for row in files.rows(path, bad=bad, **which):
+  for row in files.rows(path, bad=counts.skip_line, **which):
     counts.rows += 1
     try:
       key = _key(row)

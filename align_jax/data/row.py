@@ -143,6 +143,11 @@ class Counts:
       raise error
     self.bad[error.reason] += 1
 
+  def skip_line(self, error):
+    """The same of a line that is no row."""
+    self.rows += 1
+    self.skip(error)
+
   def check(self, name, hint=''):
     """Raises ValueError if too many rows of the file `name` were bad.
 

@@ -198,6 +198,6 @@ def make_proxy(setup, task, seed, reference, pairs, report):
 
 
 def pair_accuracy(reward, pairs):
-  """Share of the pairs that the reward orders like their labels; see there."""
+  """Share of pairs that the reward orders like their labels, or None."""
   by_pair = lambda x: ops.by_group(hosts.fetch(x), 2)
   return ranking_accuracy(by_pair(reward(pairs)), by_pair(pairs.rewards))

@@ -23,6 +23,7 @@ from align_jax.data.row import Counts, RowError
 from align_jax.judges import pairwise
 from align_jax.learn.finite import check_scores
 from align_jax.models.config import DTYPES
+from align_jax.tools.cli import whole
 
 RESAMPLES = 1000
 EVEN = 1e-5  # of a chance of one half, which rounding of float32 may leave
@@ -39,12 +40,7 @@ def judged_rows(path, counts, limit=None):
     ValueError: the rows are no judged pairs; too many bad ones.
   """
   found, name = [], None
-
-  def bad(error):
-    counts.rows += 1
-    counts.skip(error)
-
-  for row in data.rows(path, bad=bad):
+  for row in data.rows(path, bad=counts.skip_line):
     name = name or detection.detect(row)
     if name not in data.COMPARISONS:
       raise ValueError(
@@ -180,13 +176,6 @@ def figures(rows, orders):
     'people prefer the longer one': (likes_longer(people), unequal),
   }
   return {name: interval(*x, groups) for name, x in table.items()}
-
-
-def whole(text):
-  """A flag's number, at least 1."""
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text}, expected a whole number above 0')
-  return int(text)
 
 
 def make_parser():

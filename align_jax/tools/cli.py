@@ -1,5 +1,6 @@
 """The command `align`: finds what was asked for, and only then imports it."""
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -21,6 +22,17 @@ COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'fit': ('fit', 'whether a config fits a TPU slice, compiled without a TPU'),
   'import memory': ('measure_import', 'host memory that an import takes'),
 }
+
+
+def whole(text: str) -> int:
+  """A flag's whole number, at least 1, for argparse."""
+  try:
+    number = int(text)
+  except ValueError:
+    number = 0
+  if number < 1:
+    raise argparse.ArgumentTypeError(f'{text}, expected a whole number above 0')
+  return number
 
 
 def usage() -> Iterator[str]:

@@ -171,12 +171,12 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
       raise ValueError(f'--config.{path}: --search has meshes of its own')
   cfg = overrides.apply(config_file.load(args.config), given)
   run, found = run_of(cfg, args.only), find(args.topology)
-  # A search splits no row.
   if run.pool.how and 'train' in names:
     raise ValueError(
       f'--only={run.arm}: reweigh={run.pool.how!r} trains nothing, expected '
       '--programs without train'
     )
+  # A search splits no row.
   context = 1 if args.search else cfg['mesh'].get('context', 1)
   ring.check(cfg['model'].get('attention', ''), context)
   if args.search:

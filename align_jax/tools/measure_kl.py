@@ -22,7 +22,7 @@ from align_jax.files import line, listed, text_of, write_atomically
 from align_jax.learn import truncated
 from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
-from align_jax.tools.cli import show
+from align_jax.tools.cli import show, whole
 
 KL = ARRAYS[0]
 
@@ -36,10 +36,10 @@ def make_parser():
   add('reference', help='a folder of the Hub format, or the id of a model')
   add('policy', help='another, of the same tokenizer')
   add('prompts', help='a file whose rows have prompts; data.md has the formats')
-  add('--samples', type=_positive, default=4, help='completions of each prompt')
-  add('--prompt-len', type=_positive, default=512, help='most tokens')
-  add('--completion-len', type=_positive, default=512, help='most tokens')
-  add('--batch-size', type=_positive, default=16, help='prompts at a time')
+  add('--samples', type=whole, default=4, help='completions of each prompt')
+  add('--prompt-len', type=whole, default=512, help='most tokens')
+  add('--completion-len', type=whole, default=512, help='most tokens')
+  add('--batch-size', type=whole, default=16, help='prompts at a time')
   add('--dtype', default='float32', choices=('float32', 'bfloat16'))
   add(
     '--eos-token', default='', help="what ends a turn, if not the tokenizer's"
@@ -50,12 +50,6 @@ def make_parser():
   add('--arm', default='', help='what the point is compared as')
   add('--step', type=int, default=-1, help='of the point; 0 is the reference')
   return parser
-
-
-def _positive(text):
-  if (number := int(text)) < 1:
-    raise ValueError
-  return number
 
 
 def _seed(text):

@@ -1,6 +1,7 @@
 """Jobs: what needs what, in this process and in several."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -125,6 +126,25 @@ def test_a_worker_that_is_killed_is_named_with_its_job():
   with pytest.raises(OSError, match='the worker of big ended by signal 9'):
     jobs.run(todo, workers=2, progress=lambda *row: None)
   assert time.time() - start < 45
+
+
+class LateStatus:
+  """A worker whose status is known only when it is asked for again."""
+
+  def __init__(self, *codes):
+    self._codes = list(codes)
+
+  @property
+  def exitcode(self):
+    return self._codes.pop(0) if len(self._codes) > 1 else self._codes[0]
+
+
+def test_a_status_that_is_told_late_is_waited_for():
+  crew = jobs._Crew(None, multiprocessing.SimpleQueue(), None)
+  crew._job_of = {1: 'big', 2: 'long'}
+  ended_by_the_pool = LateStatus(None, -signal.SIGTERM)
+  crew._processes = {2: ended_by_the_pool, 1: LateStatus(None, None, -9)}
+  assert 'the worker of big ended by signal 9' in str(crew._died())
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

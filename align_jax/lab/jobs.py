@@ -21,6 +21,7 @@ from jaxlib.version import __version_info__ as jaxlib
 from align_jax.learn import stopping
 
 GRACE = 60  # seconds that workers have to save when they are asked to stop
+STATUS_WAIT = 5  # seconds until the system has told how a worker ended
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _queue = None  # in a worker: the queue for its progress
@@ -145,16 +146,29 @@ class _Crew:
 
   def _died(self):
     self.listen()
-    for pid, process in self._processes.items():
-      process.join(1)
-      code = process.exitcode
-      if code not in (None, 0, -signal.SIGTERM):
-        how = 'signal 9, perhaps for memory' if code == -9 else f'status {code}'
-        return ChildProcessError(
-          f'the worker of {self._job_of.get(pid, "a job")} ended by {how}; the '
-          'same command goes on, --config.workers=1 needs less memory'
-        )
-    return ChildProcessError('a worker ended; the same command goes on')
+    pid, code = self._first_to_die()
+    if code is None:
+      return ChildProcessError('a worker ended; the same command goes on')
+    how = 'signal 9, perhaps for memory' if code == -9 else f'status {code}'
+    return ChildProcessError(
+      f'the worker of {self._job_of.get(pid, "a job")} ended by {how}; the '
+      'same command goes on, --config.workers=1 needs less memory'
+    )
+
+  def _first_to_die(self):
+    """Process id and status of the worker that the pool did not end itself.
+
+    A status may be None for a moment after the end: a thread of the pool asks
+    the system for it too, and only one of the two is told.
+    """
+    end = time.monotonic() + STATUS_WAIT
+    while time.monotonic() < end:
+      for pid, process in self._processes.items():
+        code = process.exitcode
+        if code not in (None, 0, -signal.SIGTERM):
+          return pid, code
+      time.sleep(0.02)
+    return None, None
 
   def ask_to_stop(self):
     for process in multiprocessing.active_children():

@@ -44,6 +44,8 @@ WAIT = flags.DEFINE_integer(
   'wait_for_hosts', hosts.WAIT, 'Seconds in which all hosts must be there.'
 )
 
+OF_HOSTS = COORDINATOR, NUM_HOSTS, HOST, PORT, WAIT
+
 HELP = """
   --config.FIELD=VALUE           sets a field, e.g. --config.sft.steps=200
   --config.arms.ARM.FIELD=VALUE  sets it for one arm; --config.arms.*.FIELD for
@@ -70,8 +72,7 @@ def show_help(argv):
   """Prints the module's docstring, its flags, and a config's fields."""
   doc = sys.modules['__main__'].__doc__ or ''
   print(textwrap.dedent(doc).strip(), '\n\nflags:')
-  of_hosts = COORDINATOR, NUM_HOSTS, HOST, PORT, WAIT
-  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE, *of_hosts):
+  for flag in (CONFIG, WORKDIR, ONLY, REPORT, DEVICE, *OF_HOSTS):
     print(f'  --{flag.name}: {flags.FLAGS[flag.name].help}')
   print(HELP)
   given = [a.partition('=')[2] for a in argv if a.startswith('--config=')]
@@ -139,6 +140,8 @@ def start(run, check=groups.check):
     sys.exit(one_line(error))
 
   def parse(_):
+    for name in flags.FLAGS:  # else the last of two would count
+      flags.FLAGS[name].allow_overwrite = False
     try:
       return flags.FLAGS(argv)
     except flags.Error as error:

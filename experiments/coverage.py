@@ -11,7 +11,6 @@ as Markdown; the second is of peaks, of the KL that a score needs, and of places
 among arms that are all alike.
 """
 
-import argparse
 import dataclasses
 import itertools
 import multiprocessing
@@ -19,6 +18,7 @@ import multiprocessing
 import numpy as np
 
 from align_jax.compare import frontier, readings, verdict
+from align_jax.tools.cli import Parser
 
 KL = np.array([0.0, 1.0, 4.0])  # nats, at the checkpoints
 BUDGETS = (1.0, 2.0, 3.5)
@@ -245,7 +245,7 @@ def print_others(pool, args):
 
 def main():
   numbers = lambda kind: lambda text: [kind(x) for x in text.split(',')]
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = Parser(description=__doc__.split('\n')[0])
   parser.add_argument('--trials', type=int, default=1000)
   parser.add_argument('--seeds', type=numbers(int), default=[3, 5, 6, 10])
   parser.add_argument('--prompts', type=numbers(int), default=[36, 128, 512])

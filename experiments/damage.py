@@ -10,7 +10,6 @@ and again, until it ends; it must end in the same bits, too. With
 --store=gs://BUCKET/FOLDER it is killed there.
 """
 
-import argparse
 import collections
 import contextlib
 import io
@@ -30,6 +29,7 @@ from align_jax import paths
 from align_jax.files import read_record
 from align_jax.lab import lock, setups, stages, sweep
 from align_jax.learn import batches, checkpoint
+from align_jax.tools.cli import Parser
 from configs import base, toy
 from experiments import common, online_vs_offline
 
@@ -223,7 +223,7 @@ def kills(whole, scratch, number, seed=0):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = Parser(description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', required=True)
   parser.add_argument('--flips', type=int, default=0)
   parser.add_argument('--kills', type=int, default=0)

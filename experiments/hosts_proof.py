@@ -11,7 +11,6 @@ hosts again or on one with both devices, until the experiment ends in the same
 results as the undisturbed one.
 """
 
-import argparse
 import os
 import pathlib
 import random
@@ -24,6 +23,7 @@ import time
 
 import numpy as np
 
+from align_jax.tools.cli import Parser
 from experiments import damage
 
 LEADER = 'the leader task was preempted/died'  # JAX of host 0, if it is first
@@ -229,7 +229,7 @@ def missing(folder, rounds, rng):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = Parser(description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   parser.add_argument('--rounds', type=int, default=10)
   parser.add_argument('--seed', type=int, default=0)

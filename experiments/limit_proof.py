@@ -10,7 +10,6 @@ one at the same KL, which is what a share of the limit rests on, and standard
 errors.
 """
 
-import argparse
 import functools
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import os
 import numpy as np
 
 from align_jax.compare.report import markdown
+from align_jax.tools.cli import Parser
 from experiments.suite.e17_limits import EXACT, estimates, world
 
 HEADER = ['1 / beta', 'KL', 'off by', 'error', 'reward', 'off by', 'error']
@@ -58,7 +58,7 @@ def table(found):
 
 def main(argv=None):
   """Prints the table. Returns 1 if an estimate is further away than EXACT."""
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = Parser(description=__doc__.split('\n')[0])
   parser.add_argument('--populations', type=int, default=540)
   parser.add_argument('--particles', type=int, default=131072)
   args = parser.parse_args(argv)

@@ -99,9 +99,29 @@ def test_mistakes_are_one_line(args, said):
   assert '\n' not in str(stopped.value)
 
 
+@pytest.mark.parametrize(
+  'args, said',
+  [
+    (['fit', '--only=a', '--only', 'b'], '--only is given 2 times'),
+    (['frontier', 'x.csv', '--kl=a', '--kl=a'], '--kl is given 2 times'),
+    (['data', 'show', 'x', '--split=a', '--split=b'], '--split is given 2'),
+    (['agreement', 'a', 'b', '--ties', '--ties'], '--ties is given 2 times'),
+    (['check', 'a', '--token=3'], 'unrecognized arguments: --token=3'),
+    (['kl', 'a', 'b', 'c', '--prompt=9'], 'unrecognized arguments: --prompt'),
+  ],
+)
+def test_a_flag_is_written_out_and_given_once(args, said, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    cli.main(args)
+  assert stopped.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_run_takes_the_arguments_of_the_experiment():
   done = align('run', 'online_vs_offline', '--config=configs/toy.py')
   assert done.stderr == 'error: --workdir is required\n'
+  assert done.returncode == 1
+  done = align('run', 'online_vs_offline', '--workdir=a', '--workdir=b')
+  assert done.stderr == 'error: flag --workdir=b: already defined as a\n'
   assert done.returncode == 1
 
 

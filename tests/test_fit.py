@@ -290,10 +290,24 @@ def test_a_mistake_is_one_line(flags, words, capsys):
   assert words in str(stop.value) and '\n' not in str(stop.value)
 
 
-def test_a_machine_runs_what_it_compiles(monkeypatch, capsys):
+def of_known_size(monkeypatch, limit):
+  """Makes this machine one of known chips of `limit` bytes."""
   chip = fit_slices.Chip(1e12, 1e11, 1e10)
   monkeypatch.setitem(fit_here.KINDS, jax.devices()[0].device_kind, chip)
-  monkeypatch.setattr(fit_here.Here, 'limit', lambda self: 2**33)
+  monkeypatch.setattr(fit_here.Here, 'limit', lambda self: limit)
+
+
+def test_what_does_not_fit_ends_with_status_1(monkeypatch, capsys):
+  of_known_size(monkeypatch, 2**10)
+  flags = ['--config=configs/toy.py', '--topology=here', '--programs=score']
+  with pytest.raises(SystemExit) as stop:
+    fit.main([*flags, '--only=online'])
+  assert stop.value.code == 'error: here is too small for score'
+  assert 'DOES NOT FIT: ' in capsys.readouterr().out
+
+
+def test_a_machine_runs_what_it_compiles(monkeypatch, capsys):
+  of_known_size(monkeypatch, 2**33)
   programs = '--programs=train,sample'
   fit.main(['--config=configs/toy.py', '--topology=here', programs])
   update, sampler = [

@@ -7,7 +7,6 @@ AlpacaEval, QA-Feedback. Prints a line per figure, with 95% intervals over the
 prompts; docs/judges.md says what they mean.
 """
 
-import argparse
 import itertools
 import json
 import sys
@@ -23,7 +22,7 @@ from align_jax.data.row import Counts, RowError
 from align_jax.judges import pairwise
 from align_jax.learn.finite import check_scores
 from align_jax.models.config import DTYPES
-from align_jax.tools.cli import whole
+from align_jax.tools.cli import Parser, whole
 
 RESAMPLES = 1000
 EVEN = 1e-5  # of a chance of one half, which rounding of float32 may leave
@@ -180,10 +179,9 @@ def figures(rows, orders):
 
 def make_parser():
   """The command line of `align agreement`."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='align agreement',
     description=__doc__.split('\n')[0],
-    allow_abbrev=False,
   )
   parser.add_argument('folder', help='a checkpoint: local folder or hub id')
   parser.add_argument('data', help='judged pairs')

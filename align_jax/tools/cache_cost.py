@@ -8,7 +8,6 @@ the policy that sampled to the one that `scoring` sees, and the bytes kept per
 token. A sampler's own log-probs are those of the policy that sampled.
 """
 
-import argparse
 import functools
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.models import cache, hf, transformer
 from align_jax.policy import sampling, scoring
+from align_jax.tools.cli import Parser
 
 RANDOM = dict(
   vocab_size=512,
@@ -105,9 +105,7 @@ def random_policy():
 
 def main(argv=None):
   """The command `align cache cost`."""
-  parser = argparse.ArgumentParser(
-    prog='align cache cost', description=__doc__.split('\n')[0]
-  )
+  parser = Parser(prog='align cache cost', description=__doc__.split('\n')[0])
   parser.add_argument('folder', nargs='?', help='a local folder or a hub id')
   args = parser.parse_args(argv)
   if args.folder:

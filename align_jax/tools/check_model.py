@@ -8,7 +8,6 @@ transformers in float32. Prints a line per check, and then `pass`, `FAIL`, or
 `not compared` where transformers was not there; exits 1 if a check fails.
 """
 
-import argparse
 import sys
 from importlib.util import find_spec
 
@@ -19,6 +18,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.models import hf, transformer
 from align_jax.models.vocabulary import pad_token_id, scored_at
+from align_jax.tools.cli import Parser
 
 PROMPTS, SIZE = 2, 12  # random tokens, the second prompt left-padded
 LOGITS = 1e-4  # largest difference, relative to the largest logit
@@ -141,9 +141,7 @@ def check_transformers(report, name, model, prompts, valid, completions):
 
 def main(argv=None):
   """The command `align check`."""
-  parser = argparse.ArgumentParser(
-    prog='align check', description=__doc__.split('\n')[0]
-  )
+  parser = Parser(prog='align check', description=__doc__.split('\n')[0])
   parser.add_argument('folder', help='a local folder or a hub id')
   parser.add_argument('--tokens', type=int, default=32, help='decoded')
   args = parser.parse_args(argv)

@@ -7,7 +7,9 @@ import os
 import pathlib
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'run': ('', 'trains and compares: align run EXPERIMENT --config=... ...'),
@@ -22,6 +24,27 @@ COMMANDS = {  # words: (module of `align_jax.tools` with a `main`, what it does)
   'fit': ('fit', 'whether a config fits a TPU slice, compiled without a TPU'),
   'import memory': ('measure_import', 'host memory that an import takes'),
 }
+
+
+class Parser(argparse.ArgumentParser):
+  """Flags of a tool: each is written out, and given once."""
+
+  def __init__(self, **settings: Any) -> None:
+    super().__init__(allow_abbrev=False, **settings)
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """As argparse, which would take the last of two."""
+    given = sys.argv[1:] if args is None else list(args)
+    names = Counter(self._flag(x) for x in given)
+    for name, times in names.items():
+      if name and times > 1:
+        self.error(f'{name} is given {times} times, expected one')
+    return super().parse_known_args(args, namespace)
+
+  def _flag(self, argument: str) -> str:
+    """The first name of the flag that an argument gives, or ''."""
+    action = self._option_string_actions.get(argument.partition('=')[0])
+    return max(action.option_strings, key=len) if action else ''
 
 
 def whole(text: str) -> int:

@@ -11,7 +11,6 @@ the checkpoints that `arm.keep` has kept: that after N updates, or the one whose
 measured KL is the nearest.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -33,6 +32,7 @@ from align_jax.models.hf_export import write_json
 from align_jax.models.transformer import ModelConfig
 from align_jax.policy.programs import policy_of
 from align_jax.tasks.judge import judge_config, load_params
+from align_jax.tools.cli import Parser
 
 SETTINGS = 'tokenizer_config.json'
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -295,9 +295,7 @@ def _nats(text):
 
 def main(argv=None):
   """The command `align export`."""
-  parser = argparse.ArgumentParser(
-    prog='align export', description=__doc__.split('\n')[0]
-  )
+  parser = Parser(prog='align export', description=__doc__.split('\n')[0])
   parser.add_argument('run', help='the directory of a run')
   parser.add_argument('folder', help='where it is written')
   parser.add_argument('--dtype', choices=DTYPES, default='float32')

@@ -8,7 +8,6 @@ the arithmetic leave of a chip's peak. Nothing runs, and nothing is downloaded
 for the checkpoints in `fit_models`. It needs libtpu, and no TPU.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +24,7 @@ from align_jax.lab import (
 from align_jax.lab.settings import Run
 from align_jax.models import ring
 from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
-from align_jax.tools.cli import show, with_config
+from align_jax.tools.cli import Parser, show, with_config
 from align_jax.tools.fit_here import HERE
 from align_jax.tools.fit_measure import measure
 from align_jax.tools.fit_programs import PROGRAMS, Programs
@@ -76,7 +75,11 @@ def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:
 
 
 def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
-  """The lines that are printed, as programs get compiled."""
+  """The lines that are printed, as programs get compiled.
+
+  Raises:
+    ValueError: after all lines, if a program does not fit.
+  """
   mesh = mesh_of(cfg, found)
   split = ' '.join(f'{k}={v}' for k, v in cfg['mesh'].items() if v > 1)
   limit = found.limit()
@@ -86,6 +89,7 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
     f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
     f'arm {run.arm!r}'
   )
+  too_large = []
   with jax.set_mesh(mesh):
     programs = Programs(run, mesh, cfg['reference_memory'])
     for field, size in programs.judges.items():
@@ -100,13 +104,14 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
       heads = getattr(model, 'num_kv_heads', 1)
       knob = fit_table.knob(name, cfg, run.flat, heads)
       yield from fit_table.lines(measured, found, knob)
+      too_large += [] if measured.fits else [name]
+  if too_large:
+    raise ValueError(f'{found.name} is too small for {", ".join(too_large)}')
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
   """The command line of `align fit`."""
-  parser = argparse.ArgumentParser(
-    prog='align fit', description=__doc__.split('\n')[0]
-  )
+  parser = Parser(prog='align fit', description=__doc__.split('\n')[0])
   parser.add_argument('--config', help='a file of configs/')
   parser.add_argument(
     '--topology',

@@ -11,7 +11,6 @@ without the mapped pages of the checkpoint's files, which the system may take
 back. Devices are forced on the CPU, so that the parameters lie in host memory.
 """
 
-import argparse
 import json
 import pathlib
 import tempfile
@@ -25,6 +24,7 @@ import safetensors.numpy
 
 from align_jax import sharding
 from align_jax.models import hf, hf_config, hf_tensors
+from align_jax.tools.cli import Parser
 
 LLAMA_3_8B = dict(
   model_type='llama',
@@ -126,7 +126,7 @@ def measure(folder):
 
 def main(argv=None):
   """The command `align import memory`."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='align import memory', description=__doc__.split('\n')[0]
   )
   parser.add_argument('--layers', type=int, default=4)

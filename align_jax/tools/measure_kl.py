@@ -8,7 +8,6 @@ vocabulary, summed, and by Monte Carlo. --point appends the KL of each prompt as
 a row for `align frontier`; docs/points.md has the rest.
 """
 
-import argparse
 import functools
 import sys
 
@@ -22,16 +21,14 @@ from align_jax.files import line, listed, text_of, write_atomically
 from align_jax.learn import truncated
 from align_jax.models import hf, vocabulary
 from align_jax.policy import sampling, scoring
-from align_jax.tools.cli import show, whole
+from align_jax.tools.cli import Parser, show, whole
 
 KL = ARRAYS[0]
 
 
 def make_parser():
   """The command line of `align kl`."""
-  parser = argparse.ArgumentParser(
-    prog='align kl', description=__doc__.split('\n')[0]
-  )
+  parser = Parser(prog='align kl', description=__doc__.split('\n')[0])
   add = parser.add_argument
   add('reference', help='a folder of the Hub format, or the id of a model')
   add('policy', help='another, of the same tokenizer')

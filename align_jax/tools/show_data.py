@@ -1,6 +1,5 @@
 """What a file is, what becomes of its rows, and how the model will see them."""
 
-import argparse
 import sys
 
 import numpy as np
@@ -18,7 +17,7 @@ SHOWN = 3  # rows
 
 def make_parser():
   """The command line of `align data show`."""
-  parser = argparse.ArgumentParser(prog='align data show', description=__doc__)
+  parser = cli.Parser(prog='align data show', description=__doc__)
   add = parser.add_argument
   add('path', help='a file, folder, text with *, or id of a hub data set')
   add('--split', default='train', help='of a folder or a hub data set')

@@ -60,11 +60,9 @@ def picture(text: str) -> str:
   return text
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> cli.Parser:
   """The command line of `align frontier`."""
-  parser = argparse.ArgumentParser(
-    prog='align frontier', description=__doc__.split('\n')[0]
-  )
+  parser = cli.Parser(prog='align frontier', description=__doc__.split('\n')[0])
   add = parser.add_argument
   add('points', help='a table with a row per checkpoint')
   add('--budgets', type=nats, default=BUDGETS, help='in nats: 0.5,1,2')

@@ -10,6 +10,7 @@ from conftest import SHARED, needs_shared
 from align_jax import judges
 from align_jax.data.messages import said
 from align_jax.data.row import Counts
+from align_jax.judges import pairwise
 from align_jax.tools import agreement
 
 FILES = {  # pairs, bad rows
@@ -32,19 +33,24 @@ def rows(*votes, prompt=None):
   ]
 
 
+def said_by(orders):
+  """What a judge with two labels says, of its chances in either order."""
+  return agreement.Asked(orders, 0.5 + 0.5 * np.sign(orders - 0.5), None)
+
+
 def test_what_is_counted():
   """Of five pairs one is a tie by majority; of three annotators two agree."""
   judged = rows((1, 1, 0), (0, 0, 0.5), (0.5, 0.5, 1), (1, 1, 1), (0, 0, 1))
   orders = np.array(
     [[0.9, 0.6], [0.9, 0.2], [0.9, 0.4], [0.4, 0.3], [0.3, 0.3]]
   )
-  got = {k: v[0] for k, v in agreement.figures(judged, orders).items()}
+  got = {k: v[0] for k, v in agreement.figures(judged, said_by(orders)).items()}
   want = {
     'agrees, where people prefer one': 2 / 4,  # 0.55 says first of the second
     'agrees, ties too': 3 / 5,
     'agrees with one annotator, ties too': (2 + 1 + 2 + 0 + 2) / 15,
     'two annotators agree, ties too': (1 + 1 + 1 + 3 + 1) / 15,
-    'calls a tie (the orders differ)': 2 / 5,
+    'calls a tie': 2 / 5,
     'verdict flips with the order': 2 / 5,
     'probability of what is shown first': (3.4 + 5 - 1.8) / 10,
     'judge prefers the longer one': 2 / 4,
@@ -55,13 +61,29 @@ def test_what_is_counted():
 
 def test_the_page_on_judges_names_every_figure():
   page = (pathlib.Path(__file__).parents[1] / 'docs' / 'judges.md').read_text()
-  names = agreement.figures(rows([1.0]), np.array([[0.9, 0.9]]))
+  names = agreement.figures(rows([1.0]), said_by(np.array([[0.9, 0.9]])))
   assert not {name for name in names if f'| {name} |' not in page}
+
+
+def test_a_likely_label_of_a_tie_is_a_tie():
+  """Though the first is likelier than the second, and a tie counts half."""
+  shares = np.array([[[0.3, 0.1, 0.6], [0.1, 0.3, 0.6]]] * 2)
+  shares[1, 1] = 0.1, 0.8, 0.1  # of the second pair one order says the first
+  judge = pairwise.Pairwise(lambda *rows: next(labels))
+  labels = iter(np.moveaxis(np.log(shares), 1, 0))
+  judged = rows([0.5], [1.0])
+  asked = agreement.ask(judge, judged)
+  assert asked.said.tolist() == [[0.5, 0.5], [0.5, 1]]
+  assert (asked.orders > 0.5).all()
+  got = {k: v[0] for k, v in agreement.figures(judged, asked).items()}
+  assert got['calls a tie'] == 1 and got['agrees, ties too'] == 0.5
+  assert got['verdict flips with the order'] == 0.5
+  assert got['agrees, where people prefer one'] == 1
 
 
 def test_a_judge_without_an_opinion_is_half_right():
   judged = rows([1.0], [1.0], [0.0])
-  got = agreement.figures(judged, np.full((3, 2), 0.5))
+  got = agreement.figures(judged, said_by(np.full((3, 2), 0.5)))
   assert got['agrees, where people prefer one'] == (0.5, 0.5, 0.5)
   assert got['agrees, ties too'][0] == 0
   assert np.isnan(got['two annotators agree, ties too'][0])
@@ -71,7 +93,7 @@ def test_rounding_is_no_opinion():
   """The two orders of a pair of equal answers add up to one, but for bits."""
   judged = rows([1.0], [0.0])
   near = np.array([[0.6, 0.4 + 3e-8], [0.6, 0.4 - 3e-8]], np.float32)
-  got = agreement.figures(judged, near)
+  got = agreement.figures(judged, said_by(near))
   assert got['agrees, where people prefer one'] == (0.5, 0.5, 0.5)
   assert got['judge prefers the longer one'] == (0.5, 0.5, 0.5)
 
@@ -185,7 +207,7 @@ def test_the_command_prints_what_was_found(
     (dict(preference=7), (), '4 of 4 rows are bad'),
     (dict(output_1=''), (), '4 of 4 rows are bad'),
     ({}, ('--ties', '--kind=reward_model'), '--ties is for'),
-    ({}, ('--max-length=20',), 'more than max_length=20'),
+    ({}, ('--max-length=20',), 'pairs.jsonl row 1 has .*max_length=20'),
   ],
 )
 def test_mistakes_are_one_line(
@@ -214,7 +236,7 @@ def test_real_people_are_read_with_their_ties(name):
   votes = {len(row['votes']) for row in found}
   assert votes == ({3} if 'pandalm' in name else {1})
   assert {v for row in found for v in row['votes']} == {0.0, 0.5, 1.0}
-  got = agreement.figures(found, np.full((len(found), 2), 0.5))
+  got = agreement.figures(found, said_by(np.full((len(found), 2), 0.5)))
   assert got['agrees, where people prefer one'] == (0.5, 0.5, 0.5)
 
 

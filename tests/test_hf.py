@@ -451,11 +451,24 @@ def test_check_says_pass_or_fail(capsys, tmp_path):
       check_model.main([str(gone)])
 
 
+@pytest.mark.skipif(not TORCH, reason='needs torch')
+def test_what_transformers_refuses_is_one_line(monkeypatch):
+  transformers = pytest.importorskip('transformers')
+
+  def refuse(*args, **kwargs):
+    raise KeyError('rope_type')
+
+  auto = transformers.AutoModelForCausalLM
+  monkeypatch.setattr(auto, 'from_pretrained', refuse)
+  with pytest.raises(SystemExit, match="transformers refuses it: KeyError: 'r"):
+    check_model.main([str(GOLDEN / 'qwen3'), '--tokens=6'])
+
+
 @pytest.mark.parametrize(
   ('name', 'tokens', 'status', 'said'),
   [
-    ('qwen3', 0, 2, '--tokens=0, expected at least 1'),
-    ('qwen3', -3, 2, '--tokens=-3, expected at least 1'),
+    ('qwen3', 0, 2, '--tokens: 0, expected a whole number'),
+    ('qwen3', -3, 2, '--tokens: -3, expected a whole number'),
     ('gpt2', 53, 'FAIL  --tokens=53, expected at most 52', ''),
   ],
 )

@@ -170,6 +170,9 @@ def test_a_family_s_own_padding_counts_where_the_file_says_nothing():
   assert pad_token_id({'model_type': 'gemma2'}) == 0
   assert pad_token_id({'model_type': 'phi3', 'pad_token_id': None}) is None
   assert pad_token_id({'model_type': 'llama'}) is None
+  for wrong in '0', [0], 0.5, True:
+    with pytest.raises(ValueError, match='config.json: pad_token_id='):
+      pad_token_id({'model_type': 'llama', 'pad_token_id': wrong})
 
 
 @needs_torch

@@ -78,6 +78,22 @@ def chances(asked):
   return np.stack([shares[:, 0, 0], shares[:, 1, 1]], 1) + ties
 
 
+def answers(asked):
+  """What the likeliest label says in either order: f64 [B, 2].
+
+  1: the first is better. 0: the second is. 0.5: neither, which labels that are
+  as likely say, too.
+
+  Args:
+    asked: log-probs of the labels, [B, 2, L].
+  """
+  one, other = asked[:, :, 0], asked[:, :, 1]
+  tie = asked[:, :, 2:].max(2, initial=-np.inf)
+  sides = 0.5 + 0.5 * np.sign(np.float64(one) - other)
+  shown = np.where(tie > np.maximum(one, other), 0.5, sides)
+  return np.stack([shown[:, 0], 1 - shown[:, 1]], 1)
+
+
 def flips(orders):
   """Where the verdict differs between the two orders: bool [B].
 

@@ -130,8 +130,17 @@ def all_ends(eos_id, more):
 
 
 def pad_token_id(fields):
-  """What transformers takes for padding, given a config.json; None: nothing."""
-  return fields.get('pad_token_id', PADS.get(fields.get('model_type')))
+  """What transformers takes for padding, given a config.json; None: nothing.
+
+  Raises:
+    ValueError: it is no whole number.
+  """
+  found = fields.get('pad_token_id', PADS.get(fields.get('model_type')))
+  if found is not None and not values.is_whole(found):
+    raise ValueError(
+      f'config.json: pad_token_id={found!r}, expected a token id or null'
+    )
+  return found
 
 
 def scored_at(ids, pad_id):

@@ -9,7 +9,7 @@ prompts; docs/judges.md says what they mean.
 
 import itertools
 import json
-import sys
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +18,11 @@ from scipy import special
 from align_jax import data, judges
 from align_jax.data import columns, comparisons, detection
 from align_jax.data import found as found_lib
-from align_jax.data.row import Counts, RowError
+from align_jax.data.row import Counts, Row, RowError, place
 from align_jax.judges import pairwise
 from align_jax.learn.finite import check_scores
 from align_jax.models.config import DTYPES
-from align_jax.tools.cli import Parser, whole
+from align_jax.tools.cli import Parser, show, whole
 
 RESAMPLES = 1000
 EVEN = 1e-5  # of a chance of one half, which rounding of float32 may leave
@@ -51,7 +51,7 @@ def judged_rows(path, counts, limit=None):
       read = detection.columns_of(name)
       columns.check_names(row, read, found_lib.KNOWN, frozenset(read))
       columns.check_read(row, read)
-      made = list(data.COMPARISONS[name](row))
+      made = [Row(x, place(row)) for x in data.COMPARISONS[name](row)]
     except RowError as error:
       counts.skip(error)
       continue
@@ -68,6 +68,7 @@ class Asked(NamedTuple):
   """What a judge says of N pairs."""
 
   orders: np.ndarray  # f32 [N, 2]  that the first is better, in either order
+  said: np.ndarray  # f64 [N, 2]  1 the first, 0 the second, 0.5 a tie
   mass: np.ndarray | None  # f32 [N]  probability of any label; None: no labels
 
 
@@ -76,19 +77,34 @@ def ask(judge, rows):
 
   Returns:
     Asked.
+  Raises:
+    ValueError: a row that the judge cannot read; names its file and row.
   """
+  try:
+    return _ask(judge, rows)
+  except ValueError as error:
+    found = re.match(r'row (\d+)', str(error))
+    if not found:
+      raise
+    row = rows[int(found[1]) % len(rows)]
+    raise ValueError(f'{place(row)}{str(error)[found.end() :]}') from None
+
+
+def _ask(judge, rows):
   prompts, firsts, seconds = (
     [row[name] for row in rows] for name in ('prompt', 'first', 'second')
   )
   if isinstance(judge, pairwise.Pairwise):
     logps = judge.asked(prompts, firsts, seconds)
     check_scores("a judge's log-probs of labels", logps)
-    return Asked(pairwise.chances(logps), np.exp(logps).sum(2).mean(1))
+    mass = np.exp(logps).sum(2).mean(1)
+    return Asked(pairwise.chances(logps), pairwise.answers(logps), mass)
   texts = [_text(prompt) for prompt in prompts] * 2
   scores = check_scores('a judge', judge(texts, firsts + seconds))
   one, other = np.float64(scores).reshape(2, -1)
-  chance = special.expit(one - other)
-  return Asked(np.stack([chance, chance], 1), None)
+  twice = lambda x: np.stack([x, x], 1)
+  said = 0.5 + 0.5 * np.sign(one - other)
+  return Asked(twice(special.expit(one - other)), twice(said), None)
 
 
 def _text(prompt):
@@ -97,10 +113,9 @@ def _text(prompt):
   return message['content']
 
 
-def verdicts(orders):
-  """1, 0, or 0.5, a tie: the two orders do not say the same. f64 [N]."""
-  first, second = np.sign(orders - 0.5).T
-  return np.where(first == second, 0.5 + 0.5 * first, 0.5)
+def verdicts(said):
+  """What both orders say, or 0.5, a tie, where they differ. f64 [N]."""
+  return np.where(said[:, 0] == said[:, 1], said[:, 0], 0.5)
 
 
 def interval(hits, counted, groups):
@@ -138,12 +153,12 @@ def _among(votes):
   return np.mean(pairs) if pairs else np.nan
 
 
-def figures(rows, orders):
+def figures(rows, asked):
   """What a judge and people agree on.
 
   Args:
     rows: N judged ones.
-    orders: f32 [N, 2], as `Asked` has them.
+    asked: Asked, of the same rows.
   Returns:
     dict: name -> (share, low, high).
   """
@@ -151,9 +166,10 @@ def figures(rows, orders):
   for row in rows:
     key = json.dumps(row['prompt'])
     groups.append(names.setdefault(key, len(names)))
-  groups, chance = np.array(groups), orders.mean(1)
+  orders, groups = asked.orders, np.array(groups)
+  chance, flips = orders.mean(1), asked.said[:, 0] != asked.said[:, 1]
   people = np.array([comparisons.majority(row['votes']) for row in rows])
-  decided, said = people != 0.5, verdicts(orders)
+  decided, said = people != 0.5, verdicts(asked.said)
   even = abs(chance - 0.5) < EVEN
   right = np.where(even, 0.5, (chance > 0.5) == (people == 1))
   longer = np.array([len(r['first']) - len(r['second']) for r in rows])
@@ -168,8 +184,8 @@ def figures(rows, orders):
     'agrees, ties too': (said == people, every),
     'agrees with one annotator, ties too': (_with_each(rows, said), every),
     'two annotators agree, ties too': (np.nan_to_num(among), among == among),
-    'calls a tie (the orders differ)': (said == 0.5, every),
-    'verdict flips with the order': (pairwise.flips(orders), every),
+    'calls a tie': (said == 0.5, every),
+    'verdict flips with the order': (flips, every),
     'probability of what is shown first': (pairwise.first_shown(orders), every),
     'judge prefers the longer one': (likes_longer(chance), unequal),
     'people prefer the longer one': (likes_longer(people), unequal),
@@ -218,7 +234,7 @@ def lines(args):
   asked = ask(judge, rows)
   bad = sum(counts.bad.values())
   yield f'{len(rows)} pairs; {bad} of {counts.rows} rows were bad, left out'
-  for name, (share, low, high) in figures(rows, asked.orders).items():
+  for name, (share, low, high) in figures(rows, asked).items():
     if share == share:
       yield f'{share:.3f} [{low:.3f}, {high:.3f}]  {name}'
   if asked.mass is not None:
@@ -227,12 +243,7 @@ def lines(args):
 
 def main(argv=None):
   """Runs the command line; a mistake is one line, and exit status 1."""
-  args = make_parser().parse_args(argv)
-  try:
-    for line in lines(args):
-      print(line)
-  except (ValueError, FileNotFoundError) as error:
-    sys.exit(f'error: {error}')
+  show(lines(make_parser().parse_args(argv)))
 
 
 if __name__ == '__main__':

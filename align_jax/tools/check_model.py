@@ -18,7 +18,7 @@ import numpy as np
 from align_jax import ops
 from align_jax.models import hf, transformer
 from align_jax.models.vocabulary import pad_token_id, scored_at
-from align_jax.tools.cli import Parser
+from align_jax.tools.cli import Parser, whole
 
 PROMPTS, SIZE = 2, 12  # random tokens, the second prompt left-padded
 LOGITS = 1e-4  # largest difference, relative to the largest logit
@@ -93,13 +93,21 @@ def check_decoding(report, model, prompts, valid, size):
 
 
 def theirs(folder, scalar):
-  """The same model in transformers, float32, no code of the checkpoint run."""
+  """The same model in transformers, float32, no code of the checkpoint run.
+
+  Raises:
+    ValueError: transformers refuses it, for whatever reason.
+  """
   import transformers
 
   auto = transformers.AutoModelForCausalLM
   if scalar:
     auto = transformers.AutoModelForSequenceClassification
-  return auto.from_pretrained(folder, dtype='float32').eval()
+  try:
+    return auto.from_pretrained(folder, dtype='float32').eval()
+  except Exception as error:  # of any kind: its code reads files that it trusts
+    what = ' '.join(f'{type(error).__name__}: {error}'.split())
+    raise ValueError(f'{folder}: transformers refuses it: {what}') from None
 
 
 def check_transformers(report, name, model, prompts, valid, completions):
@@ -140,26 +148,36 @@ def check_transformers(report, name, model, prompts, valid, completions):
 
 
 def main(argv=None):
-  """The command `align check`."""
-  parser = Parser(prog='align check', description=__doc__.split('\n')[0])
-  parser.add_argument('folder', help='a local folder or a hub id')
-  parser.add_argument('--tokens', type=int, default=32, help='decoded')
-  args = parser.parse_args(argv)
-  if args.tokens < 1:
-    parser.error(f'--tokens={args.tokens}, expected at least 1')
-  length = SIZE + args.tokens
+  """The command `align check`; exit status 1 if a check fails."""
   try:
-    folder = hf.fetch(args.folder)
-    # transformers gives ids that are no tokens a chance.
-    model = hf.load(folder, max_length=length, no_tokens=())
-    most = model.config.num_positions
-    if most and length > most:
-      raise ValueError(
-        f'--tokens={args.tokens}, expected at most {most - SIZE}: {folder} has '
-        f'{most} positions, and prompts have {SIZE} tokens'
-      )
+    return check(argv)
   except (ValueError, FileNotFoundError) as error:
     sys.exit(f'FAIL  {error}')
+
+
+def check(argv):
+  """Prints a line per check of the checkpoint that a command line names.
+
+  Returns:
+    0, or 1 if one fails.
+  Raises:
+    ValueError, FileNotFoundError: no such checkpoint, or one that cannot be
+      checked.
+  """
+  parser = Parser(prog='align check', description=__doc__.split('\n')[0])
+  parser.add_argument('folder', help='a local folder or a hub id')
+  parser.add_argument('--tokens', type=whole, default=32, help='decoded')
+  args = parser.parse_args(argv)
+  length = SIZE + args.tokens
+  folder = hf.fetch(args.folder)
+  # transformers gives ids that are no tokens a chance.
+  model = hf.load(folder, max_length=length, no_tokens=())
+  most = model.config.num_positions
+  if most and length > most:
+    raise ValueError(
+      f'--tokens={args.tokens}, expected at most {most - SIZE}: {folder} has '
+      f'{most} positions, and prompts have {SIZE} tokens'
+    )
   c, report = model.config, Report()
   count = sum(x.size for x in jax.tree.leaves(model.params))
   print(f'{model.hf_config["model_type"]}, {count:,} parameters')

@@ -8,7 +8,6 @@ from align_jax.lab.fields import (
   count,
   field,
   flag,
-  items,
   names,
   number,
   one_of,
@@ -35,7 +34,11 @@ def _ascending(x):
 
 
 def _budgets(x):
-  return bool(x) and all(map(nats, x)) and _ascending(x)
+  return bool(x) and _shown(x)
+
+
+def _shown(x):
+  return all(map(nats, x)) and _ascending(x)
 
 
 def _looks(x):
@@ -66,7 +69,9 @@ class Report:
   schedule: tuple = field(
     'ascending numbers of seeds', _looks, convert=as_tuple
   )
-  shown: tuple = items('numbers of nats above 0', nats)
+  shown: tuple = field(
+    'ascending numbers of nats above 0', _shown, convert=as_tuple
+  )
   golden_policy: str = text()
 
 

@@ -136,7 +136,12 @@ class Eval:
   pairs: int = count()
   metrics: tuple = added(names(metric_lib.every), ('length', 'repeats'))
   sets: tuple = added(
-    items('names of sets of prompts', lambda x: isinstance(x, str)), ()
+    field(
+      'a tuple of names of sets of prompts, each once',
+      lambda x: all(isinstance(n, str) for n in x) and len(set(x)) == len(x),
+      convert=as_tuple,
+    ),
+    (),
   )
 
 

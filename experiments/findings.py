@@ -4,13 +4,12 @@ import dataclasses
 import math
 
 from align_jax.compare import frontier, intervals, verdict
-from align_jax.compare.report import show_interval
+from align_jax.compare.report import show
 from align_jax.compare.words import (
   CLAIMS,
   budgets_text,
   by_seed_text,
   power_text,
-  show_number,
 )
 
 
@@ -68,10 +67,9 @@ def _sentence(gap, word, names, level):
   at = 'at' if gap.window[0] == gap.window[1] else 'over'
   where = f'in gold reward {at} {budgets_text(*gap.window)}'
   start = f'At equal KL from the reference, {first}'
-  value = show_number(estimate.value, sign=True)
+  value = show(estimate, sign=True)
   if seeds < 2:
     return f'{start} minus {second} {where}: {value} (one seed).'
-  value += f' {show_interval(estimate, sign=True)}'
   claim = CLAIMS.get(word, 'minus')
   how = f'{100 * level:.4g}% interval over {seeds} seeds'
   return (

@@ -12,8 +12,8 @@ import numpy as np
 
 from align_jax.compare import figures
 from align_jax.compare.lines import lines_of
-from align_jax.compare.report import Page, show_interval
-from align_jax.compare.words import by_seed_text, power_text, show_number
+from align_jax.compare.report import Page, show
+from align_jax.compare.words import by_seed_text, power_text
 from align_jax.files import read_record, write_record
 from align_jax.lab import overrides, sweep
 from experiments import (
@@ -139,11 +139,7 @@ def spent(workdir):
 
 def value_of(ruling):
   """'+0.25 [+0.16, +0.33]', or '' without an estimate."""
-  estimate = ruling.estimate
-  if not estimate:
-    return ''
-  number = show_number(estimate.value, sign=True)
-  return f'{number} {show_interval(estimate, sign=True)}'.strip()
+  return show(ruling.estimate, sign=True) if ruling.estimate else ''
 
 
 def entry(ruling):

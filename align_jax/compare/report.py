@@ -13,7 +13,7 @@ from align_jax import paths
 from align_jax.compare import figures
 from align_jax.compare.intervals import Estimate
 from align_jax.compare.lines import NARROW, THEME, WIDE
-from align_jax.compare.words import show_number
+from align_jax.compare.words import digits_of, show_number
 from align_jax.files import write_atomically
 
 STYLE = """
@@ -263,22 +263,21 @@ class Page:
     )
 
 
-def show(estimate: Estimate, sign: bool = False, digits: int = 2) -> str:
-  """Estimate -> '1.23 [1.10, 1.35]', '1.23' of one seed, MISSING of none."""
+def show(
+  estimate: Estimate, sign: bool = False, digits: int | None = None
+) -> str:
+  """Estimate -> '1.23 [1.10, 1.35]', '1.23' of one seed, MISSING of none.
+
+  Args:
+    digits: decimals. None: as many as it needs, see `words.digits_of`.
+  """
   if not estimate:
     return MISSING
-  interval = show_interval(estimate, sign, digits)
-  return f'{show_number(estimate.value, sign, digits)} {interval}'.strip()
-
-
-def show_interval(
-  estimate: Estimate, sign: bool = False, digits: int = 2
-) -> str:
-  """Estimate -> '[1.10, 1.35]', or '' of one seed."""
+  digits = digits or digits_of(estimate.value, estimate.low, estimate.high)
+  told = lambda x: show_number(x, sign, digits)
   if math.isnan(estimate.low):
-    return ''
-  ends = (show_number(x, sign, digits) for x in (estimate.low, estimate.high))
-  return f'[{", ".join(ends)}]'
+    return told(estimate.value)
+  return f'{told(estimate.value)} [{told(estimate.low)}, {told(estimate.high)}]'
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

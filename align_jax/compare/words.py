@@ -21,6 +21,15 @@ def budgets_text(low: float, high: float) -> str:
   return f'{low:{shown}} to {high:{shown}} nats'
 
 
+def digits_of(*numbers: float) -> int:
+  """Decimals to show numbers with: two, or more where all are below 0.01.
+
+  Then there are two figures of the largest.
+  """
+  most = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
+  return 1 - math.floor(math.log10(most)) if 0 < most < 0.01 else 2
+
+
 def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
   """The number with that many decimals. A rounded zero has no sign."""
   text = f'{number:{"+" if sign else ""}.{digits}f}'
@@ -30,8 +39,10 @@ def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
 LISTED = 6  # maximum number of seeds to list one by one
 
 
-def by_seed_text(by_seed: Iterable[float], digits: int = 2) -> str:
+def by_seed_text(by_seed: Iterable[float], digits: int | None = None) -> str:
   """Each seed's difference; for many seeds, their range and signs."""
+  by_seed = list(by_seed)
+  digits = digits or digits_of(*by_seed)
   numbers = [show_number(x, True, digits) for x in sorted(by_seed)]
   if len(numbers) <= LISTED:
     return f'by seed {", ".join(numbers)}'
@@ -39,12 +50,13 @@ def by_seed_text(by_seed: Iterable[float], digits: int = 2) -> str:
   return f'seeds from {numbers[0]} to {numbers[-1]}, {above} of them above 0'
 
 
-def power_text(power: verdict.Power, digits: int = 2) -> str:
+def power_text(power: verdict.Power, digits: int | None = None) -> str:
   """Sentences on the differences that the design can resolve."""
   needed = f'takes {power.seeds_needed} seeds'
   if not power.seeds_needed:
     needed = 'takes over a thousand seeds, or no number of them reaches it'
   numbers = power.deviation, power.half_width, power.detectable
+  digits = digits or digits_of(*numbers)
   deviation, half, found = (f'{x:.{digits}f}' for x in numbers)
   text = (
     f'With {power.seeds} seeds and a deviation of {deviation} between them the '

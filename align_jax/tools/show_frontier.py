@@ -12,7 +12,6 @@ rest.
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -121,10 +120,9 @@ def control_of(comparison: frontier.Comparison, name: str | None) -> str | None:
 
 
 def digits_of(comparison: frontier.Comparison) -> int:
-  """Decimals that show two figures of the largest number, and two at least."""
-  every = [abs(e.value) for row in comparison.table.values() for e in row if e]
-  most = max(every, default=0.0)
-  return max(2, 1 - math.floor(math.log10(most))) if most else 2
+  """Decimals for all cells of the table."""
+  every = [e.value for row in comparison.table.values() for e in row if e]
+  return words.digits_of(*every)
 
 
 def columns(

@@ -120,6 +120,9 @@ def test_run_takes_the_arguments_of_the_experiment():
   done = align('run', 'online_vs_offline', '--config=configs/toy.py')
   assert done.stderr == 'error: --workdir is required\n'
   assert done.returncode == 1
+
+
+def test_run_takes_no_flag_twice():
   done = align('run', 'online_vs_offline', '--workdir=a', '--workdir=b')
   assert done.stderr == 'error: flag --workdir=b: already defined as a\n'
   assert done.returncode == 1

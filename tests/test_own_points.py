@@ -43,8 +43,14 @@ def write(path, table):
   return path
 
 
+def flags_of(given, *defaults):
+  """The flags given, and the defaults of others."""
+  names = {flag.partition('=')[0] for flag in given}
+  return [*(x for x in defaults if x.partition('=')[0] not in names), *given]
+
+
 def shown(capsys, path, *flags):
-  show_frontier.main([str(path), '--budgets=0.5,1', *FLAGS, *flags])
+  show_frontier.main([str(path), *flags_of(flags, '--budgets=0.5,1', *FLAGS)])
   return capsys.readouterr().out
 
 
@@ -395,7 +401,8 @@ def checkpoints(tmp_path_factory):
 
 def measured(capsys, folder, reference, policy, *flags):
   paths = (str(folder / x) for x in (reference, policy, 'prompts.jsonl'))
-  measure_kl.main([*paths, '--prompt-len=40', '--completion-len=3', *flags])
+  defaults = '--prompt-len=40', '--completion-len=3'
+  measure_kl.main([*paths, *flags_of(flags, *defaults)])
   return capsys.readouterr().out
 
 

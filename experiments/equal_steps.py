@@ -7,7 +7,7 @@ far.
 import dataclasses
 
 from align_jax.compare import readings, words
-from align_jax.compare.report import show
+from align_jax.compare.report import decimals, show
 
 NEAR = 1.1  # ratio of KLs up to which two arms count as equally far
 
@@ -88,7 +88,7 @@ def sentence(step, gap, names):
   a, b = (kl.value for kl in step.kls)
   start = (
     f'At equal steps, after {step.number} updates, {first} minus {second} is '
-    f'{show(step.difference, sign=True)}, with {first} {a:.2f} nats and '
+    f'{show(step.difference, True, None)}, with {first} {a:.2f} nats and '
     f'{second} {b:.2f} nats from the reference'
   )
   return f'{start}. {_beside(step, gap)}'
@@ -142,7 +142,7 @@ def _naive_card(step, names):
 
 
 def _card(title, estimate, lines):
-  number, _, interval = show(estimate, sign=True).partition(' ')
+  number, _, interval = show(estimate, True, None).partition(' ')
   return title, number, interval, lines
 
 
@@ -152,10 +152,11 @@ def table(steps, names):
   header = ['updates', f'{first} − {second}']
   for name in names:
     header += [f'{name}: gain', f'{name}: KL']
+  digits = decimals([step.difference, *step.scores] for step in steps)
   rows = []
   for step in steps:
-    row = [str(step.number), show(step.difference, sign=True)]
+    row = [str(step.number), show(step.difference, True, digits)]
     for score, kl in zip(step.scores, step.kls):
-      row += [show(score), show(kl)]
+      row += [show(score, False, digits), show(kl)]
     rows.append(row)
   return header, rows

@@ -67,7 +67,7 @@ def _sentence(gap, word, names, level):
   at = 'at' if gap.window[0] == gap.window[1] else 'over'
   where = f'in gold reward {at} {budgets_text(*gap.window)}'
   start = f'At equal KL from the reference, {first}'
-  value = show(estimate, sign=True)
+  value = show(estimate, True, None)
   if seeds < 2:
     return f'{start} minus {second} {where}: {value} (one seed).'
   claim = CLAIMS.get(word, 'minus')

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from align_jax.compare import readings
-from align_jax.compare.report import MISSING, show
+from align_jax.compare.report import MISSING, decimals, show
 
 # {how a budget was reached, see `Reading.reached`: (mark, explanation)}.
 MARKS = {
@@ -19,10 +19,15 @@ MARKS = {
 }
 
 
+def decimals_of(comparison):
+  """Decimals for all cells of a comparison's table."""
+  return decimals(comparison.table.values())
+
+
 def marked(comparison, name, k):
   """An arm at a budget: '● 1.23 [1.10, 1.35]'."""
   how = comparison.readings[name].reached(k)
-  value = show(comparison.table[name][k])
+  value = show(comparison.table[name][k], digits=decimals_of(comparison))
   return f'{MARKS[how][0]} {value}' if how else value
 
 
@@ -102,14 +107,17 @@ def arm_columns(comparison, names):
 
 def reference_columns(comparison, names):
   """Columns of arms that train nothing, which have no marks."""
+  digits = decimals_of(comparison)
   return {
-    name: lambda k, row=comparison.table[name]: show(row[k]) for name in names
+    name: lambda k, row=comparison.table[name]: show(row[k], digits=digits)
+    for name in names
   }
 
 
 def difference_columns(differences):
+  digits = decimals(differences.values())
   return {
-    name: lambda k, row=row: show(row[k], sign=True)
+    name: lambda k, row=row: show(row[k], True, digits)
     for name, row in differences.items()
   }
 
@@ -139,11 +147,11 @@ def csv_table(comparison, differences, references=()):
   header = ['KL (nats)', *comparison.arms, *differences]
   for name in trained:
     header += [f'{name}: read', f'{name}: share of KL to come']
-  rows = []
+  rows, digits = [], decimals_of(comparison)
   for k, budget in enumerate(comparison.budgets):
     row = [f'{budget:g}']
-    row += [show(values[k]) for values in comparison.table.values()]
-    row += [show(d[k], sign=True) for d in differences.values()]
+    row += [show(x[k], False, digits) for x in comparison.table.values()]
+    row += [show(d[k], True, digits) for d in differences.values()]
     for name in trained:
       reading = comparison.readings[name]
       how, left = reading.reached(k), reading.to_come[:, k].mean()

@@ -13,7 +13,7 @@ from align_jax.compare.intervals import estimate
 from align_jax.compare.points import stage_of
 from align_jax.compare.report import MISSING, show
 from align_jax.learn import metrics
-from experiments import pages
+from experiments import matched, pages
 
 
 class Table(NamedTuple):
@@ -88,11 +88,11 @@ def rows_of(title, comparison, arms, pair, reference=()):
   values = [table.get(name, none) for name in arms]
   there = pair and all(name in table for name in pair)
   less = comparison.difference(*pair) if there else none
-  rows = []
+  rows, digits = [], matched.decimals_of(comparison)
   for k, budget in enumerate(comparison.budgets):
-    cells = [show(row[k]) for row in values]
+    cells = [show(row[k], False, digits) for row in values]
     if set(cells) != {MISSING}:
-      cells += [show(less[k], sign=True)] if pair else []
+      cells += [show(less[k], True, digits)] if pair else []
       rows.append([title, f'{budget:g}', *reference, *cells])
   return rows
 

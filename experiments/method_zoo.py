@@ -83,7 +83,8 @@ class Zoo:
   def gain(self, name, k):
     """A method's gain at a budget; without a mark if it trains nothing."""
     if name in self.lines:
-      return show(self.comparison.table[name][k])
+      digits = matched.decimals_of(self.comparison)
+      return show(self.comparison.table[name][k], digits=digits)
     return matched.marked(self.comparison, name, k)
 
   @property

@@ -139,7 +139,7 @@ def spent(workdir):
 
 def value_of(ruling):
   """'+0.25 [+0.16, +0.33]', or '' without an estimate."""
-  return show(ruling.estimate, sign=True) if ruling.estimate else ''
+  return show(ruling.estimate, True, None) if ruling.estimate else ''
 
 
 def entry(ruling):

@@ -301,9 +301,9 @@ def test_numbers_are_shown_as_they_are_known():
   two = estimate([[1.0, 1.0], [1.1, 1.1]], False)
   assert re.fullmatch(r'\+1\.05 \[\+0\.41, \+1\.69\]', show(two, sign=True))
   assert show(estimate([[1.0, 2.0]], True)) == '1.50'
-  assert show(estimate([[-0.001]], True), digits=2) == '0.00'
+  assert show(estimate([[-0.001]], True)) == '0.00'
   small = estimate([[0.0014, 0.0014], [0.0016, 0.0016]], False)
-  assert show(small) == '0.0015 [0.0002, 0.0028]'
+  assert show(small, digits=None) == '0.0015 [0.0002, 0.0028]'
   assert show(estimate([[0.0], [0.0]], True)) == '0.00 [0.00, 0.00]'
   assert show(NONE) == MISSING
   assert typeset('-1 [-2, +3] a-1 <') == '−1 [−2, +3] a-1 &lt;'

@@ -263,9 +263,12 @@ class Page:
     )
 
 
-def show(
-  estimate: Estimate, sign: bool = False, digits: int | None = None
-) -> str:
+def decimals(rows: Iterable[Iterable[Estimate]]) -> int:
+  """Decimals for all cells of a table, see `words.digits_of`."""
+  return digits_of(*(cell.value for row in rows for cell in row if cell))
+
+
+def show(estimate: Estimate, sign: bool = False, digits: int | None = 2) -> str:
   """Estimate -> '1.23 [1.10, 1.35]', '1.23' of one seed, MISSING of none.
 
   Args:

@@ -25,7 +25,7 @@ from align_jax.compare import (
   verdict,
   words,
 )
-from align_jax.compare.report import MISSING, markdown, show
+from align_jax.compare.report import MISSING, decimals, markdown, show
 from align_jax.tools import cli, point_table
 
 # A budget is read between checkpoints whose KLs are within this factor of it.
@@ -119,12 +119,6 @@ def control_of(comparison: frontier.Comparison, name: str | None) -> str | None:
   return name
 
 
-def digits_of(comparison: frontier.Comparison) -> int:
-  """Decimals for all cells of the table."""
-  every = [e.value for row in comparison.table.values() for e in row if e]
-  return words.digits_of(*every)
-
-
 def columns(
   comparison: frontier.Comparison, control: str | None, digits: int = 2
 ) -> dict[str, list[str]]:
@@ -156,7 +150,10 @@ def judged(
     ValueError: no arm was at the same KL as the control.
   """
   names, refused = others(comparison, control), []
-  level, digits = intervals.each_of(len(names)), digits_of(comparison)
+  level, digits = (
+    intervals.each_of(len(names)),
+    decimals(comparison.table.values()),
+  )
   for name in names:
     try:
       asked = window(comparison, name, control)
@@ -247,7 +244,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
   except ValueError as error:
     raise ValueError(f'{args.points}: {error}') from None
   control = control_of(comparison, args.control)
-  table = columns(comparison, control, digits_of(comparison))
+  table = columns(comparison, control, decimals(comparison.table.values()))
   cells = [
     [f'{budget:g}', *row]
     for budget, *row in zip(args.budgets, *table.values())

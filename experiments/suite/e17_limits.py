@@ -16,7 +16,7 @@ import numpy as np
 from align_jax.compare import figures, tempering
 from align_jax.compare.intervals import estimate
 from align_jax.compare.lines import lines_of
-from align_jax.compare.report import MISSING, show
+from align_jax.compare.report import MISSING, decimals, show
 from experiments import derived, pages
 from experiments.claims import Claim, Exact
 from experiments.enumerable import Language, best_of_n, kl, optimum
@@ -250,8 +250,9 @@ def add_shares(page, evidence, folder):
 def share_table(evidence, names, limit, proxy):
   """A row per KL: the limit, and each arm's share of it."""
   comparison, rows = compared(evidence, proxy), []
+  digits = decimals(comparison.table.values())
   for k, nats in enumerate(comparison.budgets):
-    row = [f'{nats:g}', show(comparison.table[limit][k])]
+    row = [f'{nats:g}', show(comparison.table[limit][k], digits=digits)]
     for name in names:
       try:
         found = estimate(shares(evidence, name, nats, proxy)[:, None], False)

@@ -258,6 +258,22 @@ def test_a_search_knows_what_splits_rows_and_heads():
   assert [x['arm.num_microbatches'] for x in found[1:]] == [1, 2, 4]
 
 
+def test_a_search_turns_the_knob_that_counts():
+  cfg = config_file.load('configs/toy.py')
+  split = {'mesh.fsdp': 8, 'mesh.rollout': 1}
+  for path in 'arm.num_microbatches', 'arms.online.num_microbatches':
+    cfg = fit_search.changed(cfg, {path: 1})
+    run = fit_search.first_run(cfg, 'online')
+    found = list(fit_search._on_device(cfg, None, run, split))
+    assert all(path in changes for changes in found)
+    parts = [
+      fit_search.first_run(fit_search.changed(cfg, x), 'online') for x in found
+    ]
+    assert [run.updates.num_microbatches for run in parts] == [
+      x[path] for x in found
+    ]
+
+
 TOY = '--config=configs/toy.py', '--topology=v5e-8'
 
 

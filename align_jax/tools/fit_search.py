@@ -186,7 +186,7 @@ def _on_device(cfg, found, run, done):
   if done:
     ways = done['mesh.fsdp'] * done['mesh.rollout']
     for more in trainings(rows, ways, cfg['model'].get('remat', False)):
-      yield {**done, **more}
+      yield {**done, **{_path(cfg, run.arm, k): v for k, v in more.items()}}
     return
   model = model_of(run.shared)
   known = meshes(found.chips, rows, getattr(model, 'num_kv_heads', 1))
@@ -195,6 +195,13 @@ def _on_device(cfg, found, run, done):
     known, key=lambda mesh: token_seconds(mesh, model, completions, found.chip)
   ):
     yield {f'mesh.{axis}': size for axis, size in mesh.items()}
+
+
+def _path(cfg, arm, path):
+  """The arm's own field, where it has one that shadows `arm`'s."""
+  group, _, field = path.partition('.')
+  own = group == 'arm' and field in cfg['arms'][arm]
+  return f'arms.{arm}.{field}' if own else path
 
 
 def said(changes: dict) -> str:

@@ -1,6 +1,5 @@
 """The command line of experiments: flags, a config file, and its overrides."""
 
-import dataclasses
 import os
 import shlex
 import sys
@@ -11,7 +10,8 @@ from absl import app, flags, logging
 
 from align_jax import hardware, hosts
 from align_jax.lab import groups, malloc, overrides
-from align_jax.lab.config_file import PREFIX, load, split
+from align_jax.lab.config_file import load, split
+from align_jax.lab.effects import Override
 from align_jax.learn import stopping
 
 CONFIG = flags.DEFINE_string('config', None, 'A file of configs/.')
@@ -79,47 +79,6 @@ def show_help(argv):
   path = given[-1] if given else 'configs/base.py'
   print(f'fields, with their values in {path}:')
   print('\n'.join(fields_help(load(path))))
-
-
-@dataclasses.dataclass(frozen=True)
-class Override:
-  """One override of a command line.
-
-  Attributes:
-    path: dotted field.
-    text: its value as typed.
-    file: the config before overrides.
-    given: all overrides, (path, text) each.
-  """
-
-  path: str
-  text: str
-  file: dict
-  given: list
-
-  def __str__(self):
-    return f'{PREFIX}{self.path}={self.text}'
-
-  @property
-  def rest(self):
-    """The override without its group: 'FIELD=VALUE'."""
-    return f'{self.path.partition(".")[2]}={self.text}'
-
-  @property
-  def without(self):
-    """The config without this override."""
-    others = [x for x in self.given if x != (self.path, self.text)]
-    return overrides.apply(self.file, others)
-
-  @property
-  def alone(self):
-    """The file's config with this override only."""
-    return overrides.apply(self.file, [(self.path, self.text)])
-
-  @property
-  def changes(self):
-    """Whether the config differs from the one without it."""
-    return self.without != overrides.apply(self.file, self.given)
 
 
 def start(run, check=groups.check):

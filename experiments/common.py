@@ -15,6 +15,7 @@ from align_jax.compare import points as point_lib
 from align_jax.files import read_jsonl, read_record, write_record
 from align_jax.lab import (
   checks,
+  effects,
   groups,
   jobs,
   links,
@@ -30,7 +31,7 @@ from align_jax.lab.labels import published_judges
 from align_jax.learn import stopping, trackers
 from align_jax.models import fused, initial, interface, ring
 from align_jax.models.config import scorer_config
-from experiments import command, effects, registration, resume
+from experiments import command, registration, resume
 from experiments.resume import finished
 
 __all__ = 'as_dict', 'check', 'experiment', 'main', 'points_of', 'read_points'

@@ -10,9 +10,9 @@ import pytest
 from runs import setup_of, train_arm
 
 from align_jax.files import read_jsonl
-from align_jax.lab import overrides, protocol, schedule, steps, sweep
+from align_jax.lab import effects, overrides, protocol, schedule, steps, sweep
 from configs import base, toy
-from experiments import command, common, effects, online_vs_offline, pages
+from experiments import command, common, online_vs_offline, pages
 
 
 @pytest.fixture(scope='session')

@@ -295,6 +295,15 @@ TOY = '--config=configs/toy.py', '--topology=v5e-8'
     ([*TOY, '--config.arm.num_microbatches=3'], 'num_microbatches=3'),
     ([*TOY, '--only=optimum'], "reweigh='optimum' trains nothing"),
     (
+      [*TOY, '--only=offline', '--config.arm.steps=9'],
+      'offline sets step',
+    ),
+    (
+      [*TOY, '--only=online', '--config.arms.offline.steps=9'],
+      'no run of this',
+    ),
+    ([*TOY, '--only=online', '--config.arm.mixture=0.3'], 'no run reads mixt'),
+    (
       [*TOY, '--search', '--config.mesh.fsdp=2'],
       '--config.mesh.fsdp: --search',
     ),

@@ -6,13 +6,12 @@ import sys
 
 import pytest
 
-from align_jax.lab import overrides
+from align_jax.lab import effects, overrides
 from align_jax.lab.sweep import sweep
 from configs import base, toy
 from experiments import (
   command,
   common,
-  effects,
   method_zoo,
   online_vs_offline,
 )

@@ -17,9 +17,11 @@ from align_jax import sharding
 from align_jax.lab import (
   checks,
   config_file,
+  effects,
   groups,
   overrides,
   stage_checks,
+  sweep,
 )
 from align_jax.lab.settings import Run
 from align_jax.models import ring
@@ -174,8 +176,12 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   for path, _ in given if args.search else ():
     if path.split('.')[0] == 'mesh':
       raise ValueError(f'--config.{path}: --search has meshes of its own')
-  cfg = overrides.apply(config_file.load(args.config), given)
+  file = config_file.load(args.config)
+  cfg = overrides.apply(file, given)
   run, found = run_of(cfg, args.only), find(args.topology)
+  told = [effects.Override(path, text, file, given) for path, text in given]
+  runs = lambda c: [r for r in sweep.sweep(c) if r.arm == run.arm]
+  effects.check(runs, cfg, told)
   if run.pool.how and 'train' in names:
     raise ValueError(
       f'--only={run.arm}: reweigh={run.pool.how!r} trains nothing, expected '

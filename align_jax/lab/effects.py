@@ -1,10 +1,55 @@
 """Refuses overrides without effect, so none is silently shadowed."""
 
+import dataclasses
+
+from align_jax.lab import overrides
+from align_jax.lab.config_file import PREFIX
 from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
 from align_jax.lab.sweep import VARIED
 
 RUNS = (*VARIED, 'methods')  # fields that define runs
 OWN = 'report', 'variants'  # that an experiment may replace
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """One override of a command line.
+
+  Attributes:
+    path: dotted field.
+    text: its value as typed.
+    file: the config before overrides.
+    given: all overrides, (path, text) each.
+  """
+
+  path: str
+  text: str
+  file: dict
+  given: list
+
+  def __str__(self):
+    return f'{PREFIX}{self.path}={self.text}'
+
+  @property
+  def rest(self):
+    """The override without its group: 'FIELD=VALUE'."""
+    return f'{self.path.partition(".")[2]}={self.text}'
+
+  @property
+  def without(self):
+    """The config without this override."""
+    others = [x for x in self.given if x != (self.path, self.text)]
+    return overrides.apply(self.file, others)
+
+  @property
+  def alone(self):
+    """The file's config with this override only."""
+    return overrides.apply(self.file, [(self.path, self.text)])
+
+  @property
+  def changes(self):
+    """Whether the config differs from the one without it."""
+    return self.without != overrides.apply(self.file, self.given)
 
 
 def check(runs, cfg, given, made=None):
@@ -13,7 +58,7 @@ def check(runs, cfg, given, made=None):
   Args:
     runs: cfg -> a list of runs.
     cfg: the overridden config.
-    given: list of command.Override.
+    given: list of Overrides.
     made: cfg -> the configs that an experiment makes of it. None: itself.
   Raises:
     ValueError: names the override and the fields that shadow it.
@@ -56,7 +101,7 @@ def _check_arm(every, cfg, keys, one):
   field = keys[1]
   # `but` fills missing parts of groups, so that equal values compare equal.
   asked = lambda run: run.but(**{field: cfg['arm'][field]})
-  value = lambda run: found_in(run.flat, keys[1:])
+  value = lambda run: _found(run.flat, keys[1:])
   differ = lambda run: value(run) != value(asked(run))
   shadowing = {run.arm: None for run in every if differ(run)}
   if shadowing:
@@ -83,7 +128,7 @@ def _listed(names):
   return ', '.join(names[:3] + more if more else names)
 
 
-def found_in(tree, path):
+def _found(tree, path):
   for key in path:
     tree = tree.get(key) if isinstance(tree, dict) else None
   return tree

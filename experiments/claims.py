@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 
 from align_jax.compare import intervals, laws, readings, verdict
+from align_jax.compare.words import cut_text
 from experiments import pages
 
 REPRODUCED, OPPOSITE = 'reproduced', 'opposite'
@@ -149,15 +150,7 @@ class Measured:
   @property
   def cut(self):
     """In words where they were not read; '': nowhere."""
-    told = []
-    if not all(map(math.isclose, self.window, self.asked)):
-      both = self.window, self.asked
-      read, asked = (f'{low:.3g} to {high:.3g}' for low, high in both)
-      told.append(f'read over {read} instead of {asked}')
-    if not self.whole:
-      told.append('not all between was read')
-    where = ': not every seed of all arms was there'
-    return ', '.join(told) + where if told else ''
+    return cut_text(self.window, self.asked, self.whole)
 
 
 def at_common(comparison, pairs, window):

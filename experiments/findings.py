@@ -1,7 +1,6 @@
 """The conclusion of a comparison of two arms, in words."""
 
 import dataclasses
-import math
 
 from align_jax.compare import frontier, intervals, verdict
 from align_jax.compare.report import show
@@ -9,6 +8,7 @@ from align_jax.compare.words import (
   CLAIMS,
   budgets_text,
   by_seed_text,
+  cut_text,
   power_text,
 )
 
@@ -80,16 +80,8 @@ def _sentence(gap, word, names, level):
 
 def _notes(comparison, gap, settings, level, names):
   notes = [f'{stay(gap, names)} {updates(comparison, names)}']
-  if not all(map(math.isclose, gap.window, gap.asked)):
-    notes.append(
-      f'The window was cut from {budgets_text(*gap.asked)}, where not every '
-      'seed of both arms arrived: what it leaves out nobody compared.'
-    )
-  if not gap.whole:
-    notes.append(
-      'Not all of the window between its ends was compared: there not every '
-      'seed of both arms was.'
-    )
+  if told := cut_text(gap.window, gap.asked, gap.whole):
+    notes.append(f'{told.capitalize()}.')
   notes += turns(comparison, names)
   seeds = len(comparison.seeds)
   if seeds < 2:

@@ -144,12 +144,12 @@ def test_gaps_of_a_sum_are_read_over_the_kls_that_all_of_them_passed():
   ended = ruling_of(claims.Sum(parts), d=0.4)
   assert ended.word == claims.REPRODUCED, ended
   assert abs(ended.estimate.value) < 0.01
-  assert 'read over 1 to 1.51 instead of 1 to 3' in ended.why
+  assert 'read over 1.00 to 1.51 nats instead of 1.00 to 3.00 nats' in ended.why
 
 
 def test_a_window_that_was_cut_is_told():
   ruling = ruling_of(claims.Gap('a', 'b'), b=0.5)
-  assert ruling.why.startswith('read over 1 to 1.') and '1 to 3' in ruling.why
+  assert ruling.why.startswith('read over 1.00 to 1.') and '1 to 3' in ruling.why
   assert ruling.why in study_module.text_of(ruling)
   assert study_module.entry(ruling)['why'] == ruling.why
 

@@ -21,6 +21,26 @@ def budgets_text(low: float, high: float) -> str:
   return f'{low:{shown}} to {high:{shown}} nats'
 
 
+def cut_text(
+  window: tuple[float, float], asked: tuple[float, float], whole: bool
+) -> str:
+  """Where a comparison was not read, a clause; '': nowhere.
+
+  Args:
+    window: (low, high) nats, over which it was read.
+    asked: the window that was fixed in advance.
+    whole: whether it was read at all between.
+  """
+  told = []
+  if not all(map(math.isclose, window, asked)):
+    both = budgets_text(*window), budgets_text(*asked)
+    told.append('read over {} instead of {}'.format(*both))
+  if not whole:
+    told.append('not all between was read')
+  where = ': not every seed of all arms was there'
+  return ', '.join(told) + where if told else ''
+
+
 def digits_of(*numbers: float) -> int:
   """Decimals to show numbers with: two, or more where all are below 0.01.
 

@@ -13,11 +13,10 @@ seeds as a rule: those that a verdict rests on are no place to choose it.
 
 from align_jax import paths
 from align_jax.compare import intervals, verdict, words
-from align_jax.lab import sweep
+from align_jax.lab import effects, sweep
 from experiments import (
   command,
   common,
-  effects,
   online_vs_offline,
   registration,
 )

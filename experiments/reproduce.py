@@ -14,9 +14,9 @@ import time
 
 from align_jax import paths
 from align_jax.files import read_record, write_record
-from align_jax.lab import lock, schedule, sweep
+from align_jax.lab import effects, lock, schedule, sweep
 from align_jax.values import nearest
-from experiments import command, common, effects, registration, resume, site
+from experiments import command, common, registration, resume, site
 from experiments.suite import studies
 
 ONE_HOST = (

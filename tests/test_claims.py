@@ -149,7 +149,10 @@ def test_gaps_of_a_sum_are_read_over_the_kls_that_all_of_them_passed():
 
 def test_a_window_that_was_cut_is_told():
   ruling = ruling_of(claims.Gap('a', 'b'), b=0.5)
-  assert ruling.why.startswith('read over 1.00 to 1.') and '1.00 to 3.00' in ruling.why
+  assert (
+    ruling.why.startswith('read over 1.00 to 1.')
+    and '1.00 to 3.00' in ruling.why
+  )
   assert ruling.why in study_module.text_of(ruling)
   assert study_module.entry(ruling)['why'] == ruling.why
 

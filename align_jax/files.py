@@ -139,11 +139,10 @@ def digest(path: str | os.PathLike, size: int | None = None) -> list:
   """[bytes, digest of them] of a file, or of its first `size` bytes."""
   found, read = hashlib.blake2b(digest_size=16), 0
   with paths.path(path).open('rb') as file:
-    while block := file.read(min(2**20, size - read) if size else 2**20):
+    left = lambda: 2**20 if size is None else min(2**20, size - read)
+    while block := file.read(left()):
       found.update(block)
       read += len(block)
-      if read == size:
-        break
   return [read, found.hexdigest()]
 
 

@@ -23,6 +23,7 @@ from align_jax import roll_call
 # Google's firewall rule for slices opens 8476, unlike 8482, which is JAX's own
 # port since 0.8.1 (jax-ml/jax issue 35905).
 PORT = 8476
+LAST_PORT = 65535
 WAIT = 1800  # seconds that hosts may take to start: cold slices take over 300
 JOIN = 120  # seconds for JAX to connect hosts that are all there
 HEAR = 3  # seconds in which the end of another host is heard of
@@ -95,8 +96,12 @@ def _place(coordinator, num_hosts, host, port, wait):
     if num_hosts == 1:
       return '', 1, 0
     return _slice(port, wait) or ('', 1, 0)
-  if not coordinator.rpartition(':')[2].isdigit() or ':' not in coordinator:
-    raise ValueError(f'--coordinator={coordinator!r}, expected HOST:PORT')
+  where, _, number = coordinator.rpartition(':')
+  if not (where and number.isdecimal() and 1 <= int(number) <= LAST_PORT):
+    raise ValueError(
+      f'--coordinator={coordinator!r}, expected HOST:PORT, a port of 1 to '
+      f'{LAST_PORT}'
+    )
   if host >= num_hosts:
     raise ValueError(f'--host={host}, expected 0 to {num_hosts - 1}')
   return coordinator, num_hosts, host
@@ -241,6 +246,24 @@ def agree(value):
     _client().key_value_set_bytes(name, pickle.dumps(value))
     return value
   return pickle.loads(_client().blocking_key_value_get_bytes(name, FOREVER))
+
+
+def check_alike(told):
+  """Checks that all hosts were started alike. All of them have to call it.
+
+  Args:
+    told: {name: value}, of what has to be the same on all.
+  Raises:
+    ValueError: names what differs first, and both values.
+  """
+  wanted = agree(told)
+  for name in sorted(wanted.keys() | told.keys()):
+    own, other = told.get(name), wanted.get(name)
+    if own != other:
+      raise ValueError(
+        f'{name}={own!r:.60} here, {other!r:.60} on host 0: expected the same '
+        'command and code on all hosts'
+      )
 
 
 def barrier():

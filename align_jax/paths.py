@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from typing import Any
 
 STORES = {'gs': 'gcsfs'}  # {scheme: the package that reads and writes it}
-PARTIAL = '.partial-'  # within the name of a file that is being written
+# Within the name of a file that is being written, and of no other file.
+PARTIAL = '.align-partial-'
 FRESH = {'use_listings_cache': False}
 Path = Any  # pathlib.Path, or epath.Path, which has fewer types
 
@@ -36,6 +37,11 @@ def path(name: str | os.PathLike) -> Path:
     return name
   text = os.fspath(name)
   scheme, found, rest = text.partition('://')
+  if text.startswith('~'):  # which a shell leaves after '='
+    try:
+      return pathlib.Path(text).expanduser()
+    except RuntimeError:
+      raise ValueError(f'{text}: no such user, expected ~/...') from None
   if not found:
     return pathlib.Path(text)
   if scheme not in STORES:
@@ -97,6 +103,17 @@ def _of(path):
 
 
 @contextlib.contextmanager
+def _named(path):
+  """Names the path in an error of the system that names none: a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
 def writing(name: str | os.PathLike, mode: str = 'w') -> Iterator[Any]:
   """A new file, which has its name whole or not at all, and is on the disk."""
   target, encoding = path(name), None if 'b' in mode else 'utf-8'
@@ -108,7 +125,7 @@ def writing(name: str | os.PathLike, mode: str = 'w') -> Iterator[Any]:
     return
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'{target.name}{PARTIAL}{os.getpid()}')
-  with partial.open(mode, encoding=encoding) as file:
+  with _named(target), partial.open(mode, encoding=encoding) as file:
     yield file
     file.flush()
     os.fsync(file.fileno())
@@ -142,8 +159,9 @@ class Growing:
 
   def write(self, text: str) -> None:
     """Appends text."""
-    self.file.write(text)
-    self.file.flush()
+    with _named(self.path):
+      self.file.write(text)
+      self.file.flush()
     self._shown = False
 
   def put(self) -> None:
@@ -156,12 +174,14 @@ class Growing:
     """Waits until all that was written is where a kill leaves it."""
     self.put()
     if is_local(self.path):
-      os.fsync(self.file.fileno())
+      with _named(self.path):
+        os.fsync(self.file.fileno())
 
   def close(self) -> None:
     """Shows all that was written, and closes the file."""
     self.put()
-    self.file.close()
+    with _named(self.path):
+      self.file.close()
 
 
 @contextlib.contextmanager

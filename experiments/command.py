@@ -32,18 +32,30 @@ COORDINATOR = flags.DEFINE_string(
   'coordinator', '', 'HOST:PORT of host 0, of several. A TPU slice knows its.'
 )
 NUM_HOSTS = flags.DEFINE_integer(
-  'num_hosts', 0, 'Number of hosts; 1: this one alone. A TPU slice knows it.'
+  'num_hosts',
+  0,
+  'Number of hosts; 1: this one alone. A TPU slice knows it.',
+  lower_bound=0,
 )
 HOST = flags.DEFINE_integer(
-  'host', -1, 'Which host this is, from 0. A TPU slice knows it.'
+  'host',
+  -1,
+  'Which host this is, from 0. A TPU slice knows it.',
+  lower_bound=-1,
 )
 PORT = flags.DEFINE_integer(
-  'coordinator_port', hosts.PORT, 'Port of host 0 of a TPU slice.'
+  'coordinator_port',
+  hosts.PORT,
+  'Port of host 0 of a TPU slice.',
+  lower_bound=1,
+  upper_bound=hosts.LAST_PORT,
 )
 WAIT = flags.DEFINE_integer(
-  'wait_for_hosts', hosts.WAIT, 'Seconds in which all hosts must be there.'
+  'wait_for_hosts',
+  hosts.WAIT,
+  'Seconds in which all hosts must be there.',
+  lower_bound=1,
 )
-
 OF_HOSTS = COORDINATOR, NUM_HOSTS, HOST, PORT, WAIT
 
 HELP = """

@@ -222,6 +222,7 @@ def training(cfg, workdir, device):
     device: what to compute on, see `hardware.check`.
   """
   with lock.held(workdir, command.command()), stopping.listening():
+    lock.check_shared(workdir)
     sharding.use_mesh(**cfg['mesh'])  # must precede the first use of JAX
     hardware.check(device)
     if cfg['reference_memory'] == 'host':
@@ -311,6 +312,8 @@ def experiment(
   chosen = select(everything, only)
   if not report_only:
     start()
+    own = {'--only': sorted(only), 'commit': registration.commit()}
+    hosts.check_alike({**own, **resume.flat(cfg, 'config')})
     with training(cfg, workdir, device):
       if hosts.first():
         lock.drop_unfinished(workdir)

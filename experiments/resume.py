@@ -129,10 +129,15 @@ def compare(path, settings, filled, idle=()):
     filled: {field: value} of fields that the directory may lack.
     idle: names of fields that are not read.
   Raises:
-    ValueError: names the first field that differs.
+    ValueError: names the first field that differs, or the file that is gone.
   """
   old = held(path)
   if old is None:
+    if newest_step(path) or (path / 'done.json').exists():
+      raise ValueError(
+        f'{path / "settings.json"}: no such file, and a run has begun there: '
+        f'put it back, or remove {path}'
+      )
     return
   old = {RENAMED.get(k, k): v for k, v in old.items() if k not in idle}
   new = {k: v for k, v in as_read(settings).items() if k not in idle}

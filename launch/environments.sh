@@ -57,6 +57,12 @@ while (($#)) && [[ $1 != -- ]]; do
   shift
 done
 ((${#names[@]})) || names=(colab jax-0.10 jax-0.12)
+for name in "${names[@]}"; do
+  if [[ ! $name =~ ^(colab|jax-0.10|jax-0.12)$ ]]; then
+    echo "error: $name: expected colab, jax-0.10 or jax-0.12" >&2
+    exit 1
+  fi
+done
 uv=$(find_uv)
 results=() failed=0
 for name in "${names[@]}"; do
@@ -67,10 +73,6 @@ for name in "${names[@]}"; do
       ;;
     jax-0.10) make "$name" 3.11 --requirement requirements.txt 'jax==0.10.*' ;;
     jax-0.12) make "$name" 3.12 --requirement requirements.txt 'jax==0.12.*' ;;
-    *)
-      echo "error: $name: expected colab, jax-0.10 or jax-0.12" >&2
-      exit 1
-      ;;
   esac
   run_tests "${@:2}" || failed=1
 done

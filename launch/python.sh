@@ -3,8 +3,9 @@
 
 # Prints the first Python that is new enough. PYTHON=/path/to/python3 chooses.
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13 python}; do
+  local candidate candidates=(python3 python3.11 python3.12 python3.13 python)
+  [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
       2>/dev/null; then
       echo "$candidate"

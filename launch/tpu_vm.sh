@@ -21,29 +21,48 @@ fail() {
 
 # The command line ------------------------------------------------------------
 
-name=${1:-} type='' zone='' workdir='' terms=on-demand duration='' dry=false
+name=${1:-} type='' zone='' workdir='' terms='' duration='' dry=false
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] ||
   fail "'$name': expected a name of a-z, 0-9 and -, for the VMs"
 shift
+first() { [[ -z $1 ]] || fail "$2: expected one of its kind, after $1"; }
 while (($#)) && [[ $1 != -- ]]; do
   case $1 in
-    --type=?*) type=${1#*=} ;;
-    --zone=?*) zone=${1#*=} ;;
-    --workdir=gs://?*) workdir=${1#*=} ;;
-    --spot) terms=spot ;;
-    --flex-start=?*) terms=flex-start duration=${1#*=} ;;
+    --type=?*) first "$type" "$1" && type=${1#*=} ;;
+    --zone=?*) first "$zone" "$1" && zone=${1#*=} ;;
+    --workdir=gs://?*/?*)
+      first "$workdir" "$1" && workdir=${1#*=} workdir=${workdir%/}
+      ;;
+    --workdir=*) fail "$1: expected a folder of a bucket, gs://BUCKET/FOLDER" ;;
+    --spot) first "$terms" "$1" && terms=spot ;;
+    --flex-start=?*)
+      first "$terms" "$1" && terms=flex-start duration=${1#*=}
+      ;;
     --dry-run) dry=true ;;
     *) fail "$1: expected --type=, --zone=, --workdir=gs://, --spot," \
       "--flex-start=DURATION or --dry-run, and -- before the experiment" ;;
   esac
   shift
 done
+terms=${terms:-on-demand}
 [[ $type ]] || fail '--type is required, such as --type=v5litepod-8'
 [[ $zone ]] || fail '--zone is required, such as --zone=us-west4-a'
 [[ $workdir ]] || fail '--workdir is required, a folder of a bucket (gs://...)'
 (($# > 1)) || fail 'expected -- EXPERIMENT, such as -- online_vs_offline'
 shift
 [[ -f experiments/$1.py ]] || fail "$1: no such file as experiments/$1.py"
+grep -q "^if __name__ == '__main__':" "experiments/$1.py" ||
+  fail "$1: experiments/$1.py is no experiment"
+for word in "${@:2}"; do
+  case $word in
+    --workdir | --workdir=*) fail "$word: expected before --, and there alone" ;;
+    --config=*)
+      path=${word#*=} path=${path%%:*}
+      git cat-file -e "HEAD:$path" 2>/dev/null ||
+        fail "$word: no such file in HEAD, which is what runs"
+      ;;
+  esac
+done
 experiment=("$@" --workdir="$workdir")
 
 case $type in
@@ -51,10 +70,13 @@ case $type in
   v5litepod-*) api=tpu runtime=v2-alpha-tpuv5-lite ;;
   v5p-*) api=tpu runtime=v2-alpha-tpuv5 ;;
   v6e-*) api=tpu runtime=v2-alpha-tpuv6e ;;
-  tpu7x-*x*x*)
+  tpu7x-*)
     api=gce topology=${type#tpu7x-}
-    hosts=$((${topology//x/*} / 4)) # a VM has four chips
-    ((hosts)) || fail "--type=$type: expected four chips or more"
+    [[ $topology =~ ^[1-9][0-9]?x[1-9][0-9]?x[1-9][0-9]?$ ]] ||
+      fail "--type=$type: expected tpu7x-AxBxC, such as tpu7x-2x2x1"
+    chips=$((${topology//x/*})) hosts=$((chips / 4))
+    ((chips % 4 == 0)) ||
+      fail "--type=$type: expected a multiple of the four chips of a VM"
     ;;
   *) fail "--type=$type: expected v5litepod-N, v6e-N, ..., or tpu7x-AxBxC" ;;
 esac
@@ -97,7 +119,12 @@ create_tpu() {
   esac
   run "${command[@]}" compute tpus queued-resources create "$name" \
     --zone="$zone" --node-id="$name" --accelerator-type="$type" \
-    --runtime-version="$runtime" "${options[@]}" --quiet
+    --runtime-version="$runtime" "${options[@]}" --quiet && made=(slice)
+}
+
+there_tpu() {
+  ask '' gcloud compute tpus queued-resources list --zone="$zone" \
+    --filter="name~/$name\$" --format='value(state.state)'
 }
 
 state_tpu() {
@@ -111,7 +138,7 @@ on_tpu() {
 }
 
 delete_tpu() {
-  run gcloud compute tpus queued-resources delete "$name" --zone="$zone" \
+  ((!${#made[@]})) || run gcloud compute tpus queued-resources delete "$name" --zone="$zone" \
     --force --quiet
 }
 
@@ -135,6 +162,7 @@ create_gce() {
       --region="$region" --type=HIGH_THROUGHPUT \
       --accelerator-topology="$topology" \
       --accelerator-topology-mode=AUTO_CONNECT || return
+    made=(policy)
     policy=projects/$project/regions/$region/resourcePolicies/$name
     slice=(--target-size-policy-mode=bulk --workload-policy="$policy")
   fi
@@ -143,9 +171,18 @@ create_gce() {
     --image-project=ubuntu-os-accelerator-images \
     --image-family=ubuntu-accel-2404-amd64-tpu-tpu7x \
     --boot-disk-size=200GB --scopes=cloud-platform "${options[@]}" || return
+  made+=(template)
   run gcloud compute instance-groups managed create "$name" --zone="$zone" \
     --template="$name" --size="$hosts" \
-    --default-action-on-vm-failure=do-nothing "${slice[@]}"
+    --default-action-on-vm-failure=do-nothing "${slice[@]}" || return
+  made+=(group)
+}
+
+there_gce() {
+  ask '' gcloud compute instance-groups managed list --filter="name=$name" \
+    --format='value(name)' || return
+  ask '' gcloud compute instance-templates list --filter="name=$name" \
+    --format='value(name)'
 }
 
 # list_gce ANSWER FIELD: of all VMs; the group adds four characters to its name.
@@ -180,22 +217,28 @@ on_gce() {
 
 delete_gce() {
   local status=0
-  run gcloud compute instance-groups managed delete "$name" --zone="$zone" \
-    --quiet || status=$?
-  run gcloud compute instance-templates delete "$name" --quiet || status=$?
-  ((hosts == 1)) || run gcloud compute resource-policies delete "$name" \
-    --region="${zone%-*}" --quiet || status=$?
+  [[ " ${made[*]} " != *' group '* ]] ||
+    run gcloud compute instance-groups managed delete "$name" --zone="$zone" \
+      --quiet || status=$?
+  [[ " ${made[*]} " != *' template '* ]] ||
+    run gcloud compute instance-templates delete "$name" --quiet || status=$?
+  [[ " ${made[*]} " != *' policy '* ]] ||
+    run gcloud compute resource-policies delete "$name" \
+      --region="${zone%-*}" --quiet || status=$?
   return $status
 }
 
 # The job ----------------------------------------------------------------------
 
+made=() # of what `create` has created, which alone is deleted
 create() { "create_$api"; }
+there() { "there_$api"; } # what has this name already
 state() { "state_$api"; } # ACTIVE: all VMs are up; '': there are none
 on() { "on_$api" "$@"; }  # on all|0 COMMAND: of every VM, or of one
 delete() {
   "delete_$api" ||
     echo "error: $name may still be there, and cost: delete it" >&2
+  made=()
 }
 
 worker() { # the command line of launch/worker.sh on a VM
@@ -204,7 +247,7 @@ worker() { # the command line of launch/worker.sh on a VM
 }
 
 # The commit goes through the bucket, so that every VM has the same.
-bundle="${workdir%/}.bundle"
+bundle=$workdir.bundle
 upload() {
   local file
   $dry || [[ -z $(git status --porcelain) ]] ||
@@ -214,7 +257,8 @@ upload() {
   run gcloud storage cp "$file" "$bundle"
   rm -f "$file"
 }
-fetch="test -d align_jax || { gcloud storage cp $(printf %q "$bundle") code &&
+fetch="test -f align_jax/launch/worker.sh || { rm -rf align_jax &&
+gcloud storage cp $(printf %q "$bundle") code &&
 git init --quiet align_jax && git -C align_jax pull --quiet ../code HEAD; }"
 
 # Until all VMs are up and have the code; status 1 if they are taken away.
@@ -241,16 +285,21 @@ start() { on all "$(worker start "${experiment[@]}")"; }
 
 # Shows the output until the experiment is done; status 1 if the VMs are gone.
 watch() {
-  local how now
+  local how now unknown=0
   while :; do
     now=$(state) || { pause 30 && continue; } # no connection
     [[ $now == ACTIVE ]] || return 1
     on 0 "$(worker follow)" || true # the connection may break
     how=$(on all "$(worker outcome)" | sort -u) || how=unknown
     ! $dry || how='done'
+    [[ $how == unknown ]] || unknown=0
     case $how in
       'done') return ;;
-      *running* | unknown) pause 10 ;;
+      unknown)
+        ((++unknown < 100)) || fail "no answer from $name; see above"
+        pause 10
+        ;;
+      *running*) pause 10 ;;
       *) # processes of a slice that is taken away end before its state says so
         pause 60
         now=$(state) || continue
@@ -263,13 +312,15 @@ watch() {
 }
 
 attempt() {
-  create || fail "$name was not created; gcloud says why above"
+  create || fail "$name was not created, gcloud says why above; if it is there" \
+    'all the same, it is not deleted'
   prepare || return
   start || true # `watch` starts it again
   watch
 }
 
-$dry || [[ -z $(state) ]] || fail "there is a $name already"
+already=$(there) || fail "gcloud does not say what there is; see above"
+[[ -z $already ]] || fail "there is a $name already"
 upload
 trap delete EXIT
 until attempt; do

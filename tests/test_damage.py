@@ -129,13 +129,30 @@ def test_a_workdir_belongs_to_one_command(tmp_path):
     pass  # a killed process holds nothing
 
 
+def test_a_log_that_was_empty_at_a_checkpoint_may_grow(tmp_path):
+  log = tmp_path / 'metrics.jsonl'
+  log.touch()
+  known = files.digests(tmp_path)
+  assert known['metrics.jsonl'][0] == 0
+  log.write_text('{"step": 1}\n')
+  assert not files.damaged(tmp_path, known)
+
+
 def test_what_is_half_written_goes(tmp_path):
   (tmp_path / 'seed0').mkdir()
-  (tmp_path / 'seed0' / 'pairs.npz.partial-12').write_text('x')
-  (tmp_path / 'task.partial-12').mkdir()
-  (tmp_path / 'seed0' / 'pairs.npz').write_text('x')
+  (tmp_path / 'seed0' / 'pairs.npz.align-partial-12').write_text('x')
+  (tmp_path / 'task.align-partial-12').mkdir()
+  (tmp_path / 'task.align-partial-12' / 'x.npz').touch()
+  kept = ['film.partial-1', 'other/lock', 'other/page.align-partial-3']
+  kept.append('seed0/pairs.npz')
+  for name in kept:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('x')
+  (tmp_path / 'lock').touch()
   lock.drop_unfinished(tmp_path)
-  assert [p.name for p in tmp_path.rglob('*')] == ['seed0', 'pairs.npz']
+  left = [p for p in tmp_path.rglob('*') if p.is_file()]
+  names = sorted(str(p.relative_to(tmp_path)) for p in left)
+  assert names == sorted([*kept, 'lock'])
 
 
 def test_a_start_that_failed_binds_nothing(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 
 from align_jax import hosts, roll_call
 from align_jax.files import read_jsonl
+from align_jax.lab import lock
 from align_jax.learn.checkpoint import final_params
 from experiments import command, common, hosts_proof, online_vs_offline
 
@@ -229,11 +230,46 @@ def test_a_host_names_host_0_where_it_does_not_answer():
     (dict(num_hosts=2), 'expected all three'),
     (dict(coordinator='a:1', num_hosts=2, host=2), 'host=2, expected 0 to 1'),
     (dict(coordinator='a', num_hosts=2, host=0), 'expected HOST:PORT'),
+    (dict(coordinator=':8', num_hosts=2, host=0), 'expected HOST:PORT'),
+    (dict(coordinator='a:0', num_hosts=2, host=0), 'a port of 1 to 65535'),
+    (dict(coordinator='a:65536', num_hosts=2, host=1), 'a port of 1 to 65535'),
   ],
 )
 def test_flags_that_do_not_go_together_are_refused(given, wrong):
   with pytest.raises(ValueError, match=wrong):
     hosts.start(**given)
+
+
+@pytest.mark.parametrize(
+  'own, wrong',
+  [
+    ({'--only': ['a'], 'config.lr': 0.3}, r'config.lr=0.3 here, 0.03 on host'),
+    ({'config.lr': 0.03}, r"--only=None here, \['a'\] on host 0"),
+    ({'--only': ['a'], 'config.lr': 0.03, 'x': 1}, 'x=1 here, None on host 0'),
+  ],
+)
+def test_hosts_that_were_started_differently_are_refused(
+  own, wrong, monkeypatch
+):
+  of_first = {'--only': ['a'], 'config.lr': 0.03}
+  monkeypatch.setattr(hosts, 'agree', lambda told: of_first)
+  with pytest.raises(ValueError, match=wrong):
+    hosts.check_alike(own)
+  hosts.check_alike(dict(of_first))
+
+
+def test_a_folder_that_is_not_shared_is_refused(monkeypatch, tmp_path):
+  monkeypatch.setattr(lock, 'SEEN', 0)
+  with lock.held(tmp_path / 'first'):
+    lock.check_shared(tmp_path / 'first')
+    token = lock._token(tmp_path / 'first' / 'lock')
+    monkeypatch.setattr(hosts, 'agree', lambda own: token)
+    lock.check_shared(tmp_path / 'first')
+    with pytest.raises(ValueError, match='/second is another folder here'):
+      lock.check_shared(tmp_path / 'second')
+    with lock.held(tmp_path / 'second'):
+      with pytest.raises(ValueError, match='/second is another folder here'):
+        lock.check_shared(tmp_path / 'second')
 
 
 class Slice:

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -145,6 +147,14 @@ def test_a_status_that_is_told_late_is_waited_for():
   ended_by_the_pool = LateStatus(None, -signal.SIGTERM)
   crew._processes = {2: ended_by_the_pool, 1: LateStatus(None, None, -9)}
   assert 'the worker of big ended by signal 9' in str(crew._died())
+
+
+def test_a_process_begun_later_is_not_interrupted_before_it_listens():
+  blocked = 'signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])'
+  command = [sys.executable, '-c', f'import signal; print({blocked})']
+  with jobs._later(signal.SIGINT):
+    assert subprocess.check_output(command) == b'True\n'
+  assert subprocess.check_output(command) == b'False\n'
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

@@ -109,11 +109,22 @@ def test_an_interrupted_run_may_end_where_it_is(tmp_path):
   [run] = runs_of(cfg, 'online')
   with interrupted_at(5) as report:
     train_arm(cfg, run, tmp_path, report)
+  resume.write(run.directory(tmp_path), resume.settings_of(run))
   cfg = config(steps=4)
   common.execute(cfg, runs_of(cfg, 'online'), tmp_path)
   path = run.directory(tmp_path)
   assert read_jsonl(path / 'points.jsonl')[-1]['step'] == 4
   assert json.loads((path / 'done.json').read_text())['steps'] == 4
+
+
+def test_a_run_that_has_lost_its_settings_is_refused(tmp_path):
+  cfg = config()
+  [run] = runs_of(cfg, 'online')
+  pretend(run.directory(tmp_path), run, 6)
+  resume.open_workdir(cfg, [run], tmp_path)
+  (run.directory(tmp_path) / 'settings.json').unlink()
+  with pytest.raises(ValueError, match='default/settings.json: no such file'):
+    resume.open_workdir(cfg, [run.but(learning_rate=0.3)], tmp_path)
 
 
 @pytest.mark.parametrize('shuffle', [0, 1, 2, 3, 6, 7])

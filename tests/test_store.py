@@ -5,6 +5,7 @@ proof is `python tests/store.py python -m experiments.damage --kills=10
 --store=gs://bucket/killed --workdir=runs/damage`.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -325,6 +326,24 @@ def test_a_store_that_refuses_is_named_at_once(bucket, monkeypatch):
 def test_other_places_are_refused(name, message):
   with pytest.raises(ValueError, match=message):
     paths.path(name)
+
+
+def test_a_home_folder_is_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/someone')
+  assert str(paths.path('~/run')) == '/home/someone/run'
+  assert str(paths.path('./~/run')) == '~/run'
+  with pytest.raises(ValueError, match='^~no-such-user/x: no such user'):
+    paths.path('~no-such-user/x')
+
+
+def test_a_full_disk_is_named(tmp_path):
+  """As every write to /dev/full fails, and its error names no file."""
+  full = paths.Growing(paths.path('/dev/full'))
+  with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+    full.write('x')
+  with pytest.raises(OSError, match='No space left .*/page.html'):
+    with paths.writing(tmp_path / 'page.html'):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -18,7 +18,8 @@ def tpu_vm(*words, **options):
 
 
 QUEUED = 'gcloud compute tpus queued-resources'
-TPU = f"""git bundle create --quiet FILE HEAD
+TPU = f"""{QUEUED} list --zone=us-west4-a
+git bundle create --quiet FILE HEAD
 gcloud storage cp FILE gs://bucket/toy.bundle
 CREATE
 {QUEUED} list --zone=us-west4-a
@@ -57,11 +58,11 @@ def test_a_dry_run_prints_all_commands_and_runs_none(tmp_path, kind):
   for line, start in zip(lines, wanted):
     line = re.sub(r'/\S*/tmp\.\S+', 'FILE', line)
     assert line.startswith(start), line
-  assert f'--accelerator-type={kind} ' in lines[2]
-  assert all(flag in f'{lines[2]} ' for flag in flags)
-  assert ('--spot' in lines[2]) == (terms == '--spot')
+  assert f'--accelerator-type={kind} ' in lines[3]
+  assert all(flag in f'{lines[3]} ' for flag in flags)
+  assert ('--spot' in lines[3]) == (terms == '--spot')
   for word in (*TAIL[1:], WORKDIR):
-    assert word in lines[5]
+    assert word in lines[6]
 
 
 @pytest.mark.parametrize('topology, hosts', [('2x2x1', 1), ('2x2x4', 4)])
@@ -88,7 +89,46 @@ def test_compute_engine_provides_the_seventh_generation(
   assert sorted(made) == sorted(dropped) and len(made) == 2 + (hosts > 1)
 
 
+KINDS = ('--type=v4-8', ZONE)
 MISTAKES = {
+  '--workdir=gs://bucket: expected a folder': ['toy', '--workdir=gs://bucket'],
+  '--type=v5p-8: expected one of its kind, after v4-8': [
+    'toy',
+    '--type=v4-8',
+    '--type=v5p-8',
+  ],
+  '--spot: expected one of its kind, after flex-start': [
+    'toy',
+    '--flex-start=4h',
+    '--spot',
+  ],
+  **{
+    f'--type=tpu7x-{x}: expected': ['toy', f'--type=tpu7x-{x}', ZONE, WORKDIR]
+    + list(TAIL)
+    for x in ('2x2x2x', 'ax2x2', '3x1x2', '1x1x1', '2x2')
+  },
+  'common: experiments/common.py is no experiment': [
+    'toy',
+    *KINDS,
+    WORKDIR,
+    '--',
+    'common',
+  ],
+  '--config=configs/nope.py: no such file in HEAD': [
+    'toy',
+    *KINDS,
+    WORKDIR,
+    '--',
+    'online_vs_offline',
+    '--config=configs/nope.py',
+  ],
+  '--workdir=gs://other: expected before --': [
+    'toy',
+    *KINDS,
+    WORKDIR,
+    *TAIL,
+    '--workdir=gs://other',
+  ],
   "'': expected a name": [''],
   "'Toy': expected a name": ['Toy'],
   '--type is required': ['toy', ZONE, WORKDIR, *TAIL],
@@ -124,11 +164,21 @@ echo "$@" >>"$CLOUD/calls"
 last=${!#}
 case "$*" in
   *' create '*) mkdir "$CLOUD/vm" && echo ACTIVE >"$CLOUD/state" ;;
-  *' list '*) cat "$CLOUD/state" 2>/dev/null || true ;;
+  *' list '*)
+    [[ ! -e $CLOUD/silent ]] || exit 1
+    cat "$CLOUD/state" 2>/dev/null || true ;;
   *' delete '*) rm -r "$CLOUD/vm" "$CLOUD/state" ;;
   *' ssh '*)
     [[ $(cat "$CLOUD/state") == ACTIVE ]] || exit 255
     cd "$CLOUD/vm" && bash -c "${last#--command=}"
+    ;;
+  'storage cp '*' code')
+    file=${3/gs:\/\//$CLOUD/}
+    if [[ -e $CLOUD/cut ]]; then
+      rm "$CLOUD/cut" && head -c 100 "$file" >code
+    else
+      cp "$file" code
+    fi
     ;;
   'storage cp '*) cp "${3/gs:\/\//$CLOUD/}" "${4/gs:\/\//$CLOUD/}" ;;
   'storage rsync '*) cp -r "$CLOUD/bucket/toy/." "$last" ;;
@@ -136,6 +186,8 @@ esac
 """
 # It does what the next line of $CLOUD/plan says.
 SHORT = """
+if __name__ == '__main__':
+  pass
 import os, pathlib, sys
 cloud = pathlib.Path(os.environ['CLOUD'])
 what, *rest = (cloud / 'plan').read_text().split()
@@ -220,6 +272,29 @@ def test_what_is_there_already_is_not_touched(cloud):
   assert done.returncode == 1
   assert done.stderr == 'error: there is a toy already\n'
   assert calls(cloud, 'list') == 1 and not calls(cloud, 'delete')
+
+
+def test_what_another_command_made_meanwhile_is_not_deleted(cloud):
+  (cloud.home / 'vm').mkdir()
+  done = cloud('done')
+  assert done.returncode == 1 and 'error: toy was not created' in done.stderr
+  assert calls(cloud, 'create') == 1 and not calls(cloud, 'delete')
+  assert (cloud.home / 'vm').exists()
+
+
+def test_without_an_answer_nothing_is_created(cloud):
+  (cloud.home / 'silent').touch()
+  done = cloud('done')
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: gcloud does not say what there is')
+  assert not calls(cloud, 'create') and not calls(cloud, 'delete')
+
+
+def test_code_that_came_in_part_is_fetched_again(cloud):
+  (cloud.home / 'cut').touch()
+  done = cloud('done')
+  assert done.returncode == 0, done.stderr
+  assert 'this run will done' in done.stdout
 
 
 def test_uncommitted_changes_are_refused(cloud):

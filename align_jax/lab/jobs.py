@@ -6,6 +6,7 @@ many workers as cores, each is pinned to its own core.
 """
 
 import concurrent.futures as futures
+import contextlib
 import ctypes
 import dataclasses
 import multiprocessing
@@ -113,7 +114,8 @@ class _Crew:
 
   def begin(self, job):
     try:
-      future = self._pool.submit(_work, job)
+      with _later(signal.SIGINT):  # a new worker has it so until it listens
+        future = self._pool.submit(_work, job)
     except futures.process.BrokenProcessPool:
       raise self._died() from None
     self._processes |= self._pool._processes
@@ -232,6 +234,7 @@ def _start_worker(queue, cores):
   global _queue
   _queue = queue
   stopping.listen()
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
   _end_with_parent()
   core = cores.get()
   if core is not None:
@@ -250,6 +253,16 @@ def _end_with_parent():
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _later(number):
+  """Delivers a signal after the block; processes begun within wait, too."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _small_runs:

@@ -60,7 +60,7 @@ class _Own:
   """An object of this process's."""
 
   def __init__(self, path, told):
-    self._path, self._told = path, {**told, 'token': secrets.token_hex(8)}
+    self._path, self._told = path, {'token': secrets.token_hex(8), **told}
     self._beats = 0
 
   def _text(self):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 import time
 
@@ -11,7 +12,8 @@ from align_jax import hosts, paths
 from align_jax.lab import lease
 
 NAME = 'lock'
-UNFINISHED = f'*{paths.PARTIAL}*', '*.orbax-checkpoint-tmp*'
+SEEN = 10  # seconds in which a shared folder shows what another host wrote
+UNFINISHED = paths.PARTIAL, '.orbax-checkpoint-tmp'  # within a name
 
 
 @contextlib.contextmanager
@@ -30,7 +32,7 @@ def held(workdir, command=''):
   path = paths.path(workdir) / NAME
   since = time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())
   told = dict(pid=os.getpid(), host=socket.gethostname(), since=since)
-  told['command'] = command
+  told |= {'command': command, 'token': secrets.token_hex(8)}
   hold = _flock if paths.is_local(path) else lease.held
   try:
     with contextlib.ExitStack() as stack:
@@ -41,6 +43,31 @@ def held(workdir, command=''):
       f'{workdir} is in use by {_holder(error.told)}: wait for it, or choose '
       'another --workdir'
     ) from None
+
+
+def check_shared(workdir):
+  """Checks that all hosts see the folder whose lock host 0 holds.
+
+  Raises:
+    ValueError: this one does not.
+  """
+  path = paths.path(workdir) / NAME
+  token, end = hosts.agree(_token(path)), time.monotonic() + SEEN
+  while _token(path) != token:
+    if time.monotonic() > end:
+      raise ValueError(
+        f'--workdir={workdir} is another folder here than on host 0, expected '
+        'one that all hosts share'
+      )
+    time.sleep(0.2)
+
+
+def _token(path):
+  """What tells a holder of the lock from others. None: nobody holds it."""
+  try:
+    return json.loads(path.read_text('utf-8'))['token']
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
 
 
 @contextlib.contextmanager
@@ -72,9 +99,18 @@ def _holder(text):
 def drop_unfinished(workdir):
   """Removes what killed processes left half written. Needs the lock.
 
-  In a store nothing is half written but checkpoints, which orbax drops.
+  In a store nothing is half written but checkpoints, which orbax drops. A
+  folder with a lock of its own is another command's.
   """
   workdir = paths.path(workdir)
-  for pattern in UNFINISHED if paths.is_local(workdir) else ():
-    for path in sorted(workdir.rglob(pattern)):
-      paths.remove(path)
+  if not paths.is_local(workdir):
+    return
+  for folder, folders, names in os.walk(workdir):
+    here = paths.path(folder)
+    if here != workdir and NAME in names:
+      folders.clear()
+      continue
+    for name in (*folders, *names):
+      if any(part in name for part in UNFINISHED):
+        paths.remove(here / name)
+    folders[:] = [x for x in folders if (here / x).is_dir()]

@@ -8,8 +8,8 @@ of the pairs as the gold judge, offline DPO on golden pairs and on the human
 labels of the other half, online DPO under the proxy. Tokenizer, policy and
 judge are small, and know no English but that of the file.
 
-Expect: not run at this size by the project, so neither time nor result is
-known; the tests run it in miniature.
+Expect: six minutes of processor time on 1745 transcripts, see
+docs/pipelines.md; the whole data set was not run.
 """
 
 from configs import base

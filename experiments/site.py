@@ -122,6 +122,10 @@ INTRODUCTION = (
   'code before the runs: `experiments/suite/` has a module for each study.',
   'A number above 0 speaks for the claim, unless no difference is claimed.',
   'Brackets are 95% intervals over seeds and prompts.',
+  '"Below 0.1", "over 1.3" and the like: the number is the distance to that',
+  'bound, above 0 on the side that the claim says. Statistics of all seeds at',
+  'once are jackknifed, so a number may lie beyond what is possible. "K of N',
+  'cases break it" has no interval: it is reproduced if K is 0.',
 )
 
 
@@ -132,6 +136,7 @@ WORDS = (
   '- *not reproduced*: the number is equivalent to 0, by two one-sided tests',
   "  within the claim's margin.",
   '- *undecided*: none of these; the seeds are too few.',
+  '- *no verdict*: the points do not give the number; the reason stands there.',
   '',
   'Where no difference is claimed, *reproduced* is what is equivalent to 0,',
   'and *not reproduced* what lies beyond the margin.',

@@ -1,6 +1,7 @@
 """The train step, the state and the sources: pure and replayable."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,8 @@ def test_learning_rate_scales_the_update(batch):
 
 def test_refresh(params, tx):
   state = step.init_state(params, tx, anchors=['ref', 'sampler'])
+  other = types.MappingProxyType({'ref': 'another'})
+  assert step.init_state(params, tx, anchors=other).anchors == dict(other)
   state = state.replace(params=jax.tree.map(lambda x: x + 1, params))
   every = {'ref': 0, 'sampler': 3}
   for i, due in [(0, False), (1, False), (3, True), (4, False), (6, True)]:

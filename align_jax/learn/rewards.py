@@ -12,7 +12,6 @@ from align_jax import hosts, ops, sharding
 from align_jax.learn.batches import take
 
 
-# Fields of a Batch that differ by where it is from, and that no model reads.
 def stateless(reward):
   """A reward of the batch alone as one of the batch and the run's state."""
   return lambda batch, state: reward(batch)

@@ -32,7 +32,7 @@ def init_state(
     stats: {name: number} that the run carries along, see `TrainState`.
   """
   copy = lambda tree: jax.tree.map(jnp.copy, tree)
-  if not isinstance(anchors, dict):
+  if not isinstance(anchors, Mapping):
     anchors = dict.fromkeys(anchors, params)
   return TrainState(
     step=jnp.int32(0),
@@ -243,7 +243,8 @@ def make_train_step(
     tx: an optax transformation; its updates are multiplied by hparams'
       'learning_rate' when there is one.
     prepare: (outputs, batch, hparams) -> batch, what the loss needs of the
-      whole batch; runs once per step, before the batch is split.
+      whole batch; runs once per step, before the batch is split. For losses
+      whose row has a `prepare`: `partial(losses.prepared, name)`.
     reads_anchors: forward is (params, batch, anchors).
     num_microbatches: prompts are split into this many parts, one at a time,
       whose gradients add up to one update.

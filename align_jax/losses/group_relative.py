@@ -68,6 +68,7 @@ def dr_grpo(
   the baseline includes the row itself.
 
   Args:
+    beta: price of a nat, in units of reward.
     length: constant divisor of sums over tokens. The paper uses the maximum
       completion length. The rest as in `grpo`.
   """

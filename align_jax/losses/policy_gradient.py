@@ -259,8 +259,9 @@ def reinforce_pp_baseline(
   deviation. The KL is a separate loss.
 
   Args:
-    batch: as prepared by `baseline_advantages`, with group_size >= 2. The rest
-      as in `reinforce_pp`.
+    batch: as prepared by `baseline_advantages`, with group_size >= 2.
+    beta: price of a nat, in standard deviations of the batch's rewards less
+      their group's mean. The rest as in `reinforce_pp`.
   """
   return reinforce_pp(logps, batch, beta=beta, kl=kl, clip=clip)
 

@@ -319,7 +319,7 @@ def test_arms_that_never_meet_get_no_verdict(cfg):
   assert far.word == 'no verdict' and 'nothing to compare' in far.sentence
   cfg = changed(cfg, window=(3.0, 6.0))
   cut = finding(cfg, list(rows(lambda i: 0.3 + 0.01 * i)))
-  assert any('cut from 3.00 to 6.00' in note for note in cut.notes)
+  assert any('instead of 3.00 to 6.00 nats' in note for note in cut.notes)
 
 
 def test_effects_need_equally_many_configurations_from_the_start(cfg):

@@ -51,7 +51,10 @@ def measured(cfg, workdir):
   names = settings['treatment'], settings['control']
   runs = [r for r in common.points_of(workdir) if r['arm'] in names]
   if {r['arm'] for r in runs} != set(names):
-    raise ValueError(f'{workdir} holds no points of {names[0]} and {names[1]}')
+    raise ValueError(
+      f'{workdir} holds no points of {names[0]} and {names[1]}; without '
+      '--workdir an assumed --config.report.deviation is read'
+    )
   comparison = compare(runs, cfg, gain(runs))
   if len(comparison.seeds) < 2:
     raise ValueError(f'{workdir} holds one seed, expected 2 or more')

@@ -337,6 +337,41 @@ def test_small_scores_have_more_decimals(tmp_path, capsys):
   assert 'grpo is above dpo: +0.000' in out and '0.0000]' not in out
 
 
+def ends(**golds):
+  """Rows of arms that go from the reference to 2 nats, by three seeds."""
+  for arm, (start, end) in golds.items():
+    for seed in range(3):
+      for step, (kl, gold) in enumerate(
+        ((0.0, start), (0.1, start), (2.0, end))
+      ):
+        yield dict(method=arm, seed=seed, step=step, kl=kl, reward=gold)
+
+
+def test_equal_arms_do_not_differ_by_rounding(tmp_path, capsys):
+  table = ends(dpo=(0.1, 0.3), ipo=(0.2, 0.4))
+  out = shown(capsys, write(tmp_path / 'p.csv', list(table)), '--budgets=2')
+  assert 'ipo is not shown to differ from dpo: 0.00 [0.00, 0.00]' in out
+
+
+def test_a_small_difference_of_large_scores_is_seen(tmp_path, capsys):
+  table = [
+    {**row, 'reward': row['reward'] + row['step'] * row['seed'] * 1e-4}
+    for row in ends(dpo=(0.0, 0.2), ipo=(0.0, 0.203))
+  ]
+  for row in table:
+    if row['method'] == 'dpo':
+      row['reward'] *= 1 - 1e-4
+  out = shown(capsys, write(tmp_path / 'p.csv', table), '--budgets=2')
+  assert 'ipo is above dpo: +0.0030 [+0.00' in out
+
+
+def test_an_arm_that_is_called_as_a_difference_is_refused(tmp_path, capsys):
+  table = [*ends(dpo=(0, 1), ipo=(0, 2))]
+  table += [{**row, 'method': 'ipo - dpo'} for row in table[:9]]
+  with pytest.raises(SystemExit, match="arm 'ipo - dpo': a difference has"):
+    shown(capsys, write(tmp_path / 'p.csv', table))
+
+
 def test_a_plot_without_a_reference_starts_nowhere(tmp_path, monkeypatch):
   from align_jax.compare import lines
 

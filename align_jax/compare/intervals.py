@@ -225,6 +225,7 @@ def seeds_for(
 
 def sign_test(by_seed: Iterable[float]) -> float:
   """Two-sided p of an exact sign test over seeds; those at 0 are left out."""
+  by_seed = list(by_seed)
   positive, negative = sum(x > 0 for x in by_seed), sum(x < 0 for x in by_seed)
   if not positive + negative:
     return 1.0

@@ -117,7 +117,7 @@ def weights_at(
   there = reached.any(1) & (kl[0] <= budgets)
   if np.isfinite(apart):
     there &= kl[after] <= apart * budgets
-    near = budgets <= apart * kl[before]
+    near = (budgets <= apart * kl[before]) | (budgets == kl[after])
     there &= near | (before == 0) if from_reference else near
   weights = np.zeros((len(budgets), len(kl)))
   rows = np.arange(len(budgets))

@@ -17,6 +17,8 @@ ABOVE, BELOW = 'above', 'below'
 EQUIVALENT, UNDECIDED = 'equivalent', 'undecided'
 NONE = 'no verdict'  # one seed says nothing of others
 EXACT_FROM = 6  # seeds from which an exact sign test can reach 5%
+# What float64 leaves of equal scores near 1, which is no difference.
+ROUNDING = 1e-14
 
 
 def decide(
@@ -31,7 +33,7 @@ def decide(
   if estimate.spread is None or estimate.spread.num_seeds < 2:
     return NONE
   half = estimate.spread.half_width(level)
-  if abs(estimate.value) > half:
+  if abs(estimate.value) > max(half, ROUNDING):
     return ABOVE if estimate.value > 0 else BELOW
   narrower = estimate.spread.half_width(1 - 2 * (1 - level))
   if abs(estimate.value) + narrower < margin:

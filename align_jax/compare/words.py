@@ -47,7 +47,9 @@ def digits_of(*numbers: float) -> int:
   Then there are two figures of the largest.
   """
   most = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
-  return 1 - math.floor(math.log10(most)) if 0 < most < 0.01 else 2
+  if not verdict.ROUNDING < most < 0.01:
+    return 2
+  return 1 - math.floor(math.log10(most))
 
 
 def show_number(number: float, sign: bool = False, digits: int = 2) -> str:

@@ -59,6 +59,8 @@ def check(args):
   """Raises ValueError for a point that could not be compared."""
   if args.point and (not args.arm or args.step < 0):
     raise ValueError('--point: expected --arm and --step, 0 or more, with it')
+  if not args.point and (args.arm or args.step >= 0):
+    raise ValueError('--arm and --step are of a point: expected --point, too')
   written = [x for x in (args.point, args.texts) if x]
   for path in written:
     if not paths.path(path).name.endswith('.jsonl'):
@@ -94,8 +96,9 @@ def rows_in(path):
 
 def load(args):
   """-> policy, reference and the vocabulary, which both share."""
+  length = args.prompt_len + args.completion_len
   models = [
-    hf.load(name, dtype=args.dtype, activations=args.dtype)
+    hf.load(name, dtype=args.dtype, activations=args.dtype, max_length=length)
     for name in (args.policy, args.reference)
   ]
   words = [

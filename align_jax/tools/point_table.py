@@ -196,7 +196,7 @@ def _parsed(value):
     return value
   try:
     return json.loads(value)
-  except ValueError:
+  except (ValueError, RecursionError):
     pass
   try:  # such as .5 and +1, which are no JSON
     return value if '_' in value else float(value)

@@ -129,8 +129,13 @@ def columns(
     shown = [show(e, digits=digits) for e in row]
     table[name] = [f'{x} {how}'.strip() for x, how in zip(shown, reached)]
   for name in others(comparison, control):
-    row = comparison.difference(name, control or '')
-    table[f'{name} - {control}'] = [show(e, True, digits) for e in row]
+    row, title = (
+      comparison.difference(name, control or ''),
+      f'{name} - {control}',
+    )
+    if title in table:
+      raise ValueError(f'arm {title!r}: a difference has that name, too')
+    table[title] = [show(e, True, decimals([row])) for e in row]
   return table
 
 
@@ -150,10 +155,7 @@ def judged(
     ValueError: no arm was at the same KL as the control.
   """
   names, refused = others(comparison, control), []
-  level, digits = (
-    intervals.each_of(len(names)),
-    decimals(comparison.table.values()),
-  )
+  level = intervals.each_of(len(names))
   for name in names:
     try:
       asked = window(comparison, name, control)
@@ -162,11 +164,11 @@ def judged(
       refused.append(str(error))
       yield f'{error}.'
       continue
-    yield claim(gap, name, control, level, digits)
+    yield claim(gap, name, control, level)
     if len(comparison.seeds) > 1:
       shared = comparison.shared_prompts
       power = verdict.power_of(gap.matrix, half_width, shared, level=level)
-      yield words.power_text(power, digits)
+      yield words.power_text(power)
   if refused and len(refused) == len(names):
     raise ValueError(refused[0])
 
@@ -195,7 +197,6 @@ def claim(
   name: str,
   control: str,
   level: float = intervals.LEVEL,
-  digits: int = 2,
 ) -> str:
   """A sentence: what the gap of an arm to the control is known to be."""
   where = words.budgets_text(*gap.window)
@@ -211,8 +212,8 @@ def claim(
   level_text = f'{100 * level:.4g}% interval over {len(gap.matrix)} seeds'
   return (
     f'At equal KL, {where}, {name} {words.CLAIMS[word]} {control}: '
-    f'{show(gap.estimate, True, digits)} ({level_text}; '
-    f'{words.by_seed_text(gap.estimate.by_seed, digits)}).'
+    f'{show(gap.estimate, True, None)} ({level_text}; '
+    f'{words.by_seed_text(gap.estimate.by_seed)}).'
   )
 
 

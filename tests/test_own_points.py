@@ -365,6 +365,22 @@ def test_a_small_difference_of_large_scores_is_seen(tmp_path, capsys):
   assert 'ipo is above dpo: +0.0030 [+0.00' in out
 
 
+def test_arms_that_were_held_are_compared_where_they_were_held(
+  tmp_path, capsys
+):
+  """In passing ipo is below dpo, and held at 1 nat it is above."""
+  ways = dict(dpo=(0.0, 0.3, 0.5, 0.6), ipo=(0.0, 0.1, 0.3, 1.0))
+  table = [
+    dict(method=arm, seed=seed, step=step, kl=kl, reward=x + seed / 100)
+    | dict(kl_budget=1.0, kl_mode='hold')
+    for arm, golds in ways.items()
+    for seed in range(3)
+    for step, (kl, x) in enumerate(zip((0.0, 0.3, 0.6, 1.01), golds))
+  ]
+  out = shown(capsys, write(tmp_path / 'p.jsonl', table), '--budgets=0.5,1')
+  assert 'At equal KL, 1 nats, ipo is above dpo: +0.40' in out
+
+
 def test_an_arm_that_is_called_as_a_difference_is_refused(tmp_path, capsys):
   table = [*ends(dpo=(0, 1), ipo=(0, 2))]
   table += [{**row, 'method': 'ipo - dpo'} for row in table[:9]]

@@ -177,8 +177,14 @@ def window(comparison: frontier.Comparison, *names: str) -> tuple[float, float]:
   """From the least budget at which all these arms were read to the largest.
 
   If they did not get to the largest budget, it ends where they got. Where none
-  was read, of all budgets.
+  was read, of all budgets. A budget that all were held or stopped at is claimed
+  alone: what runs have in passing says nothing of it.
   """
+  of = [comparison.readings[name] for name in names]
+  stay = lambda k: all(x.reached(k) in ('held', 'stopped') for x in of)
+  kept = [float(b) for k, b in enumerate(comparison.budgets) if stay(k)]
+  if kept:
+    return kept[-1], kept[-1]
   rows = [comparison.table[name] for name in names]
   read = [b for b, *row in zip(comparison.budgets, *rows) if all(row)]
   low, high = min(read or comparison.budgets), max(comparison.budgets)

@@ -312,8 +312,9 @@ def experiment(
   chosen = select(everything, only)
   if not report_only:
     start()
-    own = {'--only': sorted(only), 'commit': registration.commit()}
-    hosts.check_alike({**own, **resume.flat(cfg, 'config')})
+    if hosts.count() > 1:
+      own = {'--only': sorted(only), 'commit': registration.commit()}
+      hosts.check_alike({**own, **resume.flat(cfg, 'config')})
     with training(cfg, workdir, device):
       if hosts.first():
         lock.drop_unfinished(workdir)

@@ -122,15 +122,13 @@ create_tpu() {
     --runtime-version="$runtime" "${options[@]}" --quiet && made=(slice)
 }
 
-there_tpu() {
-  ask '' gcloud compute tpus queued-resources list --zone="$zone" \
+list_tpu() { # ANSWER
+  ask "$1" gcloud compute tpus queued-resources list --zone="$zone" \
     --filter="name~/$name\$" --format='value(state.state)'
 }
 
-state_tpu() {
-  ask ACTIVE gcloud compute tpus queued-resources list --zone="$zone" \
-    --filter="name~/$name\$" --format='value(state.state)'
-}
+there_tpu() { list_tpu ''; }
+state_tpu() { list_tpu ACTIVE; }
 
 on_tpu() {
   run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$1" \
@@ -217,12 +215,12 @@ on_gce() {
 
 delete_gce() {
   local status=0
-  [[ " ${made[*]} " != *' group '* ]] ||
+  ! has_made group ||
     run gcloud compute instance-groups managed delete "$name" --zone="$zone" \
       --quiet || status=$?
-  [[ " ${made[*]} " != *' template '* ]] ||
+  ! has_made template ||
     run gcloud compute instance-templates delete "$name" --quiet || status=$?
-  [[ " ${made[*]} " != *' policy '* ]] ||
+  ! has_made policy ||
     run gcloud compute resource-policies delete "$name" \
       --region="${zone%-*}" --quiet || status=$?
   return $status
@@ -231,6 +229,7 @@ delete_gce() {
 # The job ----------------------------------------------------------------------
 
 made=() # of what `create` has created, which alone is deleted
+has_made() { [[ " ${made[*]} " == *" $1 "* ]]; }
 create() { "create_$api"; }
 there() { "there_$api"; } # what has this name already
 state() { "state_$api"; } # ACTIVE: all VMs are up; '': there are none

@@ -61,10 +61,10 @@ def show_number(number: float, sign: bool = False, digits: int = 2) -> str:
 LISTED = 6  # maximum number of seeds to list one by one
 
 
-def by_seed_text(by_seed: Iterable[float], digits: int | None = None) -> str:
+def by_seed_text(by_seed: Iterable[float]) -> str:
   """Each seed's difference; for many seeds, their range and signs."""
   by_seed = list(by_seed)
-  digits = digits or digits_of(*by_seed)
+  digits = digits_of(*by_seed)
   numbers = [show_number(x, True, digits) for x in sorted(by_seed)]
   if len(numbers) <= LISTED:
     return f'by seed {", ".join(numbers)}'
@@ -72,13 +72,13 @@ def by_seed_text(by_seed: Iterable[float], digits: int | None = None) -> str:
   return f'seeds from {numbers[0]} to {numbers[-1]}, {above} of them above 0'
 
 
-def power_text(power: verdict.Power, digits: int | None = None) -> str:
+def power_text(power: verdict.Power) -> str:
   """Sentences on the differences that the design can resolve."""
   needed = f'takes {power.seeds_needed} seeds'
   if not power.seeds_needed:
     needed = 'takes over a thousand seeds, or no number of them reaches it'
   numbers = power.deviation, power.half_width, power.detectable
-  digits = digits or digits_of(*numbers)
+  digits = digits_of(*numbers)
   deviation, half, found = (f'{x:.{digits}f}' for x in numbers)
   text = (
     f'With {power.seeds} seeds and a deviation of {deviation} between them the '

@@ -16,8 +16,8 @@ import numpy as np
 from align_jax.compare import figures, tempering
 from align_jax.compare.intervals import estimate
 from align_jax.compare.lines import lines_of
-from align_jax.compare.report import MISSING, decimals, show
-from experiments import derived, pages
+from align_jax.compare.report import MISSING, show
+from experiments import derived, matched, pages
 from experiments.claims import Claim, Exact
 from experiments.enumerable import Language, best_of_n, kl, optimum
 from experiments.study import Study, main
@@ -250,7 +250,7 @@ def add_shares(page, evidence, folder):
 def share_table(evidence, names, limit, proxy):
   """A row per KL: the limit, and each arm's share of it."""
   comparison, rows = compared(evidence, proxy), []
-  digits = decimals(comparison.table.values())
+  digits = matched.decimals_of(comparison)
   for k, nats in enumerate(comparison.budgets):
     row = [f'{nats:g}', show(comparison.table[limit][k], digits=digits)]
     for name in names:

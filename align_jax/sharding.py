@@ -119,6 +119,11 @@ def platform() -> str:
   return getattr(device, 'platform', None) or jax.default_backend()
 
 
+def memory() -> int:
+  """Bytes that JAX may use of a device; 0 where it does not say."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
+
+
 def current_mesh() -> Mesh | None:
   """The mesh that `jax.set_mesh` has put in force, or None."""
   mesh = get_mesh()

@@ -237,8 +237,8 @@ def test_ours_runs_and_is_written_down(cfg, tmp_path, capsys):
   ]
   for row in rows[2:]:
     cells = dict(zip(benchmark.HEADER, row.strip('| ').split(' | ')))
-    assert float(cells['CPU s']) > 0 and float(cells['times the limit']) > 0
-    assert float(cells['peak MB']) > 50
+    for name, least in ('CPU s', 0), ('times the limit', 0), ('peak MB', 50):
+      assert float(cells[name].replace(',', '')) > least
   assert '## REFILL, GRPO: XS on 1 core' in text
   assert f'jax {jax.__version__}' in text and 'ended with' not in text
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import python
 
+from align_jax import sharding
 from align_jax.lab import config_file
 from align_jax.models.transformer import ModelConfig
 from align_jax.tools import (
@@ -346,14 +347,47 @@ def test_a_machine_runs_what_it_compiles(monkeypatch, capsys):
   assert any(x.endswith('of the bandwidth of HBM') for x in sampler)
 
 
+def test_a_kernel_s_products_count_apart():
+  taken = fit_here.Taken(2.0, 0)
+  told = types.SimpleNamespace(
+    tokens=0, bound=1.0, useful=4e12, attended=6e12, taken=taken
+  )
+  one = types.SimpleNamespace(chips=1, chip=types.SimpleNamespace(flops=4e12))
+  line = fit_table._measured(told, one)
+  assert ', MFU 50%, 75% with the products of attention, ' in line
+  told.attended = told.useful
+  assert 'attention' not in fit_table._measured(told, one)
+
+
+def test_adapters_of_a_known_checkpoint_need_no_download():
+  cfg = config_file.load('configs/llama3_8b_ultrafeedback.py')
+  cfg['arm']['lora']['rank'] = 4
+  cfg['model']['param_dtype'] = 'bfloat16'
+  cfg['mesh'].update(fsdp=1, rollout=1)
+  mesh = sharding.make_mesh(jax.devices()[:1], **cfg['mesh'])
+  with jax.set_mesh(mesh):
+    run = fit.run_of(cfg, 'rloo')
+    programs = fit_programs.Programs(run, mesh, 'device')
+    update, sampler = programs.train(), programs.sample()
+  trained, base = (
+    sum(x.size for x in jax.tree.leaves(tree))
+    for tree in (update.arguments[0].params, sampler.arguments[0])
+  )
+  assert base > 8e9 and 0.001 < trained / base < 0.002
+  # The base stays beside the merged policy that samples.
+  assert sampler.beside - update.beside > 1.9 * base
+
+
 def test_one_prompt_is_not_halved():
   arm = {'batch_size': 1}
   assert fit_table._fewer_prompts(arm) == 'a larger slice'
   assert fit_table._fewer_prompts({'batch_size': 8}).endswith('batch_size=4')
 
 
-def test_a_machine_of_unknown_chips_is_refused():
-  with pytest.raises(ValueError, match='--topology=here: device cpu'):
+def test_a_machine_of_unknown_chips_is_refused(monkeypatch):
+  monkeypatch.setattr(fit_here, 'KINDS', {'TPU v9': fit_slices.CHIPS['v4']})
+  kind = jax.devices()[0].device_kind
+  with pytest.raises(ValueError, match=f'--topology=here: device {kind}'):
     fit_here.find()
 
 

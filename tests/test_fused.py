@@ -128,6 +128,19 @@ def test_other_groups_of_heads(kernel, heads):
   compare(dataclasses.replace(ONE, **sizes), kernel)
 
 
+def test_completions_are_padded_once(kernel, monkeypatch):
+  """Not in every layer."""
+  found, one = [], fused.KERNELS[kernel]
+
+  def attend(q, k, *others, **more):
+    found.append((q.shape[1], k.shape[1]))
+    return one.attend(q, k, *others, **more)
+
+  monkeypatch.setitem(fused.KERNELS, kernel, one._replace(attend=attend))
+  compare(ONE, kernel, S=6, T=7)
+  assert (8, 14) in found
+
+
 def test_rows_of_several_blocks(kernel):
   compare(ONE, kernel, P=2, S=150, T=131)
 

@@ -420,7 +420,12 @@ def test_two_devices_judge_as_one_does(scalar, causal, reward, judge):
   path = os.pathsep.join([str(root), str(root / 'tests')])
   done = subprocess.run(
     [sys.executable, '-c', SHARDED, scalar, causal],
-    env={**os.environ, 'XLA_FLAGS': flags_for(2), 'PYTHONPATH': path},
+    env={
+      **os.environ,
+      'XLA_FLAGS': flags_for(2),
+      'PYTHONPATH': path,
+      'JAX_PLATFORMS': 'cpu',
+    },
     capture_output=True,
     text=True,
     timeout=300,

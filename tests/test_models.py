@@ -216,7 +216,7 @@ def test_transposed_matrices_decode_the_same(
     return jax.jit(draw)(params, *prompts, jax.random.key(6))
 
   plain = decoded()
-  monkeypatch.setattr(cpu, 'MIN_TRANSPOSED', 0)
+  monkeypatch.setattr(cpu, 'decodes_transposed', lambda params: True)
   layer = transformer.split_layers(params, c)['layers'][0]
   kinds = {name for name, x in layer.items() if isinstance(x, cpu.Transposed)}
   experts = {'gate_up', 'down'} if c.num_experts else set()
@@ -313,7 +313,7 @@ def test_token_kls(config, params, ref_params, batch, token_logps, monkeypatch):
   for x in whole(params, params, batch):
     assert (x == 0).all()
 
-  monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', 5 * config.vocab_size)
+  monkeypatch.setattr(scoring, '_chunk', lambda *sizes: 5)
   chunked = jax.jit(lambda *args: f(*args))
   unchunked = f'f32[{batch.valid.size},{config.vocab_size}]'
   assert unchunked in str(whole.trace(params, ref_params, batch).jaxpr)
@@ -332,7 +332,7 @@ def test_chunks_add_few_positions(
   mesh = sharding.make_mesh(jax.devices()[:1])
 
   def cost(limit):
-    monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', limit * config.vocab_size)
+    monkeypatch.setattr(scoring, '_chunk', lambda *sizes: limit)
     f = lambda *args: scoring.token_logps(*args, config=config)
     with jax.set_mesh(mesh) if meshed else contextlib.nullcontext():
       return fit_flops.flops(jax.make_jaxpr(f)(params, batch).jaxpr)
@@ -350,13 +350,14 @@ def test_a_gpu_has_larger_chunks_and_no_scans(config, monkeypatch):
   found = {}
   for name in ('cpu', 'gpu', 'tpu'):
     monkeypatch.setattr(sharding, 'platform', lambda name=name: name)
+    monkeypatch.setattr(sharding, 'memory', lambda: 2**36)
     scans = [transformer._scans_decoding(deep(n)) for n in (8, 16, 80)]
     unrolled = [cpu.unrolls(n) for n in (8, 16, 80)]
-    found[name] = scoring._chunk(2**17), scans, unrolled
+    found[name] = scoring._chunk(2**17, 2), scans, unrolled
   none, some = [False] * 3, [True, False, False]
   assert found == {
     'cpu': (128, none, some),
-    'gpu': (2048, none, [True, True, False]),
+    'gpu': (2**15, none, [True, True, False]),
     'tpu': (128, [False, True, True], some),
   }
 
@@ -450,7 +451,7 @@ def test_chunks_keep_the_gradient(config, params, batch, monkeypatch):
 
   head = params['embed'].T
   want = jax.jit(jax.grad(objective))(head)
-  monkeypatch.setattr(scoring, 'LOGITS_PER_CHUNK', 5 * config.vocab_size)
+  monkeypatch.setattr(scoring, '_chunk', lambda *sizes: 5)
   got = jax.jit(jax.grad(lambda head: objective(head)))(head)
   assert jnp.abs(want).max() > 1
   close(got, want, atol=1e-4)

@@ -19,12 +19,13 @@ from align_jax.models import initial, interface, lora
 from align_jax.values import check_name, is_whole
 
 
-def check_run(run, shared):
+def check_run(run, shared, fields_of=initial.model_fields):
   """Checks a run before it starts.
 
   Args:
     run: settings.Run.
     shared: settings.Shared of its variant.
+    fields_of: the fields of ModelConfig that a `model` stands for.
   Raises:
     ValueError: the run would fail, perhaps only after hours of compute.
   """
@@ -41,7 +42,7 @@ def check_run(run, shared):
   check_hparams(run.loss, lambda key: f'{run.name}: loss_kwargs.{key}')
   _check_sampling(run)
   _check_adapter(run, shared.model)
-  _check_lora(run, shared.model)
+  _check_lora(run, shared.model, fields_of)
   if 'values' in needs_of(run.loss) and run.critic.init == 'reward_model':
     _check_critic(run, shared.proxy)
   if not stats_of(run).get('beta', 1) > 0:
@@ -245,7 +246,7 @@ def _check_adapter(run, model):
       )
 
 
-def _check_lora(run, model):
+def _check_lora(run, model, fields_of):
   if not run.lora.rank:
     if run.lora != lora.Lora():
       raise ValueError(
@@ -253,7 +254,7 @@ def _check_lora(run, model):
       )
     return
   try:
-    fields = initial.model_fields(model)
+    fields = fields_of(model)
     lora.axes(interface.from_fields(**fields), run.lora)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{run.where("lora")}: {error}') from error

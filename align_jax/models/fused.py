@@ -29,6 +29,14 @@ def _padded(size, x, valid):
   return pad(x), pad(valid)
 
 
+def even(x):
+  """Completions [P, G, T] with an even number of slots.
+
+  So that a kernel pads their queries, keys and values in no layer.
+  """
+  return jnp.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2)))
+
+
 def splash(q, k, v, q_valid, kv_valid, softcap=None, interpret=False):
   """Pallas' splash attention, with slots padded to multiples of 128.
 

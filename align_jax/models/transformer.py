@@ -78,6 +78,10 @@ def hidden_states(
   size = prompts.shape[1] + completions.shape[2]
   _check_length(c, size)
   kernel = fused.choose(c, len(prompts), size)
+  length = completions.shape[2]
+  if kernel:
+    completions, valid = (fused.even(x) for x in (completions, valid))
+    size = prompts.shape[1] + completions.shape[2]
   prompt_positions = ops.positions(prompt_valid)
   prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]
@@ -100,7 +104,7 @@ def hidden_states(
   x = _embed(params, prompts, prompt_positions, c)
   y = _embed(params, completions, completion_positions, c)
   (x, y), _ = blocks.over_layers(body, (x, y), params, c, last)
-  x = ops.last_slots(x, last)
+  x, y = ops.last_slots(x, last), y[:, :, :length]
   return norm(x, params, 'norm', c), norm(y, params, 'norm', c)
 
 

@@ -85,8 +85,9 @@ class _Sampler:
       of(self.config).logits(s, w, self.config)
       for s, w in zip(states, self.heads)
     ]
-    # Else XLA fuses the logits into the argmax, which is slower.
-    logits = cpu.separate(logits)
+    if sharding.platform() == 'cpu':
+      # Else XLA fuses the logits into the argmax, which is slower.
+      logits = cpu.separate(logits)
     if len(logits) == 1:
       return logits[0]
     return geometric_mixture(logits, self.shares)

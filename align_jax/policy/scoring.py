@@ -17,9 +17,10 @@ from align_jax.types import Batch, Model, Params
 # Logits in memory at a time: 64 MiB in float32, and in a backward pass as much
 # again for their cotangent. Chosen to bound memory, not measured for speed.
 LOGITS_PER_CHUNK = 2**24
-# The same on a GPU: 1 GiB. Every chunk adds to the gradient of the whole head,
-# and with 64 MiB that took longer than its products.
-LOGITS_ON_GPU = 2**28
+# The same on a GPU: a share of its memory, in the dtype of activations. Every
+# chunk adds to the gradient of the whole head, and where there are several, the
+# backward pass computes them anew.
+SHARE_ON_GPU = 1 / 8
 # Log-probs below are those of forbidden tokens: -inf, or a dtype's least number
 # (float16's is the nearest to zero).
 FORBIDDEN = -6e4
@@ -51,10 +52,11 @@ def _logits(states, weights, config):
   return shard(logits, *rows, 'logits')
 
 
-def _chunk(vocab_size, ways=1):
+def _chunk(vocab_size, itemsize, ways=1):
   """Positions whose logits `ways` devices have at a time, at least 1."""
-  gpu = sharding.platform() == 'gpu'
-  each = LOGITS_ON_GPU if gpu else LOGITS_PER_CHUNK
+  each = LOGITS_PER_CHUNK
+  if sharding.platform() == 'gpu':
+    each = max(each, int(SHARE_ON_GPU * sharding.memory()) // itemsize)
   return max(1, each * ways // vocab_size)
 
 
@@ -65,7 +67,7 @@ def _by_position(f, arrays, vocab_size):
   batch_shape = arrays[0].shape[:2]
   flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
   num = flat[0].shape[0]
-  count = -(-num // _chunk(vocab_size))
+  count = -(-num // _chunk(vocab_size, arrays[0].dtype.itemsize))
   size = -(-num // max(count, 1))
   if count <= 1:
     out = f(*flat)
@@ -85,7 +87,8 @@ def _by_slot(f, arrays, vocab_size):
   rows, slots = arrays[0].shape[:2]
   ways = sharding.ways
   own = -(-rows // ways('replica')), -(-slots // ways('context'))
-  together = max(1, _chunk(vocab_size, ways('logits')) // own[0])
+  chunk = _chunk(vocab_size, arrays[0].dtype.itemsize, ways('logits'))
+  together = max(1, chunk // own[0])
   num = -(-own[1] // together)
   more = -slots % (num * ways('context'))
 

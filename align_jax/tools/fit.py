@@ -29,7 +29,7 @@ from align_jax.tools import fit_all, fit_here, fit_search, fit_slices, fit_table
 from align_jax.tools.cli import Parser, show, with_config
 from align_jax.tools.fit_here import HERE
 from align_jax.tools.fit_measure import measure
-from align_jax.tools.fit_programs import PROGRAMS, Programs
+from align_jax.tools.fit_programs import PROGRAMS, Programs, fields_of
 
 
 def find(name: str) -> fit_slices.Slice | fit_here.Here:
@@ -55,7 +55,7 @@ def run_of(cfg: dict, arm: str) -> Run:
     raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
   run = fit_search.first_run(cfg, arm or arms[0])
   stage_checks.check_shared(run.shared)
-  checks.check_run(run, run.shared)
+  checks.check_run(run, run.shared, fields_of)
   return run
 
 

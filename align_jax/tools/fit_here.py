@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from align_jax import sharding
 from align_jax.learn.speed import PEAKS
 from align_jax.tools.fit_programs import Program
 from align_jax.tools.fit_slices import CHIPS, Chip
@@ -55,7 +56,7 @@ class Here:
 
   def limit(self) -> int:
     """Bytes that JAX may use of each."""
-    return jax.devices()[0].memory_stats()['bytes_limit']
+    return sharding.memory()
 
 
 def find() -> Here:

@@ -26,6 +26,7 @@ class Measured(NamedTuple):
   ops: list  # fit_hlo.Op of its collectives; [] if it does not fit
   flops: float  # of the products of all chips
   useful: float  # of them, without what `remat` computes anew
+  attended: float  # the same with those of attention that a kernel computes
   compute: float  # least time of the products at the chip's peak
   memory: float  # least time in which it reads what it must, once
   network: float  # least time of the collectives over all links of a chip
@@ -99,7 +100,8 @@ def measure(
     peak=_peak(memory),
     ops=ops,
     flops=work,
-    useful=_useful(program),
+    useful=_of(program.plain, program),
+    attended=_of(program.unfused, program),
     compute=work / found.chips / found.chip.flops,
     memory=read / found.chip.hbm,
     network=moved / found.chip.ici,
@@ -122,11 +124,9 @@ def _peak(memory):
   return memory.peak_memory_in_bytes or whole
 
 
-def _useful(program):
-  """FLOPs of an update without `remat`; 0 of other programs."""
-  if program.plain is None:
-    return 0.0
-  return flops(program.plain.trace(*program.arguments).jaxpr.jaxpr)
+def _of(f, program):
+  """FLOPs of a form of the program; 0 where it has none."""
+  return flops(f.trace(*program.arguments).jaxpr.jaxpr) if f else 0.0
 
 
 NEEDS = re.compile(r'Used ([\d.]+)([GM]) of|required [^(]*\(([\d.]+)([GM])\)')
@@ -154,6 +154,7 @@ def _too_large(program, limit, seconds, peak):
     ops=[],
     flops=0.0,
     useful=0.0,
+    attended=0.0,
     compute=0.0,
     memory=0.0,
     network=0.0,

@@ -43,6 +43,7 @@ class Program(NamedTuple):
   rows: int  # completions
   tokens: int  # drawn one after another; 0: it samples none
   plain: Any = None  # an update without `remat`, jitted
+  unfused: Any = None  # the same without a kernel for attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +136,15 @@ def batch_of(prompts, group, prompt_len, length) -> Batch:
   )
 
 
+def fields_of(model):
+  """As `initial.model_fields`, without a download where they are known."""
+  known = fit_models.fields(model)
+  return initial.model_fields(model) if known is None else known
+
+
 def model_of(settings):
-  """The model of a config's `model`, without a download where it is known."""
-  known = fit_models.fields(settings.model)
-  if known is None:
-    known = initial.model_fields(settings.model)
-  return from_fields(**known)
+  """The model of a config's `model`."""
+  return from_fields(**fields_of(settings.model))
 
 
 def scorer_of(fields, policy):
@@ -218,15 +222,17 @@ class Programs:
 
   def _state(self):
     tx = protocol.optimizer_for(self.stage, self.run)
-    _, axes = starts.trained_of(self.stage, self.run)
+    axes = {}
 
     def trained(reference):
       stage = dataclasses.replace(self.stage, reference=reference)
-      return starts.trained_of(stage, self.run)[0]
+      params, found = starts.trained_of(stage, self.run)
+      axes.update(found)
+      return params
 
     bare = lambda x: shape(*x.shape, dtype=x.dtype)
     shapes = jax.eval_shape(trained, jax.tree.map(bare, self.near))
-    params = self.on.place(shapes, axes)
+    params = self.on.place(shapes, {name: axes[name] for name in shapes})
     anchors = starts.anchors_of(self.stage, self.run, params, self.near)
     state = jax.eval_shape(
       lambda p, a: step.init_state(p, tx, a, starts.stats_of(self.run)),
@@ -254,10 +260,7 @@ class Programs:
     proxy = self.run.shared.proxy
     models = [self.state, self.reference]
     if proxy.verifier == 'transformer':
-      models += [
-        jax.tree.map(lambda x: self.on._on(x, x.sharding.spec), self.near)
-        for _ in range(proxy.members)
-      ]
+      models += [self._copy() for _ in range(proxy.members)]
     if proxy.verifier == 'sized':
       config = scorer_of(proxy.model, self.task.model)
       place = lambda: self.on.place(shapes(config), of(config).axes(config))
@@ -287,9 +290,15 @@ class Programs:
     arguments = self.state.replace(anchors={}), anchors, batch, numbers
     gradients = bytes_on_device(self.state.params)
     program = self._program('train', update, arguments, batch, gradients)
-    if getattr(model, 'remat', False):
-      model = dataclasses.replace(model, remat=False)
-    return program._replace(plain=self._update(model)[0])
+    known = {field.name for field in dataclasses.fields(model)}
+    but = lambda **changed: self._update(
+      dataclasses.replace(
+        model, **{k: v for k, v in changed.items() if k in known}
+      )
+    )[0]
+    return program._replace(
+      plain=but(remat=False), unfused=but(remat=False, attention='plain')
+    )
 
   def _update(self, model):
     """The jitted update of a model, and whether it reads the anchors."""
@@ -304,23 +313,25 @@ class Programs:
   def _offline_group(self):
     return 1 if SOURCES[self.run.source.name].rows == 'single' else 2
 
-  def _sampler(self, name, prompts, group, how):
+  def _sampler(self, name, params, prompts, group, how):
     f = programs.sampler(self.task, group, self.run.sampling.rows_at_once, how)
     given = self._batch(prompts, group)
     host = self.on.replicated((given.prompts, given.prompt_valid))
     key = self.on.replicated(jax.eval_shape(lambda: jax.random.key(0)))
-    arguments = self._sampled_from(), *host, key
+    arguments = params, *host, key
     tokens = self.task.max_new_tokens
     copies = self._weights(how.dtype)
     return self._program(name, f, arguments, given, copies, tokens)
 
-  def _sampled_from(self):
-    """The parameters of who samples; merged ones are as large as a base."""
-    if not self.sampled or self.run.source.name == 'reference':
-      return self.reference
+  def _policy(self):
+    """The parameters of the policy; merged ones are as large as a base."""
     if self.run.lora.rank:
-      return self.near
+      return self._copy()
     return programs.policy_of(self.state.params)
+
+  def _copy(self):
+    """Of the reference, on the devices."""
+    return jax.tree.map(lambda x: self.on._on(x, x.sharding.spec), self.near)
 
   def _weights(self, dtype=''):
     """Bytes on each device of the weights as sampling lays them out."""
@@ -334,8 +345,10 @@ class Programs:
     """Rollouts, or the golden pairs of a run that samples none."""
     drawn, size = self.run.sampling, self.run.updates.batch_size
     if not self.sampled:
-      return self._sampler('sample', size, 2, Sampling())
-    return self._sampler('sample', size, drawn.group_size, drawn.how)
+      return self._sampler('sample', self.reference, size, 2, Sampling())
+    own = self.run.source.name != 'reference'
+    params = self._policy() if own else self.reference
+    return self._sampler('sample', params, size, drawn.group_size, drawn.how)
 
   def score(self) -> Program:
     """Log-probs of a batch under the reference."""
@@ -351,13 +364,14 @@ class Programs:
     batch = self._batch(prompts, self.run.shared.eval.samples)
     batch = self.on.rows(batch)
     f = programs.exact_kls(self.task.model)
-    arguments = self.state.params, self.reference, batch
+    arguments = self._policy(), self.reference, batch
     return self._program('evaluate', f, arguments, batch)
 
   def evaluate_sample(self) -> Program:
     """Samples of the eval prompts."""
     prompts, size = len(self.task.eval_prompts), self.run.shared.eval.samples
-    return self._sampler('sample to evaluate', prompts, size, Sampling())
+    name, how = 'sample to evaluate', Sampling()
+    return self._sampler(name, self._policy(), prompts, size, how)
 
 
 PROGRAMS = {  # what --programs may name

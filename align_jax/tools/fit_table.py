@@ -50,15 +50,15 @@ def lines(x: Measured, found: Slice, knob: str) -> Iterator[str]:
       f'{rate:,.0f} tokens/s in all'
     )
   elif x.useful:
-    share = _mfu(x, found, x.bound)
+    share = _share(x.useful, found, x.bound)
     yield f'  {x.flops:.3g} FLOPs of products: MFU at most {share:.0%}'
   if x.taken:
     yield f'  measured: {_measured(x, found)}'
 
 
-def _mfu(x, found, seconds):
-  """The share of the chips' peak that useful products take in these seconds."""
-  return x.useful / found.chips / found.chip.flops / seconds
+def _share(flops, found, seconds):
+  """Of the chips' peak in these seconds."""
+  return flops / found.chips / found.chip.flops / seconds
 
 
 def _measured(x, found):
@@ -69,7 +69,10 @@ def _measured(x, found):
     told.append(f'{x.rows * x.tokens / seconds:,.0f} tokens/s')
     told.append(f'{x.memory / seconds:.0%} of the bandwidth of HBM')
   if x.useful:
-    told.append(f'MFU {_mfu(x, found, seconds):.0%}')
+    told.append(f'MFU {_share(x.useful, found, seconds):.0%}')
+  if x.attended > x.useful:
+    share = _share(x.attended, found, seconds)
+    told.append(f'{share:.0%} with the products of attention')
   told.append(f'at most {gib(peak)} GiB in use since the start')
   return ', '.join(told)
 

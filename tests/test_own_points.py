@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 
+from align_jax.compare import points
 from align_jax.tools import measure_kl, point_table, show_frontier
 from align_jax.types import Prompts
 
@@ -211,8 +212,8 @@ def test_a_plot_is_drawn(tmp_path, capsys):
     ),
     (
       lambda t: [row.update(kl_budget=row['step'] // 50) for row in t],
-      "dpo/default of seed 0 has {'kl_budget': 1.0} at step 60 and "
-      "{'kl_budget': 0.0} at another, expected kl_budget and kl_mode alike",
+      'dpo/default of seed 0 has kl_budget=1.0 at step 60 and no kl_budget at '
+      'another, expected kl_budget and kl_mode alike',
     ),
     (
       lambda t: [row.update(kl_budget=[2.0, 1.0]) for row in t],
@@ -365,20 +366,85 @@ def test_a_small_difference_of_large_scores_is_seen(tmp_path, capsys):
   assert 'ipo is above dpo: +0.0030 [+0.00' in out
 
 
-def test_arms_that_were_held_are_compared_where_they_were_held(
-  tmp_path, capsys
-):
-  """In passing ipo is below dpo, and held at 1 nat it is above."""
+def held_rows(**ends):
+  """Two methods held at 1 nat, where they end at other nats if these say so."""
   ways = dict(dpo=(0.0, 0.3, 0.5, 0.6), ipo=(0.0, 0.1, 0.3, 1.0))
-  table = [
+  return [
     dict(method=arm, seed=seed, step=step, kl=kl, reward=x + seed / 100)
     | dict(kl_budget=1.0, kl_mode='hold')
     for arm, golds in ways.items()
     for seed in range(3)
-    for step, (kl, x) in enumerate(zip((0.0, 0.3, 0.6, 1.01), golds))
+    for step, (kl, x) in enumerate(
+      zip((0.0, 0.3, 0.6, ends.get(arm, 1.01)), golds)
+    )
   ]
-  out = shown(capsys, write(tmp_path / 'p.jsonl', table), '--budgets=0.5,1')
+
+
+def test_arms_that_were_held_are_compared_where_they_were_held(
+  tmp_path, capsys
+):
+  """In passing ipo is below dpo, and held at 1 nat it is above."""
+  path = write(tmp_path / 'p.jsonl', held_rows())
+  out = shown(capsys, path, '--budgets=0.5,1')
   assert 'At equal KL, 1 nats, ipo is above dpo: +0.40' in out
+
+
+def test_an_arm_that_strayed_from_its_budget_is_said_so(tmp_path, capsys):
+  """And is not claimed in passing instead, unless that alone is asked for."""
+  path = write(tmp_path / 'p.jsonl', held_rows(ipo=1.2))
+  strayed = 'ipo/default of seed 0 was to be held at 1 nats and ended at 1.20'
+  with pytest.raises(SystemExit, match=f'within .1.0, 1.0. nats.*{strayed}'):
+    shown(capsys, path, '--budgets=0.5,1')
+  assert 'ipo is' not in capsys.readouterr().out
+  out = shown(capsys, path, '--budgets=0.5')
+  assert 'ipo is below dpo: -0.20' in out and strayed in out
+  path = write(tmp_path / 'q.jsonl', held_rows(ipo=1.2, dpo=0.8))
+  both = f'no arm reached 1 nats .*dpo/.* ended at 0.80.*{strayed}'
+  with pytest.raises(SystemExit, match=both):
+    shown(capsys, path, '--budgets=1')
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    (
+      lambda r: {'method': f'a {" " * r["seed"]}{r["method"]}'},
+      "'a  dpo', and 'a dpo' in",
+    ),
+    (lambda r: {'method': ['a']}, 'method=..a.., expected a name'),
+    (lambda r: {'method': {'a': 1}}, 'method=.*expected a name'),
+    (lambda r: {'configuration': 'x\ty' if r['seed'] else 'x y'}, "'x y' in"),
+    (lambda r: {'kl_mode': 'stop'}, "kl_mode='stop' and no kl_budget"),
+  ],
+)
+def test_names_and_budgets_are_as_they_are_written(tmp_path, change, words):
+  table = [row | change(row) for row in rows()]
+  path = write(tmp_path / 'p.jsonl', table)
+  with pytest.raises(ValueError, match=words):
+    point_table.load(
+      path, point_table.Columns('method', kl='kl', score='reward')
+    )
+
+
+def test_a_run_that_nothing_held_may_say_0_in_some_rows(tmp_path, capsys):
+  table = [row | ({'kl_budget': 0} if row['step'] else {}) for row in rows()]
+  table[1].pop('kl_budget')
+  assert 'grpo is above' in shown(capsys, write(tmp_path / 'p.jsonl', table))
+
+
+def test_all_of_several_files_are_those_that_were_written(tmp_path, capsys):
+  """Their names together may be longer than a name can be."""
+  table, names = list(rows()), []
+  for seed in range(6):
+    path = tmp_path / f'points_of_a_run_of_a_long_name_with_seed_{seed}.jsonl'
+    points.save(path, [row for row in table if row['seed'] == seed])
+    names.append(str(path))
+  assert len(str(tuple(names))) > 255
+  assert 'grpo is above' in shown(capsys, tuple(names))
+  path.write_text(path.read_text().replace('"seed": 5', '"seed": 6'))
+  for several in (tuple(names), tmp_path, tmp_path / '*.jsonl'):
+    with pytest.raises(SystemExit, match='seed_5.jsonl is not .*: damaged'):
+      shown(capsys, several)
 
 
 def test_an_arm_that_is_called_as_a_difference_is_refused(tmp_path, capsys):

@@ -23,6 +23,7 @@ from align_jax.compare.readings import Arm, Curve
 # straight between checkpoints, so that more would change it little. Chosen, not
 # measured.
 GAP_POINTS = 17
+LISTED = 6  # runs that are named one by one
 
 
 def check_equal(
@@ -157,6 +158,16 @@ class Comparison:
         )
     return result
 
+  def missed(self, *names: str) -> str:
+    """Clauses on runs of these arms that ended away from where they were held.
+
+    Returns:
+      '; ' before each, and '' where there are none.
+    """
+    texts = [x for name in names for x in self.arms[name].missed()]
+    more = [f'and {len(texts) - LISTED} more'] if len(texts) > LISTED else []
+    return ''.join(f'; {text}' for text in [*texts[:LISTED], *more])
+
   def gap(
     self, first: str, second: str, window: Sequence[float], level: float = LEVEL
   ) -> Gap:
@@ -180,11 +191,10 @@ class Comparison:
     a, b = (self.arms[name].at(grid) for name in (first, second))
     both = np.isfinite(a.values - b.values).all((0, 1))
     if not both.any():
-      missed = [x for n in (first, second) for x in self.arms[n].missed()]
       raise ValueError(
         f'{first!r} and {second!r} were never at the same KL within '
-        f'{tuple(window)} nats with every seed: nothing to compare'
-        + ''.join(f'; {text}' for text in missed)
+        f'{(float(low), float(high))} nats with every seed: nothing to compare'
+        + self.missed(first, second)
       )
     matrix = (a.values - b.values)[:, :, both].mean(2)
     compared, places = grid[both], np.flatnonzero(both)

@@ -11,7 +11,7 @@ from align_jax.files import looks_like_path
 BINARY = ('.parquet', '.arrow')
 ENDINGS = ('.jsonl', '.json', '.csv', '.txt', *BINARY)  # most may end in .gz
 # What lies beside data in folders and holds none.
-ASIDE = ('', '.md', '.py', '.yaml', '.yml', '.lock', '.crc')
+ASIDE = ('', '.md', '.py', '.yaml', '.yml', '.lock', '.crc', '.digest')
 NO_DATA = ('dataset_info.json', 'dataset_infos.json', 'state.json')
 SPLITS = 'train training validation valid val dev test testing eval'.split()
 SHARD = re.compile(r'(.+)-(\d{5})-of-(\d{5})')  # as the hub names them

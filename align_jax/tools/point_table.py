@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from align_jax.compare.points import ARRAYS, KL_MODES, Point
-from align_jax.data import files
+from align_jax.compare.points import ARRAYS, KL_MODES, Point, check_digest
+from align_jax.data import files, shards
 from align_jax.data.row import place
 from align_jax.values import is_number, nearest
 
@@ -51,10 +51,13 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
     ValueError: names the row and the column that is wrong, or the run without
       its reference, or whose step 0 is none.
   """
-  points = {}
+  points, written = {}, {}
+  for file in shards.local_paths(os.fspath(path)) or ():
+    check_digest(file)
   for row in files.rows(os.fspath(path)):
     where = place(row)
     point = _point(row, columns, where)
+    _check_names(row, columns, point, written, where)
     key = *_run(point), point['step']
     if key in points:
       raise ValueError(
@@ -83,6 +86,24 @@ def load(path: str | os.PathLike, columns: Columns = Columns()) -> list[Point]:
         'reference there, as in other runs'
       )
   return [points[key] for key in sorted(points)]
+
+
+def _check_names(row, columns, point, written, where):
+  """Names that differ in white space alone would be one.
+
+  Args:
+    written: {(field, name): as it was first written}; gets those of the row.
+  """
+  for field in ('arm', 'configuration'):
+    column = getattr(columns, field) or field
+    value = row.get(column)
+    if isinstance(value, str) and value.strip():
+      first = written.setdefault((field, point[field]), value)
+      if first != value:
+        raise ValueError(
+          f'{where}: {column}={value!r}, and {first!r} in an earlier row, '
+          'expected names that differ by more than white space'
+        )
 
 
 def _run(point):
@@ -136,6 +157,11 @@ def _held(row, where):
       f'{where}: kl_mode={found["kl_mode"]!r}, expected one of '
       f'{", ".join(KL_MODES)}'
     )
+  if 'kl_budget' not in found and 'kl_mode' in found:
+    raise ValueError(
+      f'{where}: kl_mode={str(found["kl_mode"])!r:.40} and no kl_budget, '
+      'expected the nats at which the run was held or stopped'
+    )
   return found
 
 
@@ -157,6 +183,8 @@ def _text(row, name, where):
     if not math.isfinite(value):
       raise ValueError(f'{where}: {name}={value}, expected a name')
     value = int(value) if value == int(value) else value
+  if not isinstance(value, str | bool | int | float):
+    raise ValueError(f'{where}: {name}={str(value):.40}, expected a name')
   value = ' '.join(str(value).split())
   if not value:
     raise ValueError(f'{where}: {name} is empty')
@@ -216,7 +244,8 @@ def _check_held(points, path):
   held = {}
   for p in points:
     if p['step']:
-      told = {name: p[name] for name in HELD if name in p}
+      told = [f'{name}={p[name]}' for name in HELD if name in p]
+      told = ' and '.join(told) if p.get('kl_budget') else 'no kl_budget'
       first = held.setdefault(_run(p), told)
       if told != first:
         raise ValueError(

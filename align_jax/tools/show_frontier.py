@@ -169,6 +169,8 @@ def judged(
       shared = comparison.shared_prompts
       power = verdict.power_of(gap.matrix, half_width, shared, level=level)
       yield words.power_text(power)
+  if not refused:
+    yield from strayed(comparison)
   if refused and len(refused) == len(names):
     raise ValueError(refused[0])
 
@@ -183,6 +185,10 @@ def window(comparison: frontier.Comparison, *names: str) -> tuple[float, float]:
   of = [comparison.readings[name] for name in names]
   stay = lambda k: all(x.reached(k) in ('held', 'stopped') for x in of)
   kept = [float(b) for k, b in enumerate(comparison.budgets) if stay(k)]
+  arms = [comparison.arms[name] for name in names]
+  kept = kept or [
+    b for b in comparison.budgets if all(meant(x, b) for x in arms)
+  ]
   if kept:
     return kept[-1], kept[-1]
   rows = [comparison.table[name] for name in names]
@@ -190,6 +196,18 @@ def window(comparison: frontier.Comparison, *names: str) -> tuple[float, float]:
   low, high = min(read or comparison.budgets), max(comparison.budgets)
   got = min(reach(comparison.arms[name]) for name in names)
   return float(low), float(max(low, *read, min(high, got)))
+
+
+def strayed(comparison: frontier.Comparison) -> Iterator[str]:
+  """A line on runs that ended away from where they were to be held."""
+  if told := comparison.missed(*comparison.arms):
+    yield f'Not read where it was to be held{told}.'
+
+
+def meant(arm: readings.Arm, budget: float) -> bool:
+  """Whether all runs of the arm were to be held, or stopped, at a budget."""
+  runs = [run for seed in arm.seeds for run in arm.runs_of(seed)]
+  return all(readings.is_held(run, [budget])[0] for run in runs)
 
 
 def reach(arm: readings.Arm) -> float:
@@ -230,8 +248,6 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     ValueError: a bad row; no such arm; nothing was reached; arms that cannot
       be compared.
   """
-  if paths.path(args.points).is_file():  # else it may be several
-    points.check_digest(paths.path(args.points))
   told = (
     args.by,
     args.seed,
@@ -261,6 +277,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     raise ValueError(
       f'{args.points}: no arm reached {min(args.budgets):g} nats with '
       'checkpoints near it; choose other --budgets'
+      + comparison.missed(*comparison.arms)
     )
   yield markdown(['KL (nats)', *table], cells)
   yield (
@@ -278,6 +295,8 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
   if control:
     yield ''
     yield from judged(comparison, control, args.half_width)
+  else:
+    yield from strayed(comparison)
   if args.plot:
     plot(comparison, args.plot, gains)
     yield f'plot: {args.plot}'

@@ -161,12 +161,6 @@ def write(path, settings):
   write_record(path / 'settings.json', as_read(settings))
 
 
-def guard(path, settings, filled=()):
-  """Compares the settings, then writes them."""
-  compare(path, settings, dict(filled))
-  write(path, settings)
-
-
 def check_steps(path, run):
   """Refuses a number of steps to which the run in `path` cannot continue.
 

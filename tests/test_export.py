@@ -327,7 +327,7 @@ def test_adapters_are_merged(pipeline, tmp_path):
   run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
   run = run.but(lora=dict(rank=2, alpha=6.0), name='online/adapters')
   directory = run.directory(workdir)
-  resume.guard(directory, resume.settings_of(run))
+  resume.write(directory, resume.settings_of(run))
   train_arm(cfg, run, workdir)
   export.export(directory, tmp_path)
   got = hf.load(tmp_path).params['layers']['down']
@@ -344,7 +344,7 @@ def test_an_earlier_policy_is_exported(pipeline, tmp_path, capsys):
   run = next(r for r in online_vs_offline.runs(cfg) if r.arm == 'online')
   run = run.but(steps=3, keep=dict(steps=(1, 2)), name='online/keeps')
   directory = run.directory(workdir)
-  resume.guard(directory, resume.settings_of(run))
+  resume.write(directory, resume.settings_of(run))
   train_arm(cfg, run, workdir)
   kls = kept.measured(directory)
   assert kls.keys() == {0, 2, 3}  # the first is kept and not measured

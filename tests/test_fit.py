@@ -366,7 +366,7 @@ def test_adapters_of_a_known_checkpoint_need_no_download():
   cfg['mesh'].update(fsdp=1, rollout=1)
   mesh = sharding.make_mesh(jax.devices()[:1], **cfg['mesh'])
   with jax.set_mesh(mesh):
-    run = fit.run_of(cfg, 'rloo')
+    [run] = fit.runs_of(cfg, 'rloo')
     programs = fit_programs.Programs(run, mesh, 'device')
     update, sampler = programs.train(), programs.sample()
   trained, base = (
@@ -376,6 +376,20 @@ def test_adapters_of_a_known_checkpoint_need_no_download():
   assert base > 8e9 and 0.001 < trained / base < 0.002
   # The base stays beside the merged policy that samples.
   assert sampler.beside - update.beside > 1.9 * base
+
+
+def test_all_kinds_of_a_sweep_are_judged(monkeypatch, capsys):
+  of_known_size(monkeypatch, 2**33)
+  flags = ['--config=configs/toy.py', '--topology=here', '--programs=score']
+  cfg = config_file.load('configs/toy.py')
+  sweep = {}, {'loss_kwargs': {'beta': 1.0}}, {'group_size': 4}
+  cfg['arms']['online']['sweep'] = sweep
+  monkeypatch.setattr(config_file, 'load', lambda file: cfg)
+  fit.main([*flags, '--only=online'])
+  heads = [x for x in capsys.readouterr().out.splitlines() if 'chips' in x]
+  assert len(heads) == 2 and "arm 'online/group_size4'" in heads[1]
+  with pytest.raises(SystemExit, match='online/group_size4 of arms.online.swe'):
+    fit.main([flags[0], '--topology=v5e-8', '--search', '--only=online'])
 
 
 def test_one_prompt_is_not_halved():

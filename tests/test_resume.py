@@ -304,16 +304,21 @@ def test_fields_that_a_run_does_not_read_may_differ(tmp_path):
     resume.open_workdir(config(), [other], tmp_path)
 
 
+def guard(path, settings):
+  resume.compare(path, settings, {})
+  resume.write(path, settings)
+
+
 def test_settings_that_change_no_update_may_differ(tmp_path):
   cfg = config()
   [run] = runs_of(cfg, 'online')
-  guard = lambda run: resume.guard(tmp_path, resume.settings_of(run))
-  guard(run)
+  opened = lambda run: guard(tmp_path, resume.settings_of(run))
+  opened(run)
   other = config(save_every=1, log_every=7, points=9, keep=dict(steps=(2,)))
-  guard(runs_of(other, 'online')[0])
+  opened(runs_of(other, 'online')[0])
   assert resume.held(tmp_path)['points'] == 9
   with pytest.raises(ValueError, match='batch_size=4, this one has 8'):
-    guard(run.but(batch_size=8))
+    opened(run.but(batch_size=8))
 
 
 def test_the_pairs_prompts_at_a_time_are_a_setting(tmp_path):
@@ -337,16 +342,16 @@ def test_the_pairs_prompts_at_a_time_are_a_setting(tmp_path):
 
 
 def test_other_measurements_may_be_asked_for_later(tmp_path):
-  def guard(**fields):
+  def opened(**fields):
     cfg = config()
     cfg['eval'] = {**cfg['eval'], **fields}
-    resume.guard(tmp_path, groups.shared(cfg).settings)
+    guard(tmp_path, groups.shared(cfg).settings)
 
-  guard()
-  guard(metrics=('length', 'forward_kl'), sets=('ood',))
+  opened()
+  opened(metrics=('length', 'forward_kl'), sets=('ood',))
   assert resume.held(tmp_path)['eval']['sets'] == ['ood']
   with pytest.raises(ValueError, match='eval.samples=2, this one has 3'):
-    guard(samples=3)
+    opened(samples=3)
 
 
 def test_a_task_folder_that_lacks_a_knob_has_its_default(tmp_path):

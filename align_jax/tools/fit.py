@@ -41,8 +41,8 @@ def find(name: str) -> fit_slices.Slice | fit_here.Here:
   return fit_here.find() if name == HERE else fit_slices.find(name)
 
 
-def run_of(cfg: dict, arm: str) -> Run:
-  """The first run of an arm.
+def runs_of(cfg: dict, arm: str) -> list[Run]:
+  """The runs of an arm, one of those that execute the same programs.
 
   Raises:
     ValueError: there is no such arm.
@@ -53,10 +53,11 @@ def run_of(cfg: dict, arm: str) -> Run:
     raise ValueError('arms: expected one or more, found none')
   if (arm or arms[0]) not in arms:
     raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
-  run = fit_search.first_run(cfg, arm or arms[0])
-  stage_checks.check_shared(run.shared)
-  checks.check_run(run, run.shared, fields_of)
-  return run
+  runs = fit_search.kinds(cfg, arm or arms[0])
+  for run in runs:
+    stage_checks.check_shared(run.shared)
+    checks.check_run(run, run.shared, fields_of)
+  return runs
 
 
 def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:
@@ -76,7 +77,7 @@ def mesh_of(cfg: dict, found: fit_slices.Slice) -> jax.sharding.Mesh:
     ) from None
 
 
-def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
+def report(cfg: dict, runs: Sequence[Run], found, names) -> Iterator[str]:
   """The lines that are printed, as programs get compiled.
 
   Raises:
@@ -86,29 +87,33 @@ def report(cfg: dict, run: Run, found, names) -> Iterator[str]:
   split = ' '.join(f'{k}={v}' for k, v in cfg['mesh'].items() if v > 1)
   limit = found.limit()
   hosts = len({device.process_index for device in found.devices()})
-  yield (
-    f'{found.name}: {found.chips} chips, {hosts} hosts, '
-    f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
-    f'arm {run.arm!r}'
-  )
-  too_large = []
-  with jax.set_mesh(mesh):
-    programs = Programs(run, mesh, cfg['reference_memory'])
-    for field, size in programs.judges.items():
-      told = (
-        f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
-      )
-      yield f'{field}, beside each program: {told}'
-    for name in names:
-      model = programs.task.model
-      vocab = model.vocab_size if found.name == HERE else 0
-      measured = measure(PROGRAMS[name](programs), found, limit, vocab)
-      heads = getattr(model, 'num_kv_heads', 1)
-      knob = fit_table.knob(name, cfg, run.flat, heads)
-      yield from fit_table.lines(measured, found, knob)
-      too_large += [] if measured.fits else [name]
-  if too_large:
-    raise ValueError(f'{found.name} is too small for {", ".join(too_large)}')
+  large: dict[str, None] = {}
+  for run in runs:
+    who = run.name if runs[1:] else run.arm
+    yield (
+      f'{found.name}: {found.chips} chips, {hosts} hosts, '
+      f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
+      f'arm {who!r}'
+    )
+    with jax.set_mesh(mesh):
+      programs = Programs(run, mesh, cfg['reference_memory'])
+      for field, size in programs.judges.items():
+        told = (
+          f'{fit_table.gib(size)} GiB'
+          if size
+          else 'of unknown size, not counted'
+        )
+        yield f'{field}, beside each program: {told}'
+      for name in names:
+        model = programs.task.model
+        vocab = model.vocab_size if found.name == HERE else 0
+        measured = measure(PROGRAMS[name](programs), found, limit, vocab)
+        heads = getattr(model, 'num_kv_heads', 1)
+        knob = fit_table.knob(name, cfg, run.flat, heads)
+        yield from fit_table.lines(measured, found, knob)
+        large.update({} if measured.fits else {name: None})
+  if large:
+    raise ValueError(f'{found.name} is too small for {", ".join(large)}')
 
 
 def make_parser() -> Parser:
@@ -178,7 +183,7 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
       raise ValueError(f'--config.{path}: --search has meshes of its own')
   file = config_file.load(args.config)
   cfg = overrides.apply(file, given)
-  run, found = run_of(cfg, args.only), find(args.topology)
+  (run, *others), found = runs_of(cfg, args.only), find(args.topology)
   told = [effects.Override(path, text, file, given) for path, text in given]
   runs = lambda c: [r for r in sweep.sweep(c) if r.arm == run.arm]
   effects.check(runs, cfg, told)
@@ -191,11 +196,16 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   context = 1 if args.search else cfg['mesh'].get('context', 1)
   ring.check(cfg['model'].get('attention', ''), context)
   if args.search:
+    if others:
+      raise ValueError(
+        f'--search: {run.name} and {others[0].name} of arms.{run.arm}.sweep '
+        'execute other programs, expected one of them'
+      )
     asked = [(run.arm, name) for name in names]
     done, _ = fit_search.search(cfg, found, asked, print)
     yield f'fits {found.name} with {fit_search.said(done)}'
   else:
-    yield from report(cfg, run, found, names)
+    yield from report(cfg, [run, *others], found, names)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -98,6 +98,20 @@ def first_run(cfg: dict, arm: str) -> Run:
   return next(r for r in sweep.sweep({**cfg, 'seeds': 1}) if r.arm == arm)
 
 
+TRACED = 'learning_rate', 'loss_kwargs', 'steps', 'points'
+
+
+def kinds(cfg: dict, arm: str) -> list[Run]:
+  """The runs of a config's arm that differ in more than numbers of programs."""
+  found: dict[str, Run] = {}
+  for run in sweep.sweep({**cfg, 'seeds': 1}):
+    if run.arm == arm:
+      fixed = {k: v for k, v in run.flat.items() if k not in TRACED}
+      words = {k: v for k, v in run.loss.kwargs.items() if isinstance(v, str)}
+      found.setdefault(repr((fixed, words)), run)
+  return list(found.values())
+
+
 def compiled(cfg, arm, name, found, limit) -> Measured:
   """One program of a config's arm."""
   run = first_run(cfg, arm)

@@ -1,5 +1,9 @@
 """Saving and restoring a train state; the only file that knows orbax."""
 
+import contextlib
+import logging
+import os
+import re
 import sys
 
 import jax
@@ -13,6 +17,25 @@ from align_jax.learn.stopping import Stopped
 NEWEST, KEPT = 'checkpoints', 'kept'  # folders of a run
 RECORD = 'record.json'  # in a checkpoint: digests of its files and of the logs
 WHOLE = 'commit_success.txt'  # orbax's, in a whole checkpoint of a store
+
+# Orbax logs the traceback of what it could not write, and raises it as well.
+logging.getLogger('absl').addFilter(
+  lambda record: not (record.exc_info and 'orbax' in record.pathname)
+)
+
+
+@contextlib.contextmanager
+def _written(folder):
+  """Names the folder in an error of the system, such as a full disk."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    # TensorStore's is a ValueError that has the number in its text.
+    told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
+    number = int(told[1]) if told else getattr(error, 'errno', None)
+    if number is None or getattr(error, 'filename', None) is not None:
+      raise
+    raise OSError(number, os.strerror(number), str(folder)) from None
 
 
 class Checkpoints:
@@ -55,7 +78,9 @@ class Checkpoints:
       RuntimeError: orbax declines to write.
     """
     self._settle()
-    if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+    with _written(self._directory):
+      saved = self._manager.save(step, args=ocp.args.StandardSave(state))
+    if not saved:
       raise RuntimeError(
         f'{self._directory}: checkpoint {step} was not written; the newest is '
         f'{self._manager.latest_step()}'
@@ -73,7 +98,8 @@ class Checkpoints:
   def _settle(self):
     """Waits for the disk, and raises the error of what could not be written."""
     logs_at, self._unrecorded = self._unrecorded, {}
-    self._manager.wait_until_finished()
+    with _written(self._directory):
+      self._manager.wait_until_finished()
     for step, logs in logs_at.items() if hosts.first() else ():
       folder = self._directory / str(step)
       told = {'files': digests(folder), 'logs': logs}

@@ -10,7 +10,7 @@ from test_train import assert_same_run, settings
 
 from align_jax.files import read_jsonl
 from align_jax.learn import budget as budgets
-from align_jax.learn import optimizers, step
+from align_jax.learn import optimizers, step, stopping
 from align_jax.learn.budget import Budget, adapted, back_inside, keep
 
 NATS = 2.0
@@ -161,6 +161,26 @@ def test_an_interrupted_run_stops_where_it_would_have(free, tmp_path):
   assert points(free, run)[-1]['step'] == 5
   with interrupted_at(4) as report:
     train_arm(cfg, run, tmp_path, report)
+  train_arm(cfg, run, tmp_path)
+  assert_same_run(run.directory(free), run.directory(tmp_path))
+
+
+def test_a_run_on_its_way_back_stops_when_asked(free, tmp_path, monkeypatch):
+  """It goes on from its last checkpoint, to the same bits."""
+  cfg, run = budgeted(kl_mode='hold')
+  train_arm(cfg, run, free)
+  between, tried = budgets.between, []
+
+  def asked_meanwhile(*args):
+    tried.append(args)
+    monkeypatch.setattr(stopping, '_asked', [15] if len(tried) == 2 else [])
+    return between(*args)
+
+  monkeypatch.setattr(budgets, 'between', asked_meanwhile)
+  with pytest.raises(stopping.Stopped, match='brought back to its KL budget'):
+    train_arm(cfg, run, tmp_path)
+  assert len(tried) == 2
+  monkeypatch.setattr(stopping, '_asked', [])
   train_arm(cfg, run, tmp_path)
   assert_same_run(run.directory(free), run.directory(tmp_path))
 

@@ -26,7 +26,7 @@ MAY |= {
   'learn.forgetting': ['batches', 'stopping'],
   'learn.checkpoint': ['stopping'],
   'learn.step': ['finite'],
-  'learn.budget': ['finite'],
+  'learn.budget': ['finite', 'stopping'],
   'learn.sources': ['batches', 'speed'],
   'learn.buckets': ['batches'],
   'compare.frontier': ['intervals', 'readings'],

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from align_jax.learn import stopping
 from align_jax.learn.finite import NotFinite
 from align_jax.types import TrainState
 
@@ -94,12 +95,15 @@ def back_inside(budget, inside, outside, kls):
     kls: of `inside` and `outside`, nats.
   Returns:
     params and their KL.
+  Raises:
+    Stopped: the process was asked to stop. The last checkpoint is what stays.
   """
   goal = math.sqrt(budget.nats)
   low, high = 0.0, 1.0
   below, above = (math.sqrt(max(kl, 0.0)) for kl in kls)
   params, found = inside, kls[0]
   for _ in range(MAX_SECANTS):
+    stopping.check('while a run is brought back to its KL budget')
     share = (goal - below) / (above - below) if above > below else 0.5
     share = low + (high - low) * min(max(share, LEAST), 1 - LEAST)
     candidate = between(inside, outside, share)

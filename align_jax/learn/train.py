@@ -94,7 +94,8 @@ def train(
   Raises:
     ValueError: more updates are done than `schedule.num_steps`.
     NotFinite: a number of a step or point is none. The last checkpoint stays.
-    Stopped: the process was asked to stop. A checkpoint is written first.
+    Stopped: the process was asked to stop. A checkpoint is written first, but
+      while a run is brought back to its KL budget.
     Alarm: a sign that `watch` is to stop on.
   """
   num_steps = schedule.num_steps

@@ -13,8 +13,8 @@ were chosen on pilot seeds by each arm's own score, docs/results.md has the log.
 
 --config.eval.sets="('ood',)" adds prompts with a token that no training has.
 
-Expect: four minutes on two cores, and online above offline at 2 nats; the
-README has the numbers.
+Expect: five minutes on two cores, installing included, and online above offline
+at 2 nats; the README has the numbers.
 """
 
 from configs import base, methods

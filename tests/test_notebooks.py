@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -15,7 +16,11 @@ ROOT = run.FOLDER.parent
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_it_runs(path):
   book = run.execute(path, small=True, timeout=600)
-  assert all(c.execution_count for c in book.cells if c.cell_type == 'code')
+  code = [c for c in book.cells if c.cell_type == 'code']
+  assert all(c.execution_count for c in code)
+  # A command of the shell that fails ends no notebook.
+  printed = ''.join(x.get('text', '') for c in code for x in c.outputs)
+  assert not re.search(r'^(error:|Traceback)', printed, re.MULTILINE), printed
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)

@@ -91,7 +91,7 @@ def _describe(params, config, fields):
   if scalar:
     fields |= {'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}}
   length = dict(config.rope_scaling[1] if config.rope_scaling else ())
-  beside = 'head', 'dtype', 'attention', 'no_tokens'
+  beside = 'head', 'dtype', 'attention', 'remat', 'no_tokens'
   beside = {k: getattr(config, k) for k in beside}
   said = hf_config.from_hf(fields, length.get('length', 0), **beside)
   for key, value in vars(said).items():

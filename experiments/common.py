@@ -326,9 +326,23 @@ def experiment(
 
 
 def write_report(report, cfg, workdir, everything):
-  """Reports on all finished runs."""
+  """Reports on the finished runs of the seeds that no arm lacks.
+
+  Raises:
+    ValueError: no run is finished, or settings are not those of the runs.
+  """
+  resume.check_settings(cfg, everything, workdir)
   resume.say(resume.left_out(workdir, everything))
-  points = read_points(workdir, everything)
+  lacking = resume.incomplete(workdir, everything)
+  whole = [run for run in everything if run.seed not in lacking]
+  points = read_points(workdir, whole)
+  if points:
+    resume.say(
+      f'seed {seed} is not in the report: {name} is not finished'
+      for seed, name in lacking.items()
+    )
+  else:  # such as one seed of each arm, and none of all
+    points = read_points(workdir, everything)
   if everything and not points:
     raise ValueError(f'{workdir} holds no finished run to report on')
   print(report(points, cfg, workdir))

@@ -8,6 +8,7 @@ WORKDIR/RESULTS.md have the verdicts of all configs that were run into WORKDIR.
 The same command goes on where it was interrupted; --report trains nothing.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -76,9 +77,12 @@ def parts_of(cfg, folder, only):
   return found
 
 
-def train(cfg, parts):
+def train(cfg, parts, folder):
   """Trains what is unfinished, study by study, under one progress bar."""
   todo = [part_jobs(cfg, part) for part in parts]
+  known = (folder / site.REPRODUCED).exists()
+  if any(todo) or not known or not all(part.runs for part in parts):
+    note(folder)
   workers = common.workers_of(cfg)
   with schedule.Progress([job for own in todo for job in own]) as progress:
     for own in filter(None, todo):  # each has workers of its own
@@ -100,12 +104,22 @@ def part_jobs(cfg, part):
 
 
 def report(cfg, parts):
-  """Writes the page of every study that has what it needs."""
+  """Writes the page of every study that has what it needs.
+
+  Returns:
+    why studies have none: texts.
+  """
+  failed = []
   for part in parts:
     ended = [resume.finished(part.folder, run) for run in part.runs]
     if any(ended) or not part.runs:
       print(f'\n{part.study.key}. {part.study.title}', flush=True)
-      common.write_report(part.study.report, cfg, part.folder, part.runs)
+      try:
+        common.write_report(part.study.report, cfg, part.folder, part.runs)
+      except ValueError as error:  # the others have pages all the same
+        failed.append(f'{part.study.key}: {error}')
+        print(failed[-1], flush=True)
+  return failed
 
 
 def note(folder):
@@ -138,15 +152,35 @@ def run(cfg, given):
   together = lambda cfg: [r for study in asked for r in tried(study, cfg)]
   effects.check(together, cfg, given, lambda x: configs(asked, x))
   if command.REPORT.value:
+    check_reported(parts, folder)
     held = lock.held(workdir, command.command())
   else:
-    held = common.training(cfg, workdir, command.DEVICE.value)
+    held = trained_in(cfg, workdir, parts)
   with held:
     if not command.REPORT.value:
-      note(folder)
-      train(cfg, parts)
-    report(cfg, parts)
+      train(cfg, parts, folder)
+    failed = report(cfg, parts)
     print(site.write(workdir, studies()))
+  if failed:
+    raise ValueError('; '.join(failed))
+
+
+def check_reported(parts, folder):
+  """Raises ValueError where nothing was run that could be reported on."""
+  runs = ((part.folder, run) for part in parts for run in part.runs)
+  known = (folder / site.REPRODUCED).exists()
+  if not known and not any(resume.finished(*one) for one in runs):
+    raise ValueError(f'{folder} holds no finished run to report on')
+
+
+@contextlib.contextmanager
+def trained_in(cfg, workdir, parts):
+  """Holds the workdir, and the folders where studies may be run alone."""
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(common.training(cfg, workdir, command.DEVICE.value))
+    for part in parts:
+      stack.enter_context(lock.held(part.folder, command.command()))
+    yield
 
 
 def tried(study, cfg):

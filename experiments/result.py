@@ -73,7 +73,12 @@ class Result:
       return ''
     gap = self.finding.gap
     by_seed = gap.estimate.by_seed if gap else ()
-    return sections.accuracy_sentence(self.accuracies, by_seed, self.names)
+    gaps = [
+      x
+      for seed, x in zip(self.comparison.seeds, by_seed)
+      if seed in self.accuracies
+    ]
+    return sections.accuracy_sentence(self.accuracies, gaps, self.names)
 
 
 def comparable(comparison, names):

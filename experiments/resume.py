@@ -280,6 +280,38 @@ def settings_of(run):
   return {**run.flat, **own, 'keep_log': run.keep_log}
 
 
+def check_settings(cfg, runs, workdir):
+  """Compares the settings of what has begun in `workdir` with those of runs.
+
+  Raises:
+    ValueError: a field differs that must not; names the field and both values.
+  """
+  filled = defaults(cfg)
+  for name, one in sweep.shared_of(runs).items():
+    if begun.stage(workdir / name):
+      own = {'arm.batch_size': one.batch_size}  # earlier versions did not say
+      compare(workdir / name, one.settings, {**filled, **own})
+  for run in runs:
+    path = run.directory(workdir)
+    if begun.run(path):
+      compare(path, settings_of(run), filled, idle(run))
+
+
+def incomplete(workdir, runs):
+  """Seeds that an arm has not finished, of arms that have ended some runs.
+
+  Returns:
+    {seed: the name of an unfinished run}.
+  """
+  ended = [finished(workdir, run) for run in runs]
+  known = {run.label for run, over in zip(runs, ended) if over}
+  return {
+    run.seed: run.name
+    for run, over in zip(runs, ended)
+    if not over and run.label in known
+  }
+
+
 def open_workdir(cfg, runs, workdir):
   """Checks that the runs can continue in `workdir`, then keeps their settings.
 
@@ -288,19 +320,12 @@ def open_workdir(cfg, runs, workdir):
   Raises:
     ValueError: a field differs that must not; names the field and both values.
   """
-  filled = defaults(cfg)
-  shared = sweep.shared_of(runs)
-  for name, one in shared.items():
-    if begun.stage(workdir / name):
-      own = {'arm.batch_size': one.batch_size}  # earlier versions did not say
-      compare(workdir / name, one.settings, {**filled, **own})
+  check_settings(cfg, runs, workdir)
   for run in runs:
-    path = run.directory(workdir)
-    if begun.run(path):
-      compare(path, settings_of(run), filled, idle(run))
-    check_steps(path, run)
+    check_steps(run.directory(workdir), run)
     check_taught(workdir, run)
   say(line for run in runs for line in notes(workdir, run))
+  shared = sweep.shared_of(runs)
   for name, one in shared.items():
     write(workdir / name, one.settings)
     if not (workdir / name / DATE).exists():

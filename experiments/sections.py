@@ -7,6 +7,7 @@ import numpy as np
 from align_jax.compare.lines import Line, colours_of
 from align_jax.compare.report import MISSING
 from align_jax.files import read_record
+from experiments import resume
 from experiments.pages import last_points, references, trained
 
 PANELS = {
@@ -27,13 +28,18 @@ def accuracies(points, workdir, seeds, arm):
   Returns:
     {seed: (float, float, [float])}: the proxy's accuracy on held-out pairs and
     on its training pairs, None where gold ties them all, and that of each
-    configuration's policy.
+    configuration's policy. A seed whose record is gone or damaged is left out,
+    with a note.
   """
   last = last_points([p for p in trained(points) if p['arm'] == arm])
   result = {}
   for seed in seeds:
     path = workdir / f'seed{seed}' / 'proxy.json'
-    proxy = read_record(path)
+    try:
+      proxy = read_record(path)
+    except (ValueError, OSError):
+      resume.say([f'{path}: gone or damaged, its seed has no accuracies'])
+      continue
     own = [p for k, p in last.items() if k[2] == seed]
     known = [x for p in own if (x := p.get('implicit_accuracy')) is not None]
     result[seed] = proxy['held_out'], proxy['golden'], known

@@ -221,6 +221,54 @@ def test_an_override_that_reaches_no_run_is_refused(cfg):
       check_overrides(cfg, (path, text))
 
 
+def reported(workdir, cfg, folder):
+  """Reports on a copy of a workdir that has changed."""
+  runs = online_vs_offline.runs, online_vs_offline.report
+  common.experiment(*runs, cfg, folder, report_only=True)
+  return points(folder)
+
+
+@pytest.mark.parametrize(
+  ('group', 'field', 'value', 'words'),
+  [
+    ('sft', 'steps', 7, 'sft.steps=4, this one has 7'),
+    ('task', 'peak_shift', 0.1, 'task.peak_shift=.*, this one has 0.1'),
+    ('arm', 'kl_budget', 0.5, 'kl_budget=0.0, this one has 0.5'),
+    ('arm', 'batch_size', 8, 'batch_size=4, this one has 8'),
+  ],
+)
+def test_a_report_is_of_the_settings_of_the_runs(
+  workdir, cfg, group, field, value, words
+):
+  other = {**cfg, group: {**cfg[group], field: value}}
+  other['arm'] = {**other['arm'], 'kl_every': 2}  # which nothing reads
+  before = (workdir / 'report.html').read_bytes()
+  with pytest.raises(ValueError, match=words):
+    reported(workdir, other, workdir)
+  assert (workdir / 'report.html').read_bytes() == before
+
+
+def test_a_seed_that_an_arm_lacks_is_not_in_the_report(
+  workdir, cfg, tmp_path, capsys
+):
+  folder = shutil.copytree(workdir, tmp_path / 'copy')
+  [done] = folder.glob('seed1/offline/*/done.json')
+  done.unlink()
+  found = reported(workdir, cfg, folder)
+  assert found == [p for p in points(workdir) if p['seed'] == 0]
+  told = 'note: seed 1 is not in the report: offline/'
+  assert told in ''.join(capsys.readouterr())
+
+
+def test_a_page_needs_no_record_of_the_proxy(workdir, cfg, tmp_path, capsys):
+  folder = shutil.copytree(workdir, tmp_path / 'copy')
+  (folder / 'seed0' / 'proxy.json').write_text('{"held_out": 1')
+  (folder / 'seed1' / 'proxy.json').unlink()
+  assert reported(workdir, cfg, folder) == points(workdir)
+  text = ''.join(capsys.readouterr())
+  assert text.count('proxy.json: gone or damaged') == 2
+
+
 def test_part_of_a_group_may_be_overridden(cfg):
   for path, text in (
     ('arm.sampling', "{'temperature': 0.7}"),

@@ -124,6 +124,7 @@ def test_an_arm_is_dropped(cfg):
     ('arms.online.beta=x', "beta='x', expected a number"),
     ('arms.online.beta=[]', 'expected one value or more'),
     ('arms.online.beta=[0.1,0.10]', 'expected each value once'),
+    ('arms.online.beta=[0.1,0.2', 'expected [A,B], a list'),
     ('arms.online=off', "online='off', expected None, which drops the arm"),
   ],
 )

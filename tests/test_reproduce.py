@@ -1,14 +1,17 @@
 """All studies by one command: what is run, and the site of their verdicts."""
 
+import contextlib
 import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from align_jax.files import write_record
+from align_jax.lab import lock
 from configs import toy
 from experiments import claims, registration, reproduce, site
 from experiments import study as study_lib
@@ -135,6 +138,8 @@ def test_what_a_config_cannot_serve_is_told(tmp_path, capsys):
       '--config.arms.online.beta=0.3: no run of this experiment',
     ),
     (['--config.sft.warmup_steps=9999'], 'warmup_steps=9999'),
+    (['--report'], 'toy holds no finished run to report on'),
+    (['--report', '--only=E9'], 'toy holds no finished run to report on'),
     (['--config.mesh.data=3'], 'mesh'),
     (
       ['--only=E8', '--config.golden.label_noise=0.2'],
@@ -160,4 +165,45 @@ def test_what_would_do_nothing_is_refused(flags, words, tmp_path):
     encoding='utf-8',
   )
   assert done.returncode == 1 and words in done.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def part_of(folder, key, report):
+  study = types.SimpleNamespace(key=key, title=key, report=report)
+  return reproduce.Part(study, [], folder / key)
+
+
+def test_a_study_that_has_no_page_stops_no_other(tmp_path, capsys):
+  def fails(*_):
+    raise ValueError('no')
+
+  parts = [
+    part_of(tmp_path, 'A', fails),
+    part_of(tmp_path, 'B', lambda *_: 'x'),
+  ]
+  assert reproduce.report(CFG, parts) == ['A: no']
+  assert 'B. B\nx\n' in capsys.readouterr().out
+
+
+def test_a_study_that_is_run_by_itself_is_left_alone(tmp_path, monkeypatch):
+  part = part_of(tmp_path, 'A', None)
+  free = lambda *_: contextlib.nullcontext()
+  monkeypatch.setattr(reproduce.common, 'training', free)
+  monkeypatch.setattr(
+    reproduce.command, 'DEVICE', types.SimpleNamespace(value='')
+  )
+  monkeypatch.setattr(reproduce.command, 'command', lambda: 'all studies')
+  with lock.held(part.folder, 'by itself'):
+    with pytest.raises(ValueError, match='A is in use by .*by itself'):
+      with reproduce.trained_in(CFG, tmp_path, [part]):
+        pass
+
+
+def test_a_command_that_is_refused_made_no_results(tmp_path, monkeypatch):
+  def refused(*_):
+    raise ValueError('other settings')
+
+  monkeypatch.setattr(reproduce, 'part_jobs', refused)
+  with pytest.raises(ValueError, match='other settings'):
+    reproduce.train(CFG, [part_of(tmp_path, 'A', None)], tmp_path)
   assert not list(tmp_path.iterdir())

@@ -126,8 +126,9 @@ def check(cfg):
     if name not in known:
       raise ValueError(f'config.{name}: no such field, {nearest(name, known)}')
   group(cfg, Experiment)
-  if '' in cfg['variants']:
-    raise ValueError("variants: the name '', expected some letters")
+  for name in cfg['variants']:
+    if not isinstance(name, str) or not name:
+      raise ValueError(f'variants: the name {name!r}, expected some letters')
   for name in GROUPS:
     group(cfg, GROUPS[name], name)
 

@@ -224,6 +224,9 @@ def _elements(text, name):
   try:
     values = ast.literal_eval(text)
   except (ValueError, SyntaxError):
+    text = text.strip()
+    if not text.endswith(']'):
+      raise ValueError(f'{name}={text!r}, expected [A,B], a list') from None
     values = [x.strip() for x in text.strip('[]').split(',')]
   if not values:
     raise ValueError(f'{name}={text!r}, expected one value or more')

@@ -129,6 +129,14 @@ def test_a_workdir_belongs_to_one_command(tmp_path):
     pass  # a killed process holds nothing
 
 
+@pytest.mark.parametrize('below', ['', 'below'])
+def test_a_workdir_that_is_a_file_is_said_so(tmp_path, below):
+  (tmp_path / 'file').touch()
+  with pytest.raises(ValueError, match='is a file, expected a folder'):
+    with lock.held(tmp_path / 'file' / below):
+      pass
+
+
 def test_a_log_that_was_empty_at_a_checkpoint_may_grow(tmp_path):
   log = tmp_path / 'metrics.jsonl'
   log.touch()

@@ -72,7 +72,12 @@ def _token(path):
 
 @contextlib.contextmanager
 def _flock(path, told):
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError):
+    raise ValueError(
+      f'{path.parent}: it or a folder above it is a file, expected a folder'
+    ) from None
   with path.open('a+', encoding='utf-8') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

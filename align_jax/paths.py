@@ -103,7 +103,7 @@ def _of(path):
 
 
 @contextlib.contextmanager
-def _named(path):
+def named(path: Path) -> Iterator[None]:
   """Names the path in an error of the system that names none: a full disk."""
   try:
     yield
@@ -125,7 +125,7 @@ def writing(name: str | os.PathLike, mode: str = 'w') -> Iterator[Any]:
     return
   target.parent.mkdir(parents=True, exist_ok=True)
   partial = target.with_name(f'{target.name}{PARTIAL}{os.getpid()}')
-  with _named(target), partial.open(mode, encoding=encoding) as file:
+  with named(target), partial.open(mode, encoding=encoding) as file:
     yield file
     file.flush()
     os.fsync(file.fileno())
@@ -159,7 +159,7 @@ class Growing:
 
   def write(self, text: str) -> None:
     """Appends text."""
-    with _named(self.path):
+    with named(self.path):
       self.file.write(text)
       self.file.flush()
     self._shown = False
@@ -174,13 +174,13 @@ class Growing:
     """Waits until all that was written is where a kill leaves it."""
     self.put()
     if is_local(self.path):
-      with _named(self.path):
+      with named(self.path):
         os.fsync(self.file.fileno())
 
   def close(self) -> None:
     """Shows all that was written, and closes the file."""
     self.put()
-    with _named(self.path):
+    with named(self.path):
       self.file.close()
 
 

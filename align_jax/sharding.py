@@ -119,9 +119,9 @@ def platform() -> str:
   return getattr(device, 'platform', None) or jax.default_backend()
 
 
-def memory() -> int:
-  """Bytes that JAX may use of a device; 0 where it does not say."""
-  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', 0)
+def memory() -> dict[str, int]:
+  """What JAX says of a device's memory, such as `bytes_limit`; {}: nothing."""
+  return jax.local_devices()[0].memory_stats() or {}
 
 
 def current_mesh() -> Mesh | None:

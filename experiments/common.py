@@ -235,16 +235,18 @@ def read_points(workdir, runs):
 
   An arm's name includes its variant's, so no report pools variants. Reweighted
   samples have no budget.
+
+  Args:
+    runs: those that have finished.
   """
   points = []
   for run in runs:
-    if finished(workdir, run):
-      keys = dict(arm=run.label, configuration=run.configuration, seed=run.seed)
-      keys |= {'variant': run.variant} if run.variant else {}
-      keys['kl_mode'] = run.kl.mode
-      keys['kl_budget'] = 0.0 if run.pool.how else run.kl.nats
-      rows = read_jsonl(run.directory(workdir) / 'points.jsonl')
-      points.extend({**keys, **row} for row in rows)
+    keys = dict(arm=run.label, configuration=run.configuration, seed=run.seed)
+    keys |= {'variant': run.variant} if run.variant else {}
+    keys['kl_mode'] = run.kl.mode
+    keys['kl_budget'] = 0.0 if run.pool.how else run.kl.nats
+    rows = read_jsonl(run.directory(workdir) / 'points.jsonl')
+    points.extend({**keys, **row} for row in rows)
   return points
 
 
@@ -333,16 +335,15 @@ def write_report(report, cfg, workdir, everything):
   """
   resume.check_settings(cfg, everything, workdir)
   resume.say(resume.left_out(workdir, everything))
-  lacking = resume.incomplete(workdir, everything)
-  whole = [run for run in everything if run.seed not in lacking]
-  points = read_points(workdir, whole)
-  if points:
+  ended = [run for run in everything if finished(workdir, run)]
+  lacking = resume.incomplete(everything, ended)
+  whole = [run for run in ended if run.seed not in lacking]
+  if whole:  # else such as one seed of each arm, and none of all
     resume.say(
       f'seed {seed} is not in the report: {name} is not finished'
       for seed, name in lacking.items()
     )
-  else:  # such as one seed of each arm, and none of all
-    points = read_points(workdir, everything)
+  points = read_points(workdir, whole or ended)
   if everything and not points:
     raise ValueError(f'{workdir} holds no finished run to report on')
   print(report(points, cfg, workdir))

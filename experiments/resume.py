@@ -297,18 +297,20 @@ def check_settings(cfg, runs, workdir):
       compare(path, settings_of(run), filled, idle(run))
 
 
-def incomplete(workdir, runs):
+def incomplete(runs, ended):
   """Seeds that an arm has not finished, of arms that have ended some runs.
 
+  Args:
+    ended: those of the runs that have.
   Returns:
     {seed: the name of an unfinished run}.
   """
-  ended = [finished(workdir, run) for run in runs]
-  known = {run.label for run, over in zip(runs, ended) if over}
+  which = lambda run: (run.variant, run.seed, run.name)
+  known, over = {run.label for run in ended}, set(map(which, ended))
   return {
     run.seed: run.name
-    for run, over in zip(runs, ended)
-    if not over and run.label in known
+    for run in runs
+    if run.label in known and which(run) not in over
   }
 
 

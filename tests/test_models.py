@@ -350,7 +350,7 @@ def test_a_gpu_has_larger_chunks_and_no_scans(config, monkeypatch):
   found = {}
   for name in ('cpu', 'gpu', 'tpu'):
     monkeypatch.setattr(sharding, 'platform', lambda name=name: name)
-    monkeypatch.setattr(sharding, 'memory', lambda: 2**36)
+    monkeypatch.setattr(sharding, 'memory', lambda: {'bytes_limit': 2**36})
     scans = [transformer._scans_decoding(deep(n)) for n in (8, 16, 80)]
     unrolled = [cpu.unrolls(n) for n in (8, 16, 80)]
     found[name] = scoring._chunk(2**17, 2), scans, unrolled

@@ -23,7 +23,7 @@ from align_jax.compare.readings import Arm, Curve
 # straight between checkpoints, so that more would change it little. Chosen, not
 # measured.
 GAP_POINTS = 17
-LISTED = 6  # runs that are named one by one
+RUNS_LISTED = 6  # runs that are named one by one
 
 
 def check_equal(
@@ -165,8 +165,12 @@ class Comparison:
       '; ' before each, and '' where there are none.
     """
     texts = [x for name in names for x in self.arms[name].missed()]
-    more = [f'and {len(texts) - LISTED} more'] if len(texts) > LISTED else []
-    return ''.join(f'; {text}' for text in [*texts[:LISTED], *more])
+    more = (
+      [f'and {len(texts) - RUNS_LISTED} more']
+      if len(texts) > RUNS_LISTED
+      else []
+    )
+    return ''.join(f'; {text}' for text in [*texts[:RUNS_LISTED], *more])
 
   def gap(
     self, first: str, second: str, window: Sequence[float], level: float = LEVEL

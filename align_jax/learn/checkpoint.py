@@ -26,16 +26,15 @@ logging.getLogger('absl').addFilter(
 
 @contextlib.contextmanager
 def _written(folder):
-  """Names the folder in an error of the system, such as a full disk."""
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    # TensorStore's is a ValueError that has the number in its text.
-    told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
-    number = int(told[1]) if told else getattr(error, 'errno', None)
-    if number is None or getattr(error, 'filename', None) is not None:
-      raise
-    raise OSError(number, os.strerror(number), str(folder)) from None
+  """`paths.named`, also for TensorStore, whose error has its number as text."""
+  with paths.named(folder):
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
+      if not told:
+        raise
+      raise OSError(int(told[1]), os.strerror(int(told[1]))) from None
 
 
 class Checkpoints:

@@ -19,7 +19,7 @@ import time
 import jax
 import numpy as np
 
-from align_jax import hosts, paths
+from align_jax import hosts, paths, sharding
 from align_jax.files import line, write_atomically
 from align_jax.learn import compiled
 
@@ -187,7 +187,7 @@ def _count(x):
 
 def _memory():
   """Bytes of the first device of this process, where it tells."""
-  told = jax.local_devices()[0].memory_stats() or {}
+  told = sharding.memory()
   names = {'memory_bytes': 'bytes_in_use', 'memory_peak': 'peak_bytes_in_use'}
   return {k: told[name] for k, name in names.items() if name in told}
 

@@ -81,7 +81,6 @@ def hidden_states(
   length = completions.shape[2]
   if kernel:
     completions, valid = (fused.even(x) for x in (completions, valid))
-    size = prompts.shape[1] + completions.shape[2]
   prompt_positions = ops.positions(prompt_valid)
   prompt = prompt_valid, prompt_positions
   offset = prompt_valid.sum(-1)[:, None, None]

@@ -56,7 +56,8 @@ def _chunk(vocab_size, itemsize, ways=1):
   """Positions whose logits `ways` devices have at a time, at least 1."""
   each = LOGITS_PER_CHUNK
   if sharding.platform() == 'gpu':
-    each = max(each, int(SHARE_ON_GPU * sharding.memory()) // itemsize)
+    limit = sharding.memory().get('bytes_limit', 0)
+    each = max(each, int(SHARE_ON_GPU * limit) // itemsize)
   return max(1, each * ways // vocab_size)
 
 

@@ -87,7 +87,7 @@ def report(cfg: dict, runs: Sequence[Run], found, names) -> Iterator[str]:
   split = ' '.join(f'{k}={v}' for k, v in cfg['mesh'].items() if v > 1)
   limit = found.limit()
   hosts = len({device.process_index for device in found.devices()})
-  large: dict[str, None] = {}
+  large: list[str] = []
   for run in runs:
     who = run.name if runs[1:] else run.arm
     yield (
@@ -96,24 +96,30 @@ def report(cfg: dict, runs: Sequence[Run], found, names) -> Iterator[str]:
       f'arm {who!r}'
     )
     with jax.set_mesh(mesh):
-      programs = Programs(run, mesh, cfg['reference_memory'])
-      for field, size in programs.judges.items():
-        told = (
-          f'{fit_table.gib(size)} GiB'
-          if size
-          else 'of unknown size, not counted'
-        )
-        yield f'{field}, beside each program: {told}'
-      for name in names:
-        model = programs.task.model
-        vocab = model.vocab_size if found.name == HERE else 0
-        measured = measure(PROGRAMS[name](programs), found, limit, vocab)
-        heads = getattr(model, 'num_kv_heads', 1)
-        knob = fit_table.knob(name, cfg, run.flat, heads)
-        yield from fit_table.lines(measured, found, knob)
-        large.update({} if measured.fits else {name: None})
+      large += yield from _programs(cfg, run, mesh, found, limit, names)
   if large:
-    raise ValueError(f'{found.name} is too small for {", ".join(large)}')
+    told = ', '.join(dict.fromkeys(large))
+    raise ValueError(f'{found.name} is too small for {told}')
+
+
+def _programs(cfg, run, mesh, found, limit, names):
+  """Yields the lines of one run. Returns names of programs that do not fit."""
+  programs, large = Programs(run, mesh, cfg['reference_memory']), []
+  for field, size in programs.judges.items():
+    told = (
+      f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
+    )
+    yield f'{field}, beside each program: {told}'
+  for name in names:
+    model = programs.task.model
+    vocab = model.vocab_size if found.name == HERE else 0
+    measured = measure(PROGRAMS[name](programs), found, limit, vocab)
+    heads = getattr(model, 'num_kv_heads', 1)
+    knob = fit_table.knob(name, cfg, run.flat, heads)
+    yield from fit_table.lines(measured, found, knob)
+    if not measured.fits:
+      large.append(name)
+  return large
 
 
 def make_parser() -> Parser:

@@ -56,7 +56,7 @@ class Here:
 
   def limit(self) -> int:
     """Bytes that JAX may use of each."""
-    return sharding.memory()
+    return sharding.memory().get('bytes_limit', 0)
 
 
 def find() -> Here:
@@ -94,10 +94,8 @@ def take(program: Program, compiled: Any, vocab: int) -> Taken:
     # A state is donated, and comes back.
     if any(map(_deleted, jax.tree.leaves(arguments[0]))):
       arguments = out[0], *arguments[1:]
-  stats = jax.local_devices()[0].memory_stats() or {}
-  return Taken(
-    statistics.median(seconds[1:]), stats.get('peak_bytes_in_use', 0)
-  )
+  peak = sharding.memory().get('peak_bytes_in_use', 0)
+  return Taken(statistics.median(seconds[1:]), peak)
 
 
 def _deleted(x):

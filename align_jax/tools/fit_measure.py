@@ -26,7 +26,7 @@ class Measured(NamedTuple):
   ops: list  # fit_hlo.Op of its collectives; [] if it does not fit
   flops: float  # of the products of all chips
   useful: float  # of them, without what `remat` computes anew
-  attended: float  # the same with those of attention that a kernel computes
+  attended: float  # with those of attention that a kernel computes; 0: not run
   compute: float  # least time of the products at the chip's peak
   memory: float  # least time in which it reads what it must, once
   network: float  # least time of the collectives over all links of a chip
@@ -101,7 +101,7 @@ def measure(
     ops=ops,
     flops=work,
     useful=_of(program.plain, program),
-    attended=_of(program.unfused, program),
+    attended=_of(program.unfused, program) if vocab else 0.0,
     compute=work / found.chips / found.chip.flops,
     memory=read / found.chip.hbm,
     network=moved / found.chip.ici,

@@ -290,15 +290,17 @@ class Programs:
     arguments = self.state.replace(anchors={}), anchors, batch, numbers
     gradients = bytes_on_device(self.state.params)
     program = self._program('train', update, arguments, batch, gradients)
-    known = {field.name for field in dataclasses.fields(model)}
-    but = lambda **changed: self._update(
-      dataclasses.replace(
-        model, **{k: v for k, v in changed.items() if k in known}
-      )
-    )[0]
     return program._replace(
-      plain=but(remat=False), unfused=but(remat=False, attention='plain')
+      plain=self._form(remat=False),
+      unfused=self._form(remat=False, attention='plain'),
     )
+
+  def _form(self, **changed):
+    """The update of the model with other fields, of those that it has."""
+    model = self.task.model
+    own = {x.name for x in dataclasses.fields(model)} & changed.keys()
+    changed = {name: changed[name] for name in own}
+    return self._update(dataclasses.replace(model, **changed))[0]
 
   def _update(self, model):
     """The jitted update of a model, and whether it reads the anchors."""

@@ -129,10 +129,8 @@ def columns(
     shown = [show(e, digits=digits) for e in row]
     table[name] = [f'{x} {how}'.strip() for x, how in zip(shown, reached)]
   for name in others(comparison, control):
-    row, title = (
-      comparison.difference(name, control or ''),
-      f'{name} - {control}',
-    )
+    row = comparison.difference(name, control or '')
+    title = f'{name} - {control}'
     if title in table:
       raise ValueError(f'arm {title!r}: a difference has that name, too')
     table[title] = [show(e, True, decimals([row])) for e in row]

@@ -63,7 +63,11 @@ def get_config():
   c.arms['online+gold'] = dict(labels='gold')
   c.arms['ref+proxy'] = dict(source='reference')
   c.arms['ref+gold'] = dict(source='reference', labels='gold')
+  # Studies that need one strength take the first: that of the online baseline.
+  baseline = (1e-5, 0.1)
+  every = [(lr, beta) for lr in RATES for beta in BETAS]
+  every.sort(key=lambda x: x != baseline)
   for arm in c.arms.values():
-    arm.sweep = sweep(*((lr, beta) for lr in RATES for beta in BETAS))
+    arm.sweep = sweep(*every)
   c.arms.offline.steps = 20000
   return c

@@ -16,13 +16,26 @@ def is_whole(cfg):
   On the generated task a run takes seconds, and a published checkpoint is for
   machines that have the time. Small models of texts are between the two.
   """
-  return cfg['task']['name'] == 'toy' or bool(cfg['model'].get('checkpoint'))
+  return cfg['task']['name'] == 'toy' or is_published(cfg)
 
 
 def is_programmed(cfg):
   """Whether gold is the generated task's own reward, nearly a bag of words."""
   task = cfg['task']
   return task['name'] == 'toy' and not task.get('judge_model')
+
+
+def is_published(cfg):
+  """Whether the policy starts from a published checkpoint."""
+  return bool(cfg['model'].get('checkpoint'))
+
+
+def passes(cfg, name):
+  """How often an arm learns from each golden pair; 0: it has a file's pairs."""
+  arm = {**cfg['arm'], **cfg['arms'][name]}
+  if arm['source'] != 'golden_pairs':
+    return 0
+  return arm['steps'] * arm['batch_size'] / cfg['golden']['pairs']
 
 
 def arm_of(cfg, name, table='arms'):
@@ -99,9 +112,9 @@ def proxy_of(cfg, verifier):
   The config's rate is for its own verifier, and for all that start from a
   published checkpoint.
   """
-  own, published = cfg['proxy']['verifier'], cfg['model'].get('checkpoint')
+  own = cfg['proxy']['verifier']
   changes = {'proxy.verifier': verifier}
-  if verifier != own and (verifier == 'bow' or not published):
+  if verifier != own and (verifier == 'bow' or not is_published(cfg)):
     changes['proxy.learning_rate'] = PROXY_RATES[verifier]
   if verifier != 'sized' and cfg['proxy']['model']:
     changes['proxy.model'] = {}
@@ -125,6 +138,20 @@ def beyond(cfg):
   budgets, (_, high) = cfg['report']['budgets'], cfg['report']['window']
   more = (times * high for times in (2, 4, 8, 12))
   return {'report.budgets': tuple(sorted({*budgets, *more}))}
+
+
+def wider(cfg):
+  """Changes that measure more of a policy than the config does.
+
+  Pairs of tokens, and on the generated task prompts that no training has.
+  """
+  measured = cfg['eval']['metrics']
+  if cfg['task']['name'] != 'toy':
+    return {}
+  return {
+    'eval.metrics': (*measured, *{'distinct_2'} - {*measured}),
+    'eval.sets': ('ood',),
+  }
 
 
 def rloo(cfg, **fields):

@@ -128,6 +128,20 @@ def changes(cfg, workdir, rules=RULES):
   return told
 
 
+def standing(cfg, workdir, rules=RULES):
+  """When an experiment was registered, and what differs now, as a record.
+
+  The commit does not count: it says nothing of what decides a verdict.
+  """
+  old = read(workdir) or {'time': '', 'commit': ''}
+  told = changes(cfg, workdir, rules)
+  return {
+    'time': old['time'],
+    'commit': old['commit'],
+    'changed': [x for x in told if not x.startswith('commit: ')],
+  }
+
+
 def declared(schedule, seeds):
   """Numbers of seeds at which a verdict was planned."""
   return set(schedule) or {seeds}

@@ -103,16 +103,19 @@ def part_jobs(cfg, part):
   ]
 
 
-def report(cfg, parts):
+def report(cfg, parts, again=False):
   """Writes the page of every study that has what it needs.
 
+  Args:
+    again: of studies without runs only those that have a page already.
   Returns:
     why studies have none: texts.
   """
   failed = []
   for part in parts:
     ended = [resume.finished(part.folder, run) for run in part.runs]
-    if any(ended) or not part.runs:
+    known = not again or (part.folder / site.VERDICTS).exists()
+    if any(ended) or (not part.runs and known):
       print(f'\n{part.study.key}. {part.study.title}', flush=True)
       try:
         common.write_report(part.study.report, cfg, part.folder, part.runs)
@@ -159,7 +162,7 @@ def run(cfg, given):
   with held:
     if not command.REPORT.value:
       train(cfg, parts, folder)
-    failed = report(cfg, parts)
+    failed = report(cfg, parts, again=command.REPORT.value)
     print(site.write(workdir, studies()))
   if failed:
     raise ValueError('; '.join(failed))

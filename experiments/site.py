@@ -109,7 +109,8 @@ def write(workdir, studies):
     verdicts = every[config]
     rows, told = rows_of(verdicts), list(made_by(record))
     spent = f'{sum(x.get("seconds", 0) for _, x in verdicts) / 60:.0f}'
-    told.append(([], f'{spent} minutes of one core in training'))
+    notes = [f'{spent} minutes of one core in training', *standing(verdicts)]
+    told.append(([], '. '.join(notes)))
     add_config(page, config, rows, told)
     lines += markdown_of(workdir, config, verdicts, rows, told)
   page.write(workdir / 'index.html')
@@ -118,8 +119,9 @@ def write(workdir, studies):
 
 
 INTRODUCTION = (
-  'Each claim is of a paper. Its number, its rule and its margin were fixed in',
-  'code before the runs: `experiments/suite/` has a module for each study.',
+  'Each claim is of a paper. Its number, its rule and its margin are code,',
+  'registered before the first run: `experiments/suite/` has a module for each',
+  'study. What changed after that stands with each config.',
   'A number above 0 speaks for the claim, unless no difference is claimed.',
   'Brackets are 95% intervals over seeds and prompts.',
   '"Below 0.1", "over 1.3" and the like: the number is the distance to that',
@@ -133,8 +135,8 @@ INTRODUCTION = (
 WORDS = (
   '- *reproduced*: the interval lies above 0.',
   '- *opposite*: it lies below 0.',
-  '- *not reproduced*: the number is equivalent to 0, by two one-sided tests',
-  "  within the claim's margin.",
+  '- *not reproduced*: neither of these, and the number is equivalent to 0, by',
+  "  two one-sided tests within the claim's margin.",
   '- *undecided*: none of these; the seeds are too few.',
   '- *no verdict*: the points do not give the number; the reason stands there.',
   '',
@@ -142,6 +144,24 @@ WORDS = (
   'and *not reproduced* what lies beyond the margin.',
 )
 EQUAL = ' No difference is claimed.'
+
+
+def standing(verdicts):
+  """Sentences on what was registered before the runs, and changed since.
+
+  Args:
+    verdicts: as `verdicts_of` returns them.
+  """
+  by_change = {}
+  for study, record in verdicts:
+    known = record.get('registered')
+    told = 'Registration not noted'
+    if known:
+      changed = '; '.join(known['changed'])
+      told = f'Changed since it was registered ({changed})'
+      told = told if changed else 'As registered before the first run'
+    by_change.setdefault(told, []).append(study.key)
+  return [f'{told}: {", ".join(keys)}' for told, keys in by_change.items()]
 
 
 def add_config(page, config, rows, told):

@@ -94,6 +94,10 @@ class Study:
       raise ValueError(f'arms: expected {named}, which claims compare')
     return runs
 
+  def caveat_of(self, cfg):
+    """The caveat, of the study's config."""
+    return self.caveat(cfg) if callable(self.caveat) else self.caveat
+
   @property
   def rules(self):
     """The files whose code decides the verdicts."""
@@ -112,7 +116,12 @@ class Study:
       table = matched.csv_table(evidence.gains, {})
       pages.write_tables(workdir, points, *table)
     found = [entry(ruling) for ruling in rulings]
-    write_record(workdir / NAME, {'verdicts': found, 'seconds': spent(workdir)})
+    record = {
+      'verdicts': found,
+      'seconds': spent(workdir),
+      'registered': registration.standing(cfg, workdir, self.rules),
+    }
+    write_record(workdir / NAME, record)
     page = Page(f'{self.key}. {self.title}')
     for ruling in rulings:
       add_ruling(page, ruling)
@@ -124,8 +133,7 @@ class Study:
     for section in self.sections:
       section(page, evidence, workdir / 'figures')
     page.heading('What the size of the task may have done')
-    known = self.caveat
-    page.text(known(evidence.cfg) if callable(known) else known)
+    page.text(self.caveat_of(evidence.cfg))
     kept = provenance.used(cfg, self.runs, points) if points else {}
     provenance.finish(page, cfg, workdir, kept)
     return '\n'.join(text_of(r) for r in rulings)
@@ -223,8 +231,9 @@ def add_frontier(page, evidence, folder, strong):
   page.note(matched.unreached(comparison))
 
 
-def add_measures(page, evidence):
+def add_measures(page, evidence, folder=None):
   """Adds diversity and other metrics at equal KL, and gold on other prompts."""
+  del folder  # no figure
   cfg = evidence.cfg
   budgets = tuple(dict.fromkeys(cfg['report']['window']))
   references = pages.reweighed(cfg['arms'])

@@ -109,7 +109,7 @@ def of_predictions(study, claim, effects, folder):
 
   def run(seed, x):
     gains = lawful(arm)
-    gains[-2:] += over.WITHIN * (1 - x / 2) * gains.max()
+    gains[-2:] += over.WITHIN * (1 - x / 2) * gains[:-2].max()
     return of_arm(claim.measure.proxy, arm, seed, gains)
 
   return each(effects, run)

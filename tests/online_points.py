@@ -6,6 +6,7 @@ from experiments.suite import (
   e01_online_offline,
   e01_verifiers,
   e02_order,
+  e05_classification,
   e10_early_stopping,
 )
 from tests.suite_points import SEEDS, runs_of
@@ -43,11 +44,15 @@ def peaks(study, claim, effects, folder):
 
 
 def settings(study, claim, effects, folder):
-  """Gaps that grow with the proxy's accuracy, by the effect of the seed."""
+  """Gaps that grow with the proxy's accuracy, by the effect of the seed.
+
+  Without an effect they are largest at both ends.
+  """
   points, rng = [], np.random.default_rng(0)
   for number, name in enumerate(e01_verifiers.SETTINGS):
+    noise = rng.normal(size=SEEDS) if effects.any() else (number - 2.5) ** 2
     arms = {
-      f'{name} online': 1 + number * effects + rng.normal(size=SEEDS),
+      f'{name} online': 1 + number * effects + noise,
       f'{name} offline': ALIKE,
     }
     for p in runs_of(arms):
@@ -86,21 +91,38 @@ def both_fall(study, claim, effects, folder):
 
 
 def ranked(study, claim, effects, folder):
-  """Arms whose accuracy falls with gold, or rises: correlations of -1 and 1."""
+  """Arms whose accuracy goes along with gold, see `related`."""
   qualities = {name: ALIKE * i for i, name in enumerate(('a', 'b', 'c'))}
   points = runs_of(qualities)
   for p in points:
-    sign = -np.sign(effects[p['seed']])
-    p['implicit_accuracy'] = 0.5 + 0.1 * sign * qualities[p['arm']][0]
+    of = related(np.arange(3.0), effects[p['seed']])
+    p['implicit_accuracy'] = 0.5 + 0.1 * of[int(qualities[p['arm']][0])]
+    p['gold'] = qualities[p['arm']][0]
   return points
 
 
+def related(x, effect):
+  """Numbers whose correlation with x is -1, 1, or that which is still useful.
+
+  The first for an effect above 0, the second for one below.
+  """
+  if effect:
+    return -np.sign(effect) * x
+  z = (x - x.mean()) / x.std()
+  rest = z**2 - 1 - (z**3).mean() * z
+  share = e05_classification.USEFUL
+  return share * z + np.sqrt(1 - share**2) * rest / rest.std()
+
+
 def promised(study, claim, effects, folder):
-  """Proxy rewards that fall where gold rises, or rise with it."""
+  """Proxy rewards that go along with gold, see `related`."""
   points = runs_of({'a': ALIKE, 'b': 2 * ALIKE})
-  for p in points:
-    p['proxy'] = -np.sign(effects[p['seed']]) * p['kl_seq_nats']
-    p['gold'] = p['kl_seq_nats']
+  for run in ends(points).values():
+    moved = run[1:]
+    gold = np.array([p['kl_seq_nats'] for p in moved])
+    for p, x, y in zip(moved, gold, related(gold, effects[run[0]['seed']])):
+      p['gold'], p['proxy'] = float(x), float(y)
+    run[0]['gold'] = run[0]['proxy'] = 0.0
   return points
 
 
@@ -130,6 +152,7 @@ MADE = {
   ('E1', 'offline over-optimises'): falls('offline'),
   ('E1', 'higher peak'): peaks,
   ('E1-', 'accuracy decides'): settings,
+  ('E1-', 'their ranks agree'): settings,
   ('E2', 'the same in order'): replays,
   ('E5', 'the proxy decays'): with_field(
     'proxy_accuracy', FREE['online'], lambda x, effect: x - 0.1 * effect

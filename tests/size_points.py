@@ -10,7 +10,8 @@ from tests import made_points
 from tests.suite_points import SEEDS, runs_of
 
 ALIKE = np.ones(SEEDS)
-BETAS = e11.names(toy.get_config())
+CFG = toy.get_config()
+BETAS = e11.names(CFG)
 NARROW = dict(peak=2.0, height=5.0)  # of `humped`
 KLS = np.linspace(0, 3, 13) ** 2  # nats, of the runs of `humped`
 
@@ -64,6 +65,19 @@ def falls_of_losses(study, claim, effects, folder):
   return bent(runs_of(arms, held=0.0, config=e11.WEAKEST), effects)
 
 
+def early(study, claim, effects, folder):
+  """Runs that are best early, after about an epoch, or at their end."""
+  del study, claim, folder
+  epoch = CFG.golden.pairs / CFG.arm.batch_size  # updates
+  best = {1: 4, 0: epoch, -1: 64}
+  arms = {f'{w} {x}': ALIKE for w in e11.WIDTHS for x in e11.LOSSES}
+  points = runs_of(arms, held=0.0, config=e11.WEAKEST)
+  for p in points:
+    p['step'] = epoch if p['step'] == 32 else p['step']
+    p['gold'] = -abs(p['step'] - best[np.sign(effects[p['seed']])])
+  return points
+
+
 def nearer_ipo(study, claim, effects, folder):
   points = []
   for width in e11.WIDTHS:
@@ -105,6 +119,7 @@ MADE = {
   ('E7', 'the peak stays'): peaks,
   ('E7', 'a higher peak'): heights,
   ('E11', 'a hump'): falls_of_losses,
+  ('E11', 'peaks within an epoch'): early,
   ('E11', 'IPO stays nearest'): nearer_ipo,
   ('E11', 'accuracy predicts nothing'): accuracies,
   ('E12', 'samples may be reused'): reused,

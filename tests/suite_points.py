@@ -1,4 +1,4 @@
-"""Points that support a claim, contradict it, and do not decide it."""
+"""Points that bear a claim out, contradict it, leave it open, or show none."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SEEDS = 6
 HELD = 2.0  # nats, as the toy's arms are
 APART = np.tile([1.0, -1.0], SEEDS // 2)  # seeds that contradict one another
 # What each seed shows, in units of what a claim measures.
-DIRECTED = np.full(SEEDS, 2.0), np.full(SEEDS, -2.0), APART
+DIRECTED = np.full(SEEDS, 2.0), np.full(SEEDS, -2.0), APART, np.zeros(SEEDS)
 EQUAL = np.zeros(SEEDS), np.full(SEEDS, 2.0), APART
 EXACT = np.full(SEEDS, 1.0), np.full(SEEDS, -1.0)
 # {(key of a study, name of a claim): (study, claim, effects, folder) ->
@@ -21,8 +21,8 @@ def wanted(claim):
   """The words that these points must bring about."""
   if isinstance(claim, claims.Exact):
     return {claims.REPRODUCED, claims.FAILED}
-  against = claims.FAILED if claim.equal else claims.OPPOSITE
-  return {claims.REPRODUCED, against, claims.UNDECIDED}
+  words = {claims.REPRODUCED, claims.FAILED, claims.UNDECIDED}
+  return words if claim.equal else words | {claims.OPPOSITE}
 
 
 def made(study, claim, folder):

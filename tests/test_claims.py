@@ -320,6 +320,52 @@ def test_a_caveat_is_of_the_task(key):
   assert not any('bag of words' in caveat(cfg) for cfg in (LEARNED, texts))
 
 
+SMALL = (
+  'few pairs',
+  'small width',
+  'tokens and',
+  'does not see repeats',
+  'a fifth',
+)
+
+
+@pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)
+def test_a_caveat_is_of_the_size_of_the_task(study):
+  """No page of a paper's size is excused by what is small in the toy."""
+  for module, key in OF_PAPERS:
+    if key == study.key:
+      cfg = study.config(module.get_config().to_dict())
+      told = study.caveat_of(cfg)
+      assert not [x for x in SMALL if x in told], (module.__name__, told)
+
+
+def test_reviews_are_not_said_to_repeat():
+  texts = sentiment.get_config().to_dict()
+  for key in ('E1', 'E11'):
+    told = [STUDIES[key].caveat(STUDIES[key].config(x)) for x in (CFG, texts)]
+    assert 'times' in told[0] and 'times' not in told[1]
+  assert 'They have 3 of the betas' in told[1]
+  assert 'n = 128' in STUDIES['E8'].caveat(STUDIES['E8'].config(texts))
+  assert 'Best-of-n ends' not in STUDIES['E8'].caveat(CFG)
+
+
+def test_arms_without_a_budget_are_as_a_paper_has_them():
+  """Checkpoints keep their strengths and updates, small models do not."""
+  cfg = tang_tldr.get_config().to_dict()
+  runs = {(r.label, r.configuration): r for r in runs_of('E1', cfg)}
+  free = runs['offline, no budget', 'lr1e-05-beta0.5']
+  assert free.kl.nats == 0 and free.schedule.steps == 20000
+  weak = {r.loss.kwargs['beta'] for r in runs_of('E1', CFG) if not r.kl.nats}
+  np.testing.assert_allclose(sorted(weak), [0.01, 0.02])
+
+
+def test_one_strength_of_a_paper_is_that_of_its_baseline():
+  cfg = tang_tldr.get_config().to_dict()
+  for key in ('E2', 'E4', 'E6'):
+    rates = {r.optimizer.learning_rate for r in runs_of(key, cfg)}
+    assert 1e-5 in rates and (key == 'E4' or rates == {1e-5}), (key, rates)
+
+
 def test_the_size_of_proxies_has_the_caveat_of_its_task():
   caveat = STUDIES['E8+'].caveat
   assert 'eight tokens' in caveat(LEARNED)
@@ -398,12 +444,14 @@ def test_a_study_reports_on_all_its_runs(study, cfg, tmp_path, monkeypatch):
   for number, run in enumerate(study.runs(cfg)):
     points += points_of(run, 1 + 0.01 * number)
   told = study.report(points, cfg, made_points.fill(tmp_path, 2))
-  assert not any(line.startswith('NO VERDICT') for line in told.splitlines())
+  none = [x for x in told.splitlines() if x.startswith('NO VERDICT')]
+  assert all('how many pairs a file has' in line for line in none)
   assert len(told.splitlines()) == len(study.claims)
   page = (tmp_path / 'report.html').read_text()
   assert all(typeset(claim.says) in page for claim in study.claims)
   # A win that cost all diversity is seen.
-  assert ('Other metrics at equal KL' in page) == study.frontier
+  compared = study.frontier or study_module.add_measures in study.sections
+  assert ('Other metrics at equal KL' in page) == compared
 
 
 @pytest.mark.parametrize('study', STUDIES.values(), ids=lambda s: s.key)

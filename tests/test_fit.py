@@ -89,6 +89,8 @@ def test_a_loop_of_unknown_length_is_counted_per_turn():
   found = fit_hlo.summary(fit_hlo.collectives(endless), loops=2)
   assert found == {'all-gather': (0.5, 256), 'reduce-scatter': (0.5, 256)}
   assert fit_hlo.loops(TPU) == [] and fit_hlo.loops(endless) == [4 + 4 * 8 * 4]
+  assert fit_hlo.loops(endless, (4, 8)) == [4]
+  assert fit_hlo.loops(endless, (8, 4)) == [4 + 4 * 8 * 4]
 
 
 def test_what_a_ring_sends_is_counted_though_all_has_channel_1():

@@ -185,6 +185,19 @@ def test_a_study_that_has_no_page_stops_no_other(tmp_path, capsys):
   assert 'B. B\nx\n' in capsys.readouterr().out
 
 
+def test_a_report_adds_no_study_that_was_not_run(tmp_path):
+  """Those that need no runs are computed where a page is asked for anew."""
+  parts = [part_of(tmp_path, key, lambda *_: 'x') for key in 'AB']
+  write_record(tmp_path / 'A' / site.VERDICTS, {})
+  told = []
+  for part in parts:
+    part.study.report = lambda *_, key=part.study.key: told.append(key) or ''
+  reproduce.report(CFG, parts, again=True)
+  assert told == ['A']
+  reproduce.report(CFG, parts)
+  assert told == ['A', 'A', 'B']
+
+
 def test_a_study_that_is_run_by_itself_is_left_alone(tmp_path, monkeypatch):
   part = part_of(tmp_path, 'A', None)
   free = lambda *_: contextlib.nullcontext()

@@ -6,13 +6,18 @@ import math
 import jax
 import jax.numpy as jnp
 
+from align_jax import sharding
 from align_jax.models import cpu
 
 
 def project(x, weights, contracted=1):
   """x [..., *in] by weights [*in, *out] -> [..., *out], as one plain GEMM."""
   if isinstance(weights, cpu.Transposed):
-    return cpu.project_transposed(x, weights, contracted)
+    if sharding.platform() == 'cpu':
+      return cpu.project_transposed(x, weights, contracted)
+    weights = weights.weights.astype(x.dtype)
+    last = lambda a: tuple(range(a.ndim - contracted, a.ndim))
+    return jnp.tensordot(x, weights, (last(x), last(weights)))
   if not jax.sharding.get_abstract_mesh().empty:
     # Joined dimensions could not stay split: XLA would gather them.
     return jnp.tensordot(x, weights.astype(x.dtype), contracted)

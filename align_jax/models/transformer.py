@@ -266,11 +266,12 @@ def _decode_layer(
 
 def decode_head(params, c):
   """Weights for `logits` of a few states at a time, as in decoding."""
-  if not cpu.decodes_transposed(params):
-    return cpu.separate(head_weights(params, c))
-  if c.tie_embeddings:
-    return cpu.Transposed(params['embed'])
-  return cpu.separate(cpu.transpose(params['head']))
+  transposed = cpu.decodes_transposed(params)
+  if c.tie_embeddings and (transposed or sharding.platform() != 'cpu'):
+    return cpu.Transposed(params['embed'])  # not a second, transposed copy
+  if transposed:
+    return cpu.separate(cpu.transpose(params['head']))
+  return cpu.separate(head_weights(params, c))
 
 
 def head_weights(params, c):

@@ -8,7 +8,7 @@ lies in such a loop is counted per turn, apart from the rest.
 import collections
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 KINDS = (
@@ -108,15 +108,20 @@ def _walk(known, name, times, per_token) -> Iterator[tuple[str, Op]]:
         yield from _walk(known, one, *inner)
 
 
-def loops(text: str) -> list[int]:
-  """Of each loop of unknown length: the bytes that it keeps between turns.
+def loops(text: str, table: Sequence[int] = ()) -> list[int]:
+  """Of each loop of unknown length: the bytes that a turn reads.
 
-  A turn of a loop over tokens reads all of it: weights, keys and values.
-  Completions are sampled in several such loops, one after another.
+  They are what it keeps between turns: weights, keys and values. Completions
+  are sampled in several such loops, one after another.
+
+  Args:
+    table: the shape of an embedding that tokens are looked up in and nothing
+      else, on a device. Rows of it are read, which are not counted.
   """
   known = computations(text)
+  unread = f'[{",".join(map(str, table))}]' if table else ' '
   return [
-    sum(size for _, size in sizes(match[1]))
+    sum(size for name, size in sizes(match[1]) if not name.endswith(unread))
     for line in known['']
     if (match := LINE.match(line)) and match[2] == 'while'
     if not turns(line, known)

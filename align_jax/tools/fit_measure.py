@@ -80,7 +80,7 @@ def measure(
   seconds = time.time() - start
   memory, text = compiled.memory_analysis(), compiled.as_text()
   ops = fit_hlo.collectives(text)
-  loops = fit_hlo.loops(text)
+  loops = fit_hlo.loops(text, program.table)
   per_token = sum(loops) / len(loops) if loops else 0.0
   each = program.tokens / len(loops) if loops else 0.0
   moved = sum(

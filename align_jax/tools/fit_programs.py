@@ -42,6 +42,7 @@ class Program(NamedTuple):
   copies: int  # bytes of what it certainly stores: gradients, weights to sample
   rows: int  # completions
   tokens: int  # drawn one after another; 0: it samples none
+  table: tuple[int, ...] = ()  # see `fit_hlo.loops`
   plain: Any = None  # an update without `remat`, jitted
   unfused: Any = None  # the same without a kernel for attention
 
@@ -323,7 +324,16 @@ class Programs:
     arguments = params, *host, key
     tokens = self.task.max_new_tokens
     copies = self._weights(how.dtype)
-    return self._program(name, f, arguments, given, copies, tokens)
+    program = self._program(name, f, arguments, given, copies, tokens)
+    return program._replace(table=self._table())
+
+  def _table(self):
+    """The shape of the embedding on a device; () if it is the head too."""
+    if getattr(self.task.model, 'tie_embeddings', True):
+      return ()
+    with sharding.sampling():
+      lies = NamedSharding(self.on.mesh, sharding.spec(('vocab', 'embed')))
+    return lies.shard_shape(self.near['embed'].shape)
 
   def _policy(self):
     """The parameters of the policy; merged ones are as large as a base."""

@@ -14,9 +14,10 @@ from experiments.claims import Claim, Gap, Sum
 from experiments.study import Study, main
 
 ONLINE, OFFLINE, SHUFFLED = 'Bo2 online', 'Bo2 offline', 'Bo2 shuffled'
-# Of the learning rate of the config's arm `online`; chosen on pilot seeds, each
-# by its own arm's score, out of those that get to the budget. Online at half of
-# this scores a little more, and a replay of its log stays below the budget.
+# Of the learning rate of the config's arm `online`, for small models; chosen on
+# pilot seeds, each by its own arm's score, out of those that get to the budget.
+# Online at half of this scores a little more, and a replay of its log stays
+# below the budget. Published checkpoints have the config's own rate.
 RATES = {ONLINE: 0.3, OFFLINE: 1.2, SHUFFLED: 0.45}
 SOURCE = 'Tang et al. 2024 (2405.08448), fig. 9'
 
@@ -29,9 +30,8 @@ def arms(cfg):
   online, offline = (derived.arm_of(cfg, n) for n in ('online', 'offline'))
   rate = derived.rate_of(cfg, online)
   loss = dict(loss='raft', loss_kwargs={})
-  at = {
-    name: (dict(learning_rate=share * rate),) for name, share in RATES.items()
-  }
+  times = lambda name: 1 if derived.is_published(cfg) else RATES[name]
+  at = {name: (dict(learning_rate=times(name) * rate),) for name in RATES}
   online = {**online, **loss, 'sweep': at[ONLINE]}
   return {
     ONLINE: online,

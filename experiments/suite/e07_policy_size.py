@@ -46,6 +46,20 @@ def arms(cfg):
   return {'online': online, 'shuffled': replay}
 
 
+def caveat(cfg):
+  told = ['Each size of policy has a reference of its own.']
+  if not derived.is_published(cfg):
+    told.append(
+      'The widths differ by four where the papers differ by sixteen and more.'
+    )
+  if cfg['proxy']['verifier'] == 'bow':
+    told.append(
+      'A bag of words does not see repeats, so that every policy, however '
+      'wide, can gain from them.'
+    )
+  return ' '.join(told)
+
+
 def changes(cfg):
   kls = 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0
   return {
@@ -149,9 +163,7 @@ STUDY = Study(
       ),
     ),
   ),
-  'The widths differ by four where the papers differ by sixteen and more, and '
-  'each has a reference of its own. A bag of words does not see repeats, so '
-  'that every policy, however wide, can gain from them.',
+  caveat,
   arms=arms,
   variants=variants,
   changes=changes,

@@ -43,6 +43,7 @@ WEAK, NOISY = Proxy('transformer', SHARES[0]), GRID[-1]
 NEEDED = FEW, OWN, MANY, WEAK, NOISY
 
 NATS = 2.0  # where the least data are looked at
+PAPERS = 1000  # n of best-of-n, at most
 
 
 def arms(cfg):
@@ -60,10 +61,12 @@ def caveat(cfg):
     'is gold but for repeated tokens, and its hump is that of repetition '
     'alone. '
   )
+  pool = cfg['arm']['pool']
+  few = f' Best-of-n ends at n = {pool}.' if pool < PAPERS else ''
   return (
     f'{simple if derived.is_programmed(cfg) else ""}Completions are short: '
     'large KLs leave the language that the laws were made for, and one price '
-    'of KL or rate of learning is one path.'
+    f'of KL or rate of learning is one path.{few}'
   )
 
 

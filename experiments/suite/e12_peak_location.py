@@ -16,7 +16,7 @@ from experiments.claims import Claim, Gap, Sum
 from experiments.study import Study, main
 
 SUPPORT = {'on': 0.0, 'off': 1.0}  # `task.peak_shift`: equal, or unrelated
-PASSES = 4, 16  # over each batch
+PASSES = 4, 16, 64  # over each batch
 # The rate of runs that reuse their batches is divided by this. Chosen on a
 # pilot seed by their own gain at 2 nats.
 SLOWER = 4

@@ -10,7 +10,7 @@ each with one strength, and held at the budget. `experiments.method_zoo`
 compares all of them at four strengths.
 """
 
-from experiments import derived
+from experiments import derived, ranking
 from experiments.claims import Claim, Gap, mean_of
 from experiments.study import Study, main
 
@@ -18,13 +18,15 @@ GRADIENT = 'rloo', 'ppo'
 ONLINE = 'dpo', 'ipo'
 REFERENCE = 'dpo-ref', 'ipo-ref'
 OTHERS = 'grpo', 'reinforce_pp', 'best_of_n'
+SHOWN = 'kto', 'orpo', 'raft'  # beside them, where the config has them
 STRENGTH = 2  # which of the four, counted from 0; the same for all
 GAIN = 'Difference in gold reward at equal KL'
 
 
 def arms(cfg):
-  """The compared methods of the config, one strength each."""
-  names = *GRADIENT, *ONLINE, *REFERENCE, *OTHERS
+  """The compared methods of the config and more, one strength each."""
+  more = [name for name in SHOWN if name in cfg['methods']]
+  names = *GRADIENT, *ONLINE, *REFERENCE, *OTHERS, *more
   methods = {name: derived.arm_of(cfg, name, 'methods') for name in names}
   return {
     name: arm if arm.get('reweigh') else derived.single(arm, STRENGTH)
@@ -35,6 +37,23 @@ def arms(cfg):
 def versus(firsts, seconds):
   """The mean of the Gaps of each of the first to each of the second."""
   return mean_of(*(Gap(a, b) for a in firsts for b in seconds))
+
+
+def add_groups(page, evidence, folder):
+  """Adds which methods cannot be told apart from the best."""
+  del folder  # no figure
+  comparison = evidence.gains
+  names = [n for n in arms(evidence.cfg) if n in comparison.arms]
+  k = ranking.main_budget(comparison, names, range(len(comparison.budgets)))
+  grouped = ranking.groups(comparison, names, k)
+  budget, seeds = comparison.budgets[k], len(evidence.seeds)
+  page.heading('Groups of methods')
+  page.text(ranking.sentence(grouped, budget, seeds))
+  page.table(
+    ['group', 'methods, the best first'],
+    [[str(i), ', '.join(own)] for i, own in enumerate(grouped, 1)],
+    text_columns=2,
+  )
 
 
 STUDY = Study(
@@ -85,6 +104,7 @@ STUDY = Study(
   'differs between them is how they are optimised, and with one strength each.',
   arms=arms,
   strong=('rloo', 'dpo'),
+  sections=(add_groups,),
 )
 runs, report = STUDY.runs, STUDY.report
 

@@ -20,7 +20,7 @@ from align_jax.compare.report import MISSING, show
 from experiments import derived, matched, pages
 from experiments.claims import Claim, Exact
 from experiments.enumerable import Language, best_of_n, kl, optimum
-from experiments.study import Study, main
+from experiments.study import Study, add_measures, main
 
 LIMIT, GOLD_LIMIT, BEST = 'limit', 'limit of gold', 'best_of_n'
 POLICY = 'rloo'
@@ -315,7 +315,7 @@ STUDY = Study(
   figure='limit_gold.png',
   frontier=False,
   decides=('align_jax/compare/tempering.py',),
-  sections=(add_shares,),
+  sections=(add_shares, add_measures),
 )
 runs, report = STUDY.runs, STUDY.report
 

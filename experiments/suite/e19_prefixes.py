@@ -74,6 +74,21 @@ def entropy(evidence):
 SOURCE = 'Zhao et al. 2026 (2605.16826), abstract'
 NUMBER = 'Difference in gold reward at equal KL'
 
+
+def caveat(cfg):
+  size = cfg['task']['completion_len']
+  few = (
+    f' Completions have {size} tokens, so a teacher is asked about few '
+    'prefixes that it would never write.'
+  )
+  return (
+    'Student and teacher are equally large and start from one reference, so '
+    'all four objectives end at the teacher if they are let; held at half of '
+    "the teacher's KL they differ in what is learned first."
+    f'{few if cfg["task"]["name"] == "toy" else ""}'
+  )
+
+
 STUDY = Study(
   __file__,
   'E19',
@@ -115,10 +130,7 @@ STUDY = Study(
       equal=True,
     ),
   ),
-  'Student and teacher are equally large and start from one reference, so all '
-  'four objectives end at the teacher if they are let; held at half of the '
-  "teacher's KL they differ in what is learned first. Completions have eight "
-  'tokens, so a teacher is asked about few prefixes that it would never write.',
+  caveat,
   arms=arms,
   changes=changes,
   strong=(named('forward', 'teacher'), named('reverse', 'student')),

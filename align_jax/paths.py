@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,9 +34,14 @@ def path(name: str | os.PathLike) -> Path:
   Raises:
     ValueError: nothing can be read or written there; says why.
   """
+  text = os.fspath(name)
+  if slip := re.match(r'([A-Za-z][A-Za-z0-9+.-]+):/(?!/)', text):
+    raise ValueError(
+      f'{text}: expected a local path, or {slip[1]}:// with two slashes, '
+      'which pathlib.Path makes one of'
+    )
   if isinstance(name, pathlib.PurePath):
     return name
-  text = os.fspath(name)
   scheme, found, rest = text.partition('://')
   if text.startswith('~'):  # which a shell leaves after '='
     try:

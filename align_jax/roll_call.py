@@ -16,7 +16,8 @@ import time
 RETRY, NOTE, REPLY = 0.5, 60, 30
 # A machine is lost after 30 seconds of silence.
 KEEPALIVE = ('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 4)
-HELLO, OVER = 'align_jax', 'over'
+HELLO, HERE, GO, OVER = 'align_jax', 'here', 'go', 'over'
+GONE = 'its process has ended, or the machine'
 LONGEST = 4096  # bytes of a message
 
 
@@ -64,7 +65,8 @@ def gather(port, number, seconds):
   Returns:
     {host: Line} of the others, all of which have been told that all are there.
   Raises:
-    Absent: a host has not come, came twice, or counts the hosts differently.
+    Absent: a host has not come, came twice, counts the hosts differently, or
+      has ended.
   """
   lines, began, noted = {}, time.time(), 0
   with _listening(port) as server:
@@ -85,11 +87,23 @@ def gather(port, number, seconds):
       try:
         connection, _ = server.accept()
       except TimeoutError:
+        _check_there(lines)
         continue
       _admit(Line(connection, ''), number, lines)
   for line in lines.values():
-    line.say('go')
+    line.say(GO)
   return lines
+
+
+def _check_there(lines):
+  """Raises Absent if a host that came has ended; a host says nothing yet."""
+  with selectors.DefaultSelector() as selector:
+    for line in lines.values():
+      selector.register(line.connection, selectors.EVENT_READ, line)
+    for key, _ in selector.select(0) if lines else ():
+      gone = key.data
+      left = {k: x for k, x in lines.items() if x is not gone}
+      raise _refused(left, f'{gone.name}: {GONE}')
 
 
 def _listening(port):
@@ -120,6 +134,7 @@ def _admit(line, number, lines):
   lines[-1 if wrong else host] = line
   if wrong:
     raise _refused(lines, wrong)
+  line.say(HERE)
 
 
 def _refused(lines, text):
@@ -161,8 +176,11 @@ def report(address, number, host, seconds):
       time.sleep(RETRY)
       continue
     line.say(f'{HELLO} {number} {host} {socket.gethostname()}')
-    answer = line.hear(max(limit - time.time(), 0) + REPLY)
-    if answer == 'go':
+    wait = lambda: max(limit - time.time(), 0) + REPLY
+    answer = line.hear(wait())
+    if answer == HERE:  # it is host 0, and waits for the others
+      answer = line.hear(wait()) or f'host 0: {GONE}'
+    if answer == GO:
       return {0: line}
     if answer:
       raise Absent(answer.removeprefix('error: '))
@@ -190,7 +208,7 @@ def watch(lines, ended):
   if text == OVER:
     return
   if not text.startswith('host '):  # host 0 passes on what others said
-    text = f'{line.name}: {text or "its process has ended, or the machine"}'
+    text = f'{line.name}: {text or GONE}'
   tell({k: x for k, x in lines.items() if x is not line}, text)
   ended(text)
 

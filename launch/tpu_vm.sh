@@ -50,9 +50,10 @@ terms=${terms:-on-demand}
 [[ $workdir ]] || fail '--workdir is required, a folder of a bucket (gs://...)'
 (($# > 1)) || fail 'expected -- EXPERIMENT, such as -- online_vs_offline'
 shift
-[[ -f experiments/$1.py ]] || fail "$1: no such file as experiments/$1.py"
-grep -q "^if __name__ == '__main__':" "experiments/$1.py" ||
-  fail "$1: experiments/$1.py is no experiment"
+file=experiments/${1//.//}.py # `suite.e14_semi_online`, as after python -m
+[[ $1 != */* && -f $file ]] || fail "$1: no such file as $file"
+grep -q "^if __name__ == '__main__':" "$file" ||
+  fail "$1: $file is no experiment"
 for word in "${@:2}"; do
   case $word in
     --workdir | --workdir=*) fail "$word: expected before --, and there alone" ;;
@@ -117,9 +118,9 @@ create_tpu() {
       options=(--provisioning-model=flex-start --max-run-duration="$duration")
       ;;
   esac
-  run "${command[@]}" compute tpus queued-resources create "$name" \
+  make slice "${command[@]}" compute tpus queued-resources create "$name" \
     --zone="$zone" --node-id="$name" --accelerator-type="$type" \
-    --runtime-version="$runtime" "${options[@]}" --quiet && made=(slice)
+    --runtime-version="$runtime" "${options[@]}" --quiet
 }
 
 list_tpu() { # ANSWER
@@ -136,8 +137,8 @@ on_tpu() {
 }
 
 delete_tpu() {
-  ((!${#made[@]})) || run gcloud compute tpus queued-resources delete "$name" --zone="$zone" \
-    --force --quiet
+  drop slice gcloud compute tpus queued-resources delete "$name" \
+    --zone="$zone" --force --quiet
 }
 
 # Compute Engine: a managed instance group is the slice.
@@ -156,24 +157,21 @@ create_gce() {
   esac
   if ((hosts > 1)); then
     project=$(ask PROJECT gcloud config get-value project)
-    run gcloud compute resource-policies create workload-policy "$name" \
-      --region="$region" --type=HIGH_THROUGHPUT \
+    make policy gcloud compute resource-policies create workload-policy \
+      "$name" --region="$region" --type=HIGH_THROUGHPUT \
       --accelerator-topology="$topology" \
       --accelerator-topology-mode=AUTO_CONNECT || return
-    made=(policy)
     policy=projects/$project/regions/$region/resourcePolicies/$name
     slice=(--target-size-policy-mode=bulk --workload-policy="$policy")
   fi
-  run gcloud compute instance-templates create "$name" \
+  make template gcloud compute instance-templates create "$name" \
     --machine-type=tpu7x-standard-4t --maintenance-policy=TERMINATE \
     --image-project=ubuntu-os-accelerator-images \
     --image-family=ubuntu-accel-2404-amd64-tpu-tpu7x \
     --boot-disk-size=200GB --scopes=cloud-platform "${options[@]}" || return
-  made+=(template)
-  run gcloud compute instance-groups managed create "$name" --zone="$zone" \
-    --template="$name" --size="$hosts" \
-    --default-action-on-vm-failure=do-nothing "${slice[@]}" || return
-  made+=(group)
+  make group gcloud compute instance-groups managed create "$name" \
+    --zone="$zone" --template="$name" --size="$hosts" \
+    --default-action-on-vm-failure=do-nothing "${slice[@]}"
 }
 
 there_gce() {
@@ -215,29 +213,54 @@ on_gce() {
 
 delete_gce() {
   local status=0
-  ! has_made group ||
-    run gcloud compute instance-groups managed delete "$name" --zone="$zone" \
-      --quiet || status=$?
-  ! has_made template ||
-    run gcloud compute instance-templates delete "$name" --quiet || status=$?
-  ! has_made policy ||
-    run gcloud compute resource-policies delete "$name" \
-      --region="${zone%-*}" --quiet || status=$?
+  drop group gcloud compute instance-groups managed delete "$name" \
+    --zone="$zone" --quiet || status=$?
+  drop template gcloud compute instance-templates delete "$name" --quiet ||
+    status=$?
+  drop policy gcloud compute resource-policies delete "$name" \
+    --region="${zone%-*}" --quiet || status=$?
   return $status
 }
 
 # The job ----------------------------------------------------------------------
 
 made=() # of what `create` has created, which alone is deleted
-has_made() { [[ " ${made[*]} " == *" $1 "* ]]; }
+
+# make WHAT COMMAND...: a signal may come before the command has an answer, so
+# what may be there by then is noted before.
+make() {
+  made+=("$1")
+  run "${@:2}" && return
+  forget "$1"
+  return 1
+}
+
+# drop WHAT COMMAND...: if it was made
+drop() {
+  [[ " ${made[*]} " == *" $1 "* ]] || return 0
+  run "${@:2}" && forget "$1"
+}
+
+forget() {
+  local one kept=()
+  for one in "${made[@]}"; do
+    [[ $one == "$1" ]] || kept+=("$one")
+  done
+  made=("${kept[@]}")
+}
+
 create() { "create_$api"; }
 there() { "there_$api"; } # what has this name already
 state() { "state_$api"; } # ACTIVE: all VMs are up; '': there are none
 on() { "on_$api" "$@"; }  # on all|0 COMMAND: of every VM, or of one
-delete() {
-  "delete_$api" ||
-    echo "error: $name may still be there, and cost: delete it" >&2
-  made=()
+delete() { # of what the API refuses for a while, too
+  local tries
+  for tries in 1 2 3 4 5; do
+    "delete_$api" && return
+    ((tries == 5)) || pause 20
+  done
+  echo "error: $name may still be there, and cost: delete it" >&2
+  return 1
 }
 
 worker() { # the command line of launch/worker.sh on a VM
@@ -322,9 +345,12 @@ already=$(there) || fail "gcloud does not say what there is; see above"
 [[ -z $already ]] || fail "there is a $name already"
 upload
 trap delete EXIT
+# gcloud takes Ctrl-C for itself and ends as if nothing had come.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 until attempt; do
   echo "$name was taken away; creating it again" >&2
-  delete
+  delete || exit
   pause 60
 done
 run mkdir -p "runs/$name"

@@ -175,29 +175,28 @@ def test_a_request_to_stop_after_training_ends_no_host(reporting, asked):
 
 
 def call(port, text):
-  """What host 0 answers to a caller."""
-  with socket.create_connection(('localhost', port), 10) as caller:
-    caller.sendall(text.encode())
-    return caller.recv(200).decode()
+  """A connection to host 0, which may not be there yet, and its answer."""
+  while True:
+    try:
+      caller = socket.create_connection(('localhost', port), 10)
+      break
+    except ConnectionRefusedError:
+      time.sleep(0.01)
+  caller.sendall(text.encode())
+  return caller, caller.recv(200).decode()
 
 
 def refused(number, *callers):
   """The error of host 0, and what it answered to whoever called."""
-  port, answers = free_port(), []
+  port, calls = free_port(), []  # callers stay on the line
 
   def come():
-    for text in callers:
-      while True:
-        try:
-          answers.append(call(port, text))
-          break
-        except ConnectionRefusedError:
-          time.sleep(0.01)
+    calls.extend(call(port, text) for text in callers)
 
   threading.Thread(target=come, daemon=True).start()
   with pytest.raises(roll_call.Absent) as found:
     roll_call.gather(port, number, 1)
-  return str(found.value), answers
+  return str(found.value), [answer for _, answer in calls]
 
 
 def test_hosts_that_do_not_come_are_named():
@@ -216,6 +215,47 @@ def test_hosts_that_do_not_come_are_named():
 def test_hosts_that_count_differently_are_refused(caller, wrong):
   said, _ = refused(2, f'{caller}\n')
   assert wrong in said
+
+
+def test_a_host_that_ends_while_others_are_awaited_is_named():
+  """At host 0 and, from there, at all that have come."""
+  port, told = free_port(), []
+
+  def wait(host):
+    try:
+      roll_call.report(('localhost', port), 4, host, 20)
+    except roll_call.Absent as error:
+      told.append(str(error))
+
+  def come():
+    call(port, 'align_jax 4 2 second\n')[0].close()
+
+  others = [
+    threading.Thread(target=wait, args=[1]),
+    threading.Thread(target=come),
+  ]
+  for one in others:
+    one.start()
+  with pytest.raises(roll_call.Absent, match=r'host 2 \(second\): its process'):
+    roll_call.gather(port, 4, 20)
+  for one in others:
+    one.join(20)
+  assert len(told) == 1 and told[0].startswith('host 2 (second): its process')
+
+
+def test_host_0_that_ends_while_others_are_awaited_is_named():
+  with socket.create_server(('localhost', 0)) as server:
+
+    def answer():
+      line = roll_call.Line(server.accept()[0], '')
+      line.hear(5)
+      line.say(roll_call.HERE)
+      line.connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    address = 'localhost', server.getsockname()[1]
+    with pytest.raises(roll_call.Absent, match='host 0: its process has ended'):
+      roll_call.report(address, 3, 1, 1800)
 
 
 def test_a_host_names_host_0_where_it_does_not_answer():

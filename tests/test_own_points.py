@@ -1,9 +1,11 @@
 """Points of any program, and the KL of two checkpoints, as users have them."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -527,6 +529,62 @@ def test_a_checkpoint_is_0_nats_from_itself(checkpoints, capsys):
   out = measured(capsys, checkpoints, 'a', 'a')
   assert 'exact per token: 0.0000 ± 0.0000 nats' in out
   assert 'Monte Carlo: 0.0000 ± 0.0000 nats' in out
+
+
+@pytest.mark.parametrize('padded', ['reference', 'policy'])
+def test_rows_that_pad_an_embedding_change_nothing(padded, checkpoints, capsys):
+  """Families pad by size; no text has such a token."""
+  numpy = pytest.importorskip('safetensors.numpy')
+  folder = checkpoints / f'a padded {padded}'
+  shutil.copytree(checkpoints / 'a', folder)
+  weights = numpy.load_file(folder / 'model.safetensors')
+  rng, size = np.random.default_rng(0), 0
+  for name, x in weights.items():
+    if 'embed_tokens' in name or 'lm_head' in name:
+      more = rng.normal(size=(16, x.shape[1])).astype(x.dtype)
+      weights[name], size = np.concatenate([x, more]), len(x) + 16
+  numpy.save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
+  fields = json.loads((folder / 'config.json').read_text())
+  told = json.dumps(fields | {'vocab_size': size})
+  (folder / 'config.json').write_text(told)
+  want = measured(capsys, checkpoints, 'a', 'b')
+  names = (folder.name, 'b') if padded == 'reference' else ('b', folder.name)
+  back = measured(capsys, checkpoints, 'b', 'a')
+  got = measured(capsys, checkpoints, *names)
+  assert got == (want if padded == 'reference' else back)
+
+
+def test_rows_that_are_tokens_of_one_alone_are_refused(checkpoints):
+  """As where a tokenizer was extended and one model was not resized."""
+  long, short = (measure_kl.hf.load(str(checkpoints / 'a')) for _ in 'ab')
+  short = short._replace(
+    config=dataclasses.replace(short.config, vocab_size=100, no_tokens=())
+  )
+  with pytest.raises(ValueError, match='of which the first .* in use'):
+    measure_kl._alike([long, short], 'a and b')
+
+
+def test_a_judge_scores_the_texts_of_points(
+  checkpoints, tmp_path, monkeypatch, capsys
+):
+  """The code of the page."""
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
+  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
+  [code] = [block for block in blocks if 'judge(' in block]
+  monkeypatch.chdir(tmp_path)
+  for policy, step in ('a', 0), ('b', 9):
+    flags = '--point=points.jsonl', '--arm=x', f'--texts=x_0_{step}.jsonl'
+    measured(capsys, checkpoints, 'a', policy, *flags, f'--step={step}')
+  judge = lambda prompt, completion: len(completion) / 10
+  exec(code, {'judge': judge})
+  scored = [json.loads(x) for x in open('scored.jsonl')]
+  texts = [json.loads(x) for x in open('x_0_9.jsonl')]
+  first = [len(x['completion']) / 10 for x in texts[:4]]
+  assert all(x['prompt'] == texts[0]['prompt'] for x in texts[:4])
+  np.testing.assert_allclose(scored[1]['gold_by_prompt'][0], np.mean(first))
+  budget = np.mean(scored[1]['kl_by_prompt']) * 0.9
+  show_frontier.main(['scored.jsonl', f'--budgets={budget}'])
+  assert 'x' in capsys.readouterr().out
 
 
 def test_points_of_kl_become_points_of_a_frontier(

@@ -8,6 +8,7 @@ proof is `python tests/store.py python -m experiments.damage --kills=10
 import errno
 import json
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -320,6 +321,8 @@ def test_a_store_that_refuses_is_named_at_once(bucket, monkeypatch):
     ('s3://b/x', r'^s3://b/x: expected a local path, or one with gs://$'),
     ('https://b/x.jsonl', 'expected a local path'),
     ('gs:///x', 'names no bucket'),
+    ('gs:/b/x', r'^gs:/b/x: expected a local path, or gs:// with two slashes'),
+    (pathlib.Path('gs://b/x'), r'^gs:/b/x: .*which pathlib.Path makes one of'),
     ('gs://', 'names no bucket'),
   ],
 )
@@ -350,6 +353,33 @@ def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setattr(paths.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ValueError, match='needs the package gcsfs.*pip install'):
     paths.path('gs://bucket/x')
+
+
+def test_compiled_programs_are_kept_in_a_store(bucket):
+  """Of a second process, too, which finds them there."""
+  code = (
+    'import jax, jax.monitoring as m\n'
+    'm.register_event_listener(lambda x, **_: print(x))\n'
+    'jax.jit(lambda x: x * 3 + 1)(2.0)'
+  )
+  own = {
+    'JAX_COMPILATION_CACHE_DIR': f'{ROOT}/cache',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
+  told = [
+    subprocess.run(
+      [sys.executable, '-c', code],
+      env={**os.environ, **own},
+      capture_output=True,
+      check=True,
+      text=True,
+    ).stdout
+    for _ in range(2)
+  ]
+  assert [x for x in bucket.objects if 'cache/jit_' in x]
+  hit = '/jax/compilation_cache/cache_hits'
+  assert hit not in told[0] and hit in told[1]
 
 
 def test_local_paths_stay_what_they_are(tmp_path):

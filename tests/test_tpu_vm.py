@@ -1,9 +1,12 @@
 """launch/tpu_vm.sh on a made-up cloud."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from shell import LAUNCH, bash, command
@@ -163,12 +166,20 @@ GCLOUD = r"""
 echo "$@" >>"$CLOUD/calls"
 last=${!#}
 case "$*" in
-  *' create '*) mkdir "$CLOUD/vm" && echo ACTIVE >"$CLOUD/state" ;;
+  *' create '*)
+    mkdir "$CLOUD/vm" || exit
+    echo ACTIVE >"$CLOUD/state"
+    [[ ! -e $CLOUD/slow ]] || { trap 'exit 1' INT && /bin/sleep 20; }
+    ;;
   *' list '*)
     [[ ! -e $CLOUD/silent ]] || exit 1
     cat "$CLOUD/state" 2>/dev/null || true ;;
-  *' delete '*) rm -r "$CLOUD/vm" "$CLOUD/state" ;;
+  *' delete '*)
+    [[ ! -e $CLOUD/busy ]] || { rm "$CLOUD/busy" && exit 1; }
+    rm -r "$CLOUD/vm" "$CLOUD/state"
+    ;;
   *' ssh '*)
+    trap 'exit 0' INT # gcloud takes it for itself
     [[ $(cat "$CLOUD/state") == ACTIVE ]] || exit 255
     cd "$CLOUD/vm" && bash -c "${last#--command=}"
     ;;
@@ -188,7 +199,7 @@ esac
 SHORT = """
 if __name__ == '__main__':
   pass
-import os, pathlib, sys
+import os, pathlib, sys, time
 cloud = pathlib.Path(os.environ['CLOUD'])
 what, *rest = (cloud / 'plan').read_text().split()
 (cloud / 'plan').write_text(' '.join(rest))
@@ -205,6 +216,9 @@ elif what == 'stopped':
   sys.exit(143)
 elif what == 'failed':
   sys.exit('error: batch_size=0')
+elif what == 'wait':
+  while (cloud / 'vm').exists():
+    time.sleep(0.1)
 """
 SETUP = f"""
 mkdir -p .venv/bin
@@ -229,13 +243,27 @@ def cloud(tmp_path):
   command(tmp_path / 'bin', 'gcloud', GCLOUD)
   command(tmp_path / 'bin', 'sleep', '/bin/sleep 0.1')
 
+  words = '--type=v4-8', ZONE, WORKDIR, '--spot', '--', 'short', '--seeds=1 2'
+
   def launch(plan):
     (home / 'plan').write_text(plan)
-    words = '--type=v4-8', ZONE, WORKDIR, '--spot', '--', 'short', '--seeds=1 2'
     paths = dict(path=[tmp_path / 'bin'], cwd=repository)
     return tpu_vm('toy', *words, CLOUD=str(home), **paths)
 
-  launch.home, launch.repository = home, repository
+  def begin(plan):
+    (home / 'plan').write_text(plan)
+    path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
+    return subprocess.Popen(
+      ['bash', 'launch/tpu_vm.sh', 'toy', *words],
+      cwd=repository,
+      env={**os.environ, 'PATH': path, 'CLOUD': str(home)},
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+
+  launch.home, launch.repository, launch.begin = home, repository, begin
   return launch
 
 
@@ -264,6 +292,42 @@ def test_a_run_that_fails_ends_and_leaves_nothing(cloud):
   assert 'error: short failed; see above' in done.stderr
   assert (calls(cloud, 'create'), calls(cloud, 'delete')) == (1, 1)
   assert not (cloud.home / 'vm').exists()
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('when', ['the run', 'create'])
+def test_a_signal_leaves_nothing(cloud, sent, when):
+  """Ctrl-C gets to all processes of the terminal, gcloud's among them."""
+  seen = cloud.home / 'bucket' / 'toy' / 'steps'
+  if when == 'create':
+    seen = cloud.home / 'state'
+    (cloud.home / 'slow').touch()
+  running = cloud.begin('wait')
+  for _ in range(600):
+    if seen.exists():
+      break
+    time.sleep(0.1)
+  time.sleep(0.5)
+  os.killpg(running.pid, sent)
+  _, told = running.communicate(timeout=60)
+  assert running.returncode == 128 + sent, told
+  assert calls(cloud, 'delete') == 1 and not (cloud.home / 'vm').exists()
+
+
+def test_a_slice_that_could_not_be_deleted_is_deleted_later(cloud):
+  (cloud.home / 'busy').touch()
+  done = cloud('taken done')
+  assert done.returncode == 0, done.stderr
+  assert (calls(cloud, 'create'), calls(cloud, 'delete')) == (2, 3)
+
+
+def test_an_experiment_of_the_suite_is_named_as_a_module(tmp_path):
+  words = '--type=v4-8', ZONE, WORKDIR, '--dry-run', '--'
+  done = tpu_vm('toy', *words, 'suite.e14_semi_online')
+  assert done.returncode == 0 and 'suite.e14_semi_online' in done.stderr
+  done = tpu_vm('toy', *words, 'suite/e14_semi_online')
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: suite/e14_semi_online: no such file')
 
 
 def test_what_is_there_already_is_not_touched(cloud):

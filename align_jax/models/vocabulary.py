@@ -49,6 +49,23 @@ def num_ids(config):
   return size
 
 
+def with_rows(params, config, size):
+  """A model with fewer rows for ids, of which those that go are no tokens.
+
+  Args:
+    params: its parameters, with `embed` and, if it is not tied, `head`.
+    size: `num_ids(config)` or more.
+  Returns:
+    parameters and ModelConfig.
+  """
+  cut = {'embed': params['embed'][:size]}
+  if 'head' in params:
+    cut['head'] = params['head'][:, :size]
+  kept = ((a, min(b, size)) for a, b in config.no_tokens if a < size)
+  own = {'vocab_size': size, 'no_tokens': tuple(kept)}
+  return params | cut, dataclasses.replace(config, **own)
+
+
 def read(folder):
   """The tokenizer.json of a folder: a tokenizers.Tokenizer; None without it.
 

@@ -127,9 +127,10 @@ def find(name: str) -> Slice:
   Raises:
     ValueError: there is none.
   """
-  if name not in SLICES:
-    raise ValueError(f'--topology={name}: {nearest(name, SLICES)}')
-  return SLICES[name]
+  known = name.replace('v5litepod-', 'v5e-')  # the cloud has both names
+  if known not in SLICES:
+    raise ValueError(f'--topology={name}: {nearest(known, SLICES)}')
+  return SLICES[known]
 
 
 EXCEEDS = re.compile(

@@ -107,13 +107,26 @@ def load(args):
   ]
   both = f'{args.policy} and {args.reference}'
   vocabulary.check_same(*(x.tokenizer for x in words), both)
+  return *_alike(models, both), words[0]
+
+
+def _alike(models, both):
+  """Two hf.Model with as many rows: families pad their embeddings by size.
+
+  Raises:
+    ValueError: a row that only one of them has is a token.
+  """
   sizes = [model.config.vocab_size for model in models]
-  if sizes[0] != sizes[1]:
+  if sizes[0] == sizes[1]:
+    return models
+  size = max(vocabulary.num_ids(model.config) for model in models)
+  if size > min(sizes):
     raise ValueError(
-      f'{args.policy} has {sizes[0]} rows for tokens and {args.reference} '
-      f'{sizes[1]}: expected as many'
+      f'{both}: {sizes[0]} and {sizes[1]} rows for tokens, of which the first '
+      f'{size} are in use: expected as many'
     )
-  return *models, words[0]
+  cut = lambda m: vocabulary.with_rows(m.params, m.config, size)
+  return [m._replace(**dict(zip(('params', 'config'), cut(m)))) for m in models]
 
 
 def read_prompts(args, words):

@@ -1,12 +1,13 @@
 """Chat by the settings of Lanchantin et al. 2025: how old a sampler may be.
 
-  align reproduce --config=configs/lanchantin_chat.py --workdir=runs/chat \
-    --only=E14
+  python -m experiments.suite.e14_semi_online \
+    --config=configs/lanchantin_chat.py --workdir=gs://BUCKET/chat
+
+on every host of a v5e-64, which it fits by `align fit`.
 
 Of the paper (arXiv 2506.21495) are Llama 3.1 8B Instruct, which is its own
 reference, labels by a published reward model of 8B, and a sampler that is
-renewed after 1, 10 or 100 updates or never. 64 TPU chips, as
-configs/llama3_8b_ultrafeedback.py.
+renewed after 1, 10 or 100 updates or never.
 
 What differs:
 - The questions are UltraFeedback's, not WildChat's, and the reward model is

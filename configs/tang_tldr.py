@@ -13,14 +13,17 @@ What differs:
 - The paper has encoder-decoders: 770M policy and proxy, 11B gold. Here the
   policy and the proxy are Pythia 1B, and gold is a published reward model of
   6.9B.
-- Golden pairs are samples of the reference, not the data set's own answers.
-- The score is mean gold reward, not a win rate against a policy trained on
-  gold.
-- SFT learns the chosen answers, not both. Prompts to measure on are held out.
+- One task of the paper's four. It pools their data for SFT, which learns both
+  answers of a pair; here SFT learns the chosen ones of this task.
+- Golden pairs are 32,768 samples of the reference, not the 92 thousand of the
+  data set's own answers.
+- The score is mean gold reward of the 256 samples, not a win rate on 2048
+  prompts against a policy trained on gold. Prompts are held out.
+- The paper's loss has a factor of beta squared, which Adam hides, but not the
+  clipping of gradients at a norm of 1 here.
 - The paper's online runs have one of the nine strengths, 1e-5 and 0.1.
 - The paper holds no run at a KL. Here the pair is held at 10 nats; E1's two
-  arms without a budget are like the paper's, at a fifth of these betas and 4000
-  updates. E1 has 108 runs for three seeds.
+  arms without a budget are the paper's. E1 has 108 runs for three seeds.
 - E7, on larger policies under one proxy, is in configs/gao_tldr.py.
 
 Expect: not run at this size by the project, so neither time nor result is

@@ -137,6 +137,30 @@ def test_an_unknown_first_run_is_an_error():
   assert done.stderr == "error: 'kaggle': expected colab or bare\n"
 
 
+@pytest.mark.parametrize(
+  'end, status',
+  [
+    ('echo done; exit 0', 0),
+    ('echo "error: batch_size=0" >&2; exit 1', 1),
+    ('echo "stopped: SIGTERM" >&2; exit 0', 143),  # as one of several hosts
+    ('echo "stopped: SIGTERM" >&2; exit 143', 143),
+  ],
+)
+def test_skypilot_starts_again_what_was_asked_to_stop(end, status, tmp_path):
+  """It takes status 0 for the end of the job."""
+  job = yaml.safe_load((LAUNCH / 'sky.yaml').read_text())
+  assert job['resources']['job_recovery'] == {'recover_on_exit_codes': [143]}
+  (tmp_path / 'launch').mkdir()
+  (tmp_path / 'launch' / 'setup.sh').write_text('')
+  command(tmp_path / '.venv', 'made', '')
+  command(tmp_path / '.venv' / 'bin', 'python', end)
+  (tmp_path / 'run.sh').write_text(job['run'])
+  given = {k: v or 'gs://bucket/run' for k, v in job['envs'].items()}
+  done = bash('run.sh', cwd=tmp_path, **given)
+  assert done.returncode == status
+  assert any(word in done.stdout for word in ('done', 'error', 'stopped'))
+
+
 def test_skypilot_reads_the_job():
   task = yaml.safe_load((LAUNCH / 'sky.yaml').read_text())
   sky = pytest.importorskip('sky', exc_type=ImportError)

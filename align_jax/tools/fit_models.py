@@ -27,6 +27,17 @@ LLAMA_3_8B = dict(
   num_attention_heads=32,
   tie_word_embeddings=False,
 )
+LLAMA_3_1_8B = dict(
+  LLAMA_3_8B,
+  max_position_embeddings=131072,
+  rope_scaling=dict(
+    rope_type='llama3',
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=8192,
+  ),
+)
 KNOWN = {
   'meta-llama/Llama-3.2-1B-Instruct': dict(
     LLAMA_3,
@@ -38,6 +49,7 @@ KNOWN = {
     tie_word_embeddings=True,
   ),
   'meta-llama/Meta-Llama-3-8B-Instruct': LLAMA_3_8B,
+  'meta-llama/Llama-3.1-8B-Instruct': LLAMA_3_1_8B,
   'Skywork/Skywork-Reward-Llama-3.1-8B-v0.2': dict(
     LLAMA_3_8B, architectures=['LlamaForSequenceClassification']
   ),

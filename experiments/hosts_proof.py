@@ -4,11 +4,11 @@
 
 Processes of this machine stand in for hosts. A small experiment runs once in
 one process, and again in several with as many devices in all: the points,
-metrics, logs and parameters are compared. Then one of two hosts at a time gets
-SIGKILL or SIGTERM at a random moment, or is never started. The others must end
-in time, with the right status, and name it. The next start goes on, on two
-hosts again or on one with both devices, until the experiment ends in the same
-results as the undisturbed one.
+metrics, logs and parameters are compared. Then one of two or of four hosts at a
+time gets SIGKILL or SIGTERM at a random moment, or is never started. The others
+must end in time, with the right status, and name it. The next start goes on, of
+two hosts on these again or on one with both devices, until the experiment ends
+in the same results as the undisturbed one.
 """
 
 import os
@@ -150,45 +150,54 @@ def equal(folder):
 
 
 def ended(job, host, number):
-  """Sends a signal to one of two hosts: seconds to the end, and what is wrong.
+  """Sends a signal to one host: seconds to the end, and what is wrong.
 
   SIGTERM is a request once the hosts have joined; before, it ends a process. It
   changes nothing while the page is written: then the run is over.
   """
-  start, other = time.time(), 1 - host
+  start, every = time.time(), range(len(job.processes))
   job.processes[host].send_signal(number)
   codes = job.wait(LIMIT)
-  seconds, told = time.time() - start, job.said(other)
-  if codes == [0, 0]:
-    stopped = all('stopped: ' in job.said(i) for i in range(2))
-    right = number == signal.SIGTERM and (stopped or 'page: ' in job.said(0))
+  seconds, said = time.time() - start, [job.said(i) for i in every]
+  if not any(codes):
+    stopped = all('stopped: ' in text for text in said)
+    right = number == signal.SIGTERM and (stopped or 'page: ' in said[0])
     return seconds, '' if right else f'statuses {codes}'
-  if codes[host] != -number or codes[other] not in (1, -signal.SIGABRT):
-    return seconds, f'statuses {codes}: {told[-300:]}'
-  named = f'host {host}' in told or (host == 0 and LEADER in told)
-  return seconds, '' if named else f'unnamed: {told[-300:]}'
+  for i in every:
+    told, named = said[i], f'host {host}' in said[i]
+    if i == host:
+      right = codes[i] == -number
+    else:
+      right = codes[i] in (1, -signal.SIGABRT)
+      right &= named or (host == 0 and LEADER in told)
+    if not right:
+      return seconds, f'host {i} of statuses {codes}: {told[-300:]}'
+  return seconds, ''
 
 
-def disturbed(workdir, wanted, number, rounds, whole, rng):
-  """Sends a signal at random moments, to one of two hosts, again and again.
+def disturbed(workdir, wanted, number, rounds, whole, rng, devices=2):
+  """Sends a signal at random moments, to one of the hosts, again and again.
 
-  What goes on after it is two hosts of one device each, or one of two.
+  What goes on after it are as many hosts again, of one device each; of two, it
+  may also be one that has both.
 
   Args:
     wanted: the workdir of an undisturbed experiment.
     number: the signal.
     rounds: how often.
     whole: seconds of an undisturbed one.
+    devices: and hosts.
   Returns:
     whether all was as it must be.
   """
   seconds, wrong, sent = [], [], 0
+  next_ones = (1, 2) if devices == 2 else (devices,)
   while sent < rounds:
     shutil.rmtree(workdir, ignore_errors=True)
-    over, hosts = False, 2
+    over, hosts = False, devices
     while not over:
-      job = Job(workdir, hosts, 2)
-      disturb = hosts == 2 and sent < rounds
+      job = Job(workdir, hosts, devices)
+      disturb = hosts > 1 and sent < rounds
       moment = rng.uniform(0.1, 0.9) * whole if disturb else None
       try:
         job.processes[0].wait(moment)
@@ -197,9 +206,9 @@ def disturbed(workdir, wanted, number, rounds, whole, rng):
         if 'page: ' in job.said(0):
           over = True  # nothing is left to disturb
           continue
-        took, what = ended(job, rng.randrange(2), number)
+        took, what = ended(job, rng.randrange(hosts), number)
         seconds.append(took)
-        sent, hosts = sent + 1, rng.choice((1, 2))
+        sent, hosts = sent + 1, rng.choice(next_ones)
         if what:
           wrong.append(what)
     codes = job.wait(LIMIT)
@@ -207,24 +216,26 @@ def disturbed(workdir, wanted, number, rounds, whole, rng):
     if any(codes) or where:
       wrong.append(f'the end: statuses {codes}, {where or "nothing"} differs')
   told = f'{sent} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
-  print(f'{signal.Signals(number).name}: {told}', flush=True)
+  name = signal.Signals(number).name
+  print(f'{name} to one of {devices}: {told}', flush=True)
   return not wrong
 
 
-def missing(folder, rounds, rng):
-  """One of two hosts never comes: whether the other names it, and ends."""
+def missing(folder, rounds, rng, hosts=2):
+  """One of the hosts never comes: whether the others name it, and end."""
   seconds, wrong = [], []
   for _ in range(rounds):
-    absent = rng.randrange(2)
+    absent = rng.randrange(hosts)
     shutil.rmtree(folder / 'missing', ignore_errors=True)
     start = time.time()
-    job = Job(folder / 'missing', 2, 2, absent=[absent], wait=5)
-    [code] = job.wait(LIMIT)
+    job = Job(folder / 'missing', hosts, hosts, absent=[absent], wait=5)
+    codes = job.wait(LIMIT)
     seconds.append(time.time() - start)
-    if code != 1 or f'host {absent}' not in job.said(1 - absent):
-      wrong.append(f'status {code}: {job.said(1 - absent)[-300:]}')
+    there = [job.said(i) for i in range(hosts) if i != absent]
+    if {*codes} != {1} or not all(f'host {absent}' in x for x in there):
+      wrong.append(f'statuses {codes}: {there[0][-300:]}')
   told = f'{rounds} times, ended within {max(seconds):.0f} s; wrong: {wrong}'
-  print(f'missing: {told}', flush=True)
+  print(f'missing, one of {hosts}: {told}', flush=True)
   return not wrong
 
 
@@ -236,13 +247,14 @@ def main():
   args = parser.parse_args()
   folder, rng = args.workdir.resolve(), random.Random(args.seed)
   passed = equal(folder)
-  if args.rounds:
-    passed &= missing(folder, args.rounds, rng)
-    wanted, workdir = folder / 'one of 2', folder / 'disturbed'
+  for hosts, wanted in ((2, 'one of 2'), (4, '4 of 1')) if args.rounds else ():
+    passed &= missing(folder, args.rounds, rng, hosts)
+    workdir = folder / 'disturbed'
     shutil.rmtree(workdir, ignore_errors=True)
-    whole = finish(workdir, 2, 2)
+    whole = finish(workdir, hosts, hosts)
     for number in (signal.SIGTERM, signal.SIGKILL):
-      passed &= disturbed(workdir, wanted, number, args.rounds, whole, rng)
+      given = folder / wanted, number, args.rounds, whole, rng, hosts
+      passed &= disturbed(workdir, *given)
   sys.exit(not passed)
 
 

@@ -1,9 +1,12 @@
 """Laws of over-optimisation recover what made the points."""
 
+import types
+
 import numpy as np
 import pytest
 
 from align_jax.compare import intervals, laws
+from experiments import laws_page
 from experiments.claims import jackknife
 
 KINDS = list(laws.FALLS)
@@ -76,3 +79,30 @@ def test_precise_points_weigh_more():
 def test_one_kl_is_no_law():
   with pytest.raises(ValueError, match='two coefficients'):
     laws.fit('policy', [1.0, 1.0], [0.5, 0.6])
+
+
+def seen(kind, deviation, prompts=64):
+  """Runs by a law whose coefficients vary between seeds."""
+  rng, runs = np.random.default_rng(3), {}
+  own = deviation * rng.normal(size=(SEEDS, 2))
+  for seed, off in enumerate(own - own.mean(0)):
+    law = laws.Law(kind, ALPHA + off[0], BETA + off[1])
+    noise = 0.2 * rng.normal(size=(len(KLS), prompts)) * np.sqrt(KLS)[:, None]
+    gains = law(KLS)[:, None] + noise
+    runs[seed] = [
+      {'kl_by_prompt': [kl] * prompts, 'x': x} for kl, x in zip(KLS, gains)
+    ]
+  return types.SimpleNamespace(kind=kind, runs=runs, gain=lambda p: p['x'])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_bootstrap_knows_what_varies_between_seeds_and_prompts(kind):
+  wide, narrow = (laws_page.bootstrap(seen(kind, x), 200) for x in (0.1, 0))
+  for found in wide, narrow:
+    low, high = np.percentile(found, (2.5, 97.5), 0)
+    assert (low < (ALPHA, BETA)).all() and (high > (ALPHA, BETA)).all()
+  deviation = wide.std(0) / (0.1 / SEEDS**0.5)
+  assert (deviation > 0.5).all() and (deviation < 1.6).all()
+  assert (0 < narrow.std(0)).all() and (narrow.std(0) < wide.std(0) / 2).all()
+  again = laws_page.bootstrap(seen(kind, 0), 200)
+  np.testing.assert_array_equal(again, narrow)

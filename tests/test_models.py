@@ -226,6 +226,26 @@ def test_transposed_matrices_decode_the_same(
   close(got.sampler_logps, plain.sampler_logps)
 
 
+@pytest.mark.parametrize('platform', ['tpu', 'gpu'])
+def test_a_tied_head_is_the_embedding_on_an_accelerator(
+  config, platform, monkeypatch
+):
+  """No transposed copy of it, and the same logits."""
+  c = dataclasses.replace(config, tie_embeddings=True)
+  params = transformer.init(jax.random.key(5), c)
+  states = jax.random.normal(jax.random.key(6), (3, 2, c.dim))
+  logits = lambda: transformer.logits(
+    states, transformer.decode_head(params, c), c
+  )
+  want = logits()
+  monkeypatch.setattr(sharding, 'platform', lambda: platform)
+  assert transformer.decode_head(params, c).weights is params['embed']
+  close(logits(), want)
+  own = dataclasses.replace(c, tie_embeddings=False)
+  head = transformer.decode_head(transformer.init(jax.random.key(5), own), own)
+  assert head.shape == (c.dim, c.vocab_size)
+
+
 @pytest.mark.parametrize('temperature', [1.0, 0.6])
 def test_sampler_logps_equal_scoring(
   params, prompts, sample, token_logps, temperature

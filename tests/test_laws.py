@@ -84,8 +84,9 @@ def test_one_kl_is_no_law():
 def seen(kind, deviation, prompts=64):
   """Runs by a law whose coefficients vary between seeds."""
   rng, runs = np.random.default_rng(3), {}
-  own = deviation * rng.normal(size=(SEEDS, 2))
-  for seed, off in enumerate(own - own.mean(0)):
+  own = rng.normal(size=(SEEDS, 2))
+  own = deviation * (own - own.mean(0)) / own.std(0)
+  for seed, off in enumerate(own):
     law = laws.Law(kind, ALPHA + off[0], BETA + off[1])
     noise = 0.2 * rng.normal(size=(len(KLS), prompts)) * np.sqrt(KLS)[:, None]
     gains = law(KLS)[:, None] + noise

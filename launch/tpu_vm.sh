@@ -118,7 +118,7 @@ create_tpu() {
       options=(--provisioning-model=flex-start --max-run-duration="$duration")
       ;;
   esac
-  make slice "${command[@]}" compute tpus queued-resources create "$name" \
+  begin slice "${command[@]}" compute tpus queued-resources create "$name" \
     --zone="$zone" --node-id="$name" --accelerator-type="$type" \
     --runtime-version="$runtime" "${options[@]}" --quiet
 }
@@ -157,19 +157,19 @@ create_gce() {
   esac
   if ((hosts > 1)); then
     project=$(ask PROJECT gcloud config get-value project)
-    make policy gcloud compute resource-policies create workload-policy \
+    begin policy gcloud compute resource-policies create workload-policy \
       "$name" --region="$region" --type=HIGH_THROUGHPUT \
       --accelerator-topology="$topology" \
       --accelerator-topology-mode=AUTO_CONNECT || return
     policy=projects/$project/regions/$region/resourcePolicies/$name
     slice=(--target-size-policy-mode=bulk --workload-policy="$policy")
   fi
-  make template gcloud compute instance-templates create "$name" \
+  begin template gcloud compute instance-templates create "$name" \
     --machine-type=tpu7x-standard-4t --maintenance-policy=TERMINATE \
     --image-project=ubuntu-os-accelerator-images \
     --image-family=ubuntu-accel-2404-amd64-tpu-tpu7x \
     --boot-disk-size=200GB --scopes=cloud-platform "${options[@]}" || return
-  make group gcloud compute instance-groups managed create "$name" \
+  begin group gcloud compute instance-groups managed create "$name" \
     --zone="$zone" --template="$name" --size="$hosts" \
     --default-action-on-vm-failure=do-nothing "${slice[@]}"
 }
@@ -226,9 +226,9 @@ delete_gce() {
 
 made=() # of what `create` has created, which alone is deleted
 
-# make WHAT COMMAND...: a signal may come before the command has an answer, so
+# begin WHAT COMMAND...: a signal may come before the command has an answer, so
 # what may be there by then is noted before.
-make() {
+begin() {
   made+=("$1")
   run "${@:2}" && return
   forget "$1"

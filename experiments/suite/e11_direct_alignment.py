@@ -96,8 +96,7 @@ def early_peak(evidence):
     raise ValueError('how many pairs a file has is not in the config')
   if passes <= 1:
     raise ValueError('runs end within an epoch')
-  size = {**cfg['arm'], **cfg['arms']['dpo']}['batch_size']
-  each = cfg['golden']['pairs'] / size
+  each = cfg['golden']['pairs'] / cfg['arm']['batch_size']
   best = lambda run: max(run, key=lambda p: p['gold'])['step'] / each
   return 1 - each_loss(evidence, best, WEAKEST).mean(1)
 

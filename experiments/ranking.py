@@ -78,5 +78,7 @@ def sentence(grouped, budget, seeds):
     )
   text += f' at {budget:g} nats, over {seeds} seed{"s" if seeds > 1 else ""}'
   if len(grouped) > 1:
-    text += f'; {len(first)} of them share the first: {", ".join(first)}'
+    alone = f'the first is {first[0]} alone'
+    many = f'{len(first)} of them share the first: {", ".join(first)}'
+    text += f'; {many if len(first) > 1 else alone}'
   return f'{text}.'

@@ -220,6 +220,12 @@ elif what == 'wait':
   while (cloud / 'vm').exists():
     time.sleep(0.1)
 """
+# What runs in the background of a script ignores Ctrl-C, and so does its child.
+AS_IN_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp('bash', ['bash', *sys.argv[1:]])
+"""
 SETUP = f"""
 mkdir -p .venv/bin
 ln -sf {sys.executable} .venv/bin/python
@@ -254,7 +260,14 @@ def cloud(tmp_path):
     (home / 'plan').write_text(plan)
     path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
     return subprocess.Popen(
-      ['bash', 'launch/tpu_vm.sh', 'toy', *words],
+      [
+        sys.executable,
+        '-c',
+        AS_IN_A_TERMINAL,
+        'launch/tpu_vm.sh',
+        'toy',
+        *words,
+      ],
       cwd=repository,
       env={**os.environ, 'PATH': path, 'CLOUD': str(home)},
       stdout=subprocess.DEVNULL,

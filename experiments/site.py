@@ -156,7 +156,9 @@ def standing(verdicts):
   for study, record in verdicts:
     known = record.get('registered')
     told = 'Registration not noted'
-    if known:
+    if known and not known['time']:
+      told = 'Not registered before the first run'
+    elif known:
       changed = '; '.join(known['changed'])
       told = f'Changed since it was registered ({changed})'
       told = told if changed else 'As registered before the first run'

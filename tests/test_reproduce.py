@@ -62,6 +62,28 @@ def test_the_table_has_every_verdict(workdir):
   assert '1 reproduced, 1 not reproduced, 2 opposite.' in text
 
 
+def test_what_was_registered_is_told():
+  study = lambda key: types.SimpleNamespace(key=key)
+  record = lambda time, *changed: {
+    'registered': {'time': time, 'changed': changed}
+  }
+  told = site.standing(
+    [
+      (study('A'), record('today')),
+      (study('B'), record('today', 'the code of the rules has changed')),
+      (study('C'), record('', 'nothing was registered before the first run')),
+      (study('D'), {}),
+      (study('E'), record('today')),
+    ]
+  )
+  assert told == [
+    'As registered before the first run: A, E',
+    'Changed since it was registered (the code of the rules has changed): B',
+    'Not registered before the first run: C',
+    'Registration not noted: D',
+  ]
+
+
 def test_every_command_is_told_once(tmp_path, monkeypatch):
   for line in ('first', 'second', 'first'):
     monkeypatch.setattr(reproduce.command, 'command', lambda: line)

@@ -152,18 +152,22 @@ def standing(verdicts):
   Args:
     verdicts: as `verdicts_of` returns them.
   """
-  by_change = {}
+  by_standing = {}
   for study, record in verdicts:
-    known = record.get('registered')
-    told = 'Registration not noted'
-    if known and not known['time']:
-      told = 'Not registered before the first run'
-    elif known:
-      changed = '; '.join(known['changed'])
-      told = f'Changed since it was registered ({changed})'
-      told = told if changed else 'As registered before the first run'
-    by_change.setdefault(told, []).append(study.key)
-  return [f'{told}: {", ".join(keys)}' for told, keys in by_change.items()]
+    told = standing_of(record.get('registered'))
+    by_standing.setdefault(told, []).append(study.key)
+  return [f'{told}: {", ".join(keys)}' for told, keys in by_standing.items()]
+
+
+def standing_of(known):
+  """The same of one record, see `registration.standing`; None: not noted."""
+  if not known:
+    return 'Registration not noted'
+  if not known['time']:
+    return 'Not registered before the first run'
+  if not known['changed']:
+    return 'As registered before the first run'
+  return f'Changed since it was registered ({"; ".join(known["changed"])})'
 
 
 def add_config(page, config, rows, told):

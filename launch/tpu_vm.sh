@@ -224,7 +224,7 @@ delete_gce() {
 
 # The job ----------------------------------------------------------------------
 
-made=() # of what `create` has created, which alone is deleted
+made=() # what `create` has created, or may have: it alone is deleted
 
 # begin WHAT COMMAND...: a signal may come before the command has an answer, so
 # what may be there by then is noted before.

@@ -8,13 +8,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / 'launch'
 
 
+def environment(path=(), **env):
+  """This process's variables, with these folders before PATH."""
+  path = os.pathsep.join([*map(str, path), os.environ['PATH']])
+  return {**os.environ, 'PATH': path, **env}
+
+
 def bash(*words, path=(), cwd=ROOT, **env):
   """Runs bash with these folders before PATH."""
-  path = os.pathsep.join([*map(str, path), os.environ['PATH']])
   return subprocess.run(
     ['bash', *map(str, words)],
     cwd=cwd,
-    env={**os.environ, 'PATH': path, **env},
+    env=environment(path, **env),
     capture_output=True,
     text=True,
     timeout=120,

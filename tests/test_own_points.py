@@ -152,6 +152,14 @@ def log_of_tunix(name, seed, kls, scores):
   writer.close()
 
 
+def shown_with(word):
+  """The code of docs/points.md that has the word."""
+  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
+  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
+  [code] = [block for block in blocks if word in block]
+  return code
+
+
 @pytest.mark.parametrize(
   ('key', 'make', 'methods'),
   [
@@ -166,9 +174,7 @@ def test_logs_of_others_become_points(
 ):
   """The code of the page, on logs with the keys of each library."""
   pytest.importorskip('pandas')
-  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
-  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
-  [code] = [block for block in blocks if key in block]
+  code = shown_with(key)
   monkeypatch.chdir(tmp_path)
   for seed in range(3):
     for method, slope in zip(methods, (1.0, 1.5)):
@@ -568,9 +574,7 @@ def test_a_judge_scores_the_texts_of_points(
   checkpoints, tmp_path, monkeypatch, capsys
 ):
   """The code of the page."""
-  page = (pathlib.Path(__file__).parents[1] / 'docs' / 'points.md').read_text()
-  blocks = re.findall('```python\n(.*?)```', page, re.DOTALL)
-  [code] = [block for block in blocks if 'judge(' in block]
+  code = shown_with('judge(')
   monkeypatch.chdir(tmp_path)
   for policy, step in ('a', 0), ('b', 9):
     flags = '--point=points.jsonl', '--arm=x', f'--texts=x_0_{step}.jsonl'

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from shell import LAUNCH, bash, command
+from shell import LAUNCH, bash, command, environment
 
 GIT = ['git', '-c', 'user.name=a', '-c', 'user.email=a@b']
 ZONE, WORKDIR = '--zone=us-west4-a', '--workdir=gs://bucket/toy'
@@ -258,7 +258,6 @@ def cloud(tmp_path):
 
   def begin(plan):
     (home / 'plan').write_text(plan)
-    path = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
     return subprocess.Popen(
       [
         sys.executable,
@@ -269,7 +268,7 @@ def cloud(tmp_path):
         *words,
       ],
       cwd=repository,
-      env={**os.environ, 'PATH': path, 'CLOUD': str(home)},
+      env=environment([tmp_path / 'bin'], CLOUD=str(home)),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,

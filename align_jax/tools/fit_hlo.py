@@ -119,9 +119,13 @@ def loops(text: str, table: Sequence[int] = ()) -> list[int]:
       else, on a device. Rows of it are read, which are not counted.
   """
   known = computations(text)
-  unread = f'[{",".join(map(str, table))}]' if table else ' '
+  unread = f'[{",".join(map(str, table))}]'
   return [
-    sum(size for name, size in sizes(match[1]) if not name.endswith(unread))
+    sum(
+      size
+      for name, size in sizes(match[1])
+      if not (table and name.endswith(unread))
+    )
     for line in known['']
     if (match := LINE.match(line)) and match[2] == 'while'
     if not turns(line, known)

@@ -125,8 +125,11 @@ def _alike(models, both):
       f'{both}: {sizes[0]} and {sizes[1]} rows for tokens, of which the first '
       f'{size} are in use: expected as many'
     )
-  cut = lambda m: vocabulary.with_rows(m.params, m.config, size)
-  return [m._replace(**dict(zip(('params', 'config'), cut(m)))) for m in models]
+  found = []
+  for model in models:
+    params, config = vocabulary.with_rows(model.params, model.config, size)
+    found.append(model._replace(params=params, config=config))
+  return found
 
 
 def read_prompts(args, words):

@@ -13,6 +13,10 @@ What differs:
   model of 6.9B.
 - Prices are in standard deviations of the reference's rewards.
 
+It fits a v5e-8 by
+`align fit --config=configs/ahmadian_tldr.py --topology=v5e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted.
 """

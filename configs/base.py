@@ -326,6 +326,8 @@ def smoke(c):
     for name in {'steps', 'points', 'save_every', 'pool', 'keep'} & set(arm):
       del arm[name]
   c.eval.update(samples=2, first_step=2, points=3, pairs=8)
+  if 'eval_prompts' in c.task:
+    c.task.eval_prompts = min(c.task.eval_prompts, 32)
   budgets = (0.01, 0.1, 1.0)
   c.report.update(budgets=budgets, window=(0.001, 1.0), shown=budgets)
   return c

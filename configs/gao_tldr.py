@@ -18,6 +18,9 @@ What differs:
 - All proxies have as many updates, whatever their number of comparisons.
 - 1x, 2x and 4x are policies of 1B, 2.8B and 6.9B, under one proxy.
 
+It fits a v6e-8 by
+`align fit --config=configs/gao_tldr.py --topology=v6e-8`.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted. E8 has 126 runs for three seeds.
 """
@@ -34,7 +37,8 @@ def checkpoint(name):
 
 def get_config():
   c = pythia_1b_tldr.get_config()
-  c.mesh.fsdp = 8
+  c.mesh.update(fsdp=1, rollout=8)
+  c.model.remat = True  # for the policy of 6.9B
   c.golden.pairs = 5625
   c.proxy.update(
     verifier='sized',
@@ -44,9 +48,7 @@ def get_config():
     learning_rate=1e-5,
     warmup_steps=50,
   )
-  c.arm.update(
-    steps=3000, learning_rate=RATE, warmup_steps=0, num_microbatches=1
-  )
+  c.arm.update(steps=3000, learning_rate=RATE, warmup_steps=0)
   strength = sweep((2 * RATE, 0.1))
   del c.arms['file pairs']
   c.arms.offline.sweep = strength
@@ -65,8 +67,8 @@ def get_config():
   }
   c.variants = {
     '1x': {},
-    '2x': {'model': checkpoint('pythia-2.8b-deduped')},
-    '4x': {'model': checkpoint('pythia-6.9b-deduped')},
+    '2x': {'model': {**c.model, **checkpoint('pythia-2.8b-deduped')}},
+    '4x': {'model': {**c.model, **checkpoint('pythia-6.9b-deduped')}},
     'proxy 16x narrower': {'proxy': {'model': checkpoint('pythia-31m')}},
     'proxy 4x narrower': {
       'proxy': {'model': checkpoint('pythia-410m-deduped')}

@@ -3,7 +3,8 @@
   python -m experiments.suite.e14_semi_online \
     --config=configs/lanchantin_chat.py --workdir=gs://BUCKET/chat
 
-on every host of a v5e-64, which it fits by `align fit`.
+on every host of a v5e-64. It fits that by
+`align fit --config=configs/lanchantin_chat.py --topology=v5e-64`.
 
 Of the paper (arXiv 2506.21495) are Llama 3.1 8B Instruct, which is its own
 reference, labels by a published reward model of 8B, and a sampler that is

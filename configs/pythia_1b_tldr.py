@@ -8,6 +8,10 @@ Batch 128, learning rate 5e-7 with 150 warm-up steps, one epoch of 92 thousand
 pairs and 256 prompts to measure on are those of Rafailov et al. 2024
 (arXiv 2406.02900); they sweep seven betas, three of them are here.
 
+It fits a v5e-8 by
+`align fit --config=configs/pythia_1b_tldr.py --topology=v5e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests run it in miniature.
 """

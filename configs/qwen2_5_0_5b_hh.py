@@ -8,6 +8,10 @@ published reward model, the proxy one trained on its labels. Batch 64, learning
 rate 1e-6 with 150 warm-up steps and beta 0.1 are those of DPO (Rafailov et al.
 2023); the other strengths are the sweep.
 
+It fits a v5e-8 by
+`align fit --config=configs/qwen2_5_0_5b_hh.py --topology=v5e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests run it in miniature.
 """

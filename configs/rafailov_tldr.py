@@ -13,6 +13,10 @@ What differs:
   has win rates by GPT-4.
 - SFT learns the chosen answers. The checkpoints are the deduplicated ones.
 
+It fits a v6e-8 by
+`align fit --config=configs/rafailov_tldr.py --topology=v6e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted. E11 has 126 runs for three seeds.
 """
@@ -27,7 +31,9 @@ def get_config():
   del c.arms['file pairs']
   c.variants = {
     '1x': {},
-    '2x': {'model': {'checkpoint': 'EleutherAI/pythia-2.8b-deduped'}},
+    '2x': {
+      'model': {**c.model, 'checkpoint': 'EleutherAI/pythia-2.8b-deduped'}
+    },
   }
   c.report.update(treatment='1x online', control='1x offline')
   return c

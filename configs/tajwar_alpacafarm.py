@@ -15,6 +15,10 @@ What differs:
 - 200 tokens stand for the mode. It was chosen, not measured.
 - SFT is on the preferred answers of the same file.
 
+It fits a v6e-8 by
+`align fit --config=configs/tajwar_alpacafarm.py --topology=v6e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted.
 """

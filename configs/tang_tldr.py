@@ -26,6 +26,10 @@ What differs:
   arms without a budget are the paper's. E1 has 108 runs for three seeds.
 - E7, on larger policies under one proxy, is in configs/gao_tldr.py.
 
+It fits a v5e-8 by
+`align fit --config=configs/tang_tldr.py --topology=v5e-8
+--config.mesh.fsdp=8`, which its run needs, too.
+
 Expect: not run at this size by the project, so neither time nor result is
 known; the tests check that it is accepted.
 """

@@ -1,6 +1,8 @@
 """Every config runs, at a size of seconds."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -83,6 +85,32 @@ def test_a_config_sets_no_field_that_base_lacks(module):
   cfg = common.as_dict(module.get_config())
   # Arms that are compared have as many configurations.
   common.check(cfg, online_vs_offline.runs(cfg))
+
+
+def test_variants_of_the_docs_are_accepted():
+  text = (pathlib.Path(__file__).parents[1] / 'docs/pipelines.md').read_text()
+  blocks = re.findall(r'```python\n(c\.variants = .*?)```', text, re.DOTALL)
+  assert len(blocks) == 2
+  for block in blocks:
+    c = toy.get_config()
+    c.proxy.verifier = 'bow'
+    exec(block, {'c': c})
+    runs = sweep.sweep(common.as_dict(c))
+    assert {run.variant for run in runs} == set(c.variants)
+
+
+NUMERICS = 'dtype', 'param_dtype', 'attention', 'remat'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_policies_of_several_sizes_compute_alike(module):
+  """What a variant says of `model` as a whole would drop its other fields."""
+  cfg = common.as_dict(module.get_config())
+  found = {
+    repr([run.shared.model.get(name) for name in NUMERICS])
+    for run in sweep.sweep({**cfg, 'seeds': 1})
+  }
+  assert len(found) == 1
 
 
 def test_the_verifier_is_one_flag_away():

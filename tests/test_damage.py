@@ -29,10 +29,10 @@ def whole(tmp_path_factory):
 
 def test_no_damage_passes(whole):
   outcomes = damage.flips(
-    damage.small(), whole, whole.with_name('scratch'), 6, seed=1
+    damage.small(), whole, whole.with_name('scratch'), 4, seed=1
   )
   assert not outcomes['changed'] and not outcomes['unnamed'], outcomes
-  assert sum(map(len, outcomes.values())) == 6
+  assert sum(map(len, outcomes.values())) == 4
 
 
 def test_the_proof_sees_a_change(whole, tmp_path):

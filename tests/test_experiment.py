@@ -3,9 +3,8 @@
 import csv
 import re
 import shutil
-import subprocess
-import sys
 
+import commands
 import pytest
 from runs import setup_of, train_arm
 
@@ -278,25 +277,29 @@ def test_part_of_a_group_may_be_overridden(cfg):
     check_overrides(cfg, (path, text))
 
 
+MISTAKES = [
+  (['--config.sft.step=3'], 'step'),
+  (['--only=onlin'], '--only=onlin: no such arm; arms are offline'),
+  (['--config.proxy.verifier=tree'], "proxy.verifier='tree' is none of"),
+  (['--report'], 'holds no finished run'),
+  (['--report', '--host=1'], '--host=1: --report runs on one host'),
+]
+
+
+@pytest.fixture(scope='module')
+def mistaken(tmp_path_factory):
+  """What each of the command lines came to."""
+  workdir, errors = map(tmp_path_factory.mktemp, ('mistaken', 'errors'))
+  given = ['--config=configs/toy.py', f'--workdir={workdir}']
+  lines = [[*given, *args] for args, _ in MISTAKES]
+  return commands.ended('experiments.online_vs_offline', lines, errors)
+
+
 @pytest.mark.parametrize(
-  ('args', 'message'),
-  [
-    (['--config.sft.step=3'], 'step'),
-    (['--only=onlin'], '--only=onlin: no such arm; arms are offline'),
-    (['--config.proxy.verifier=tree'], "proxy.verifier='tree' is none of"),
-    (['--report'], 'holds no finished run'),
-    (['--report', '--host=1'], '--host=1: --report runs on one host'),
-  ],
+  'number', range(len(MISTAKES)), ids=[words for _, words in MISTAKES]
 )
-def test_the_command_line_answers_a_mistake_in_one_line(
-  args, message, tmp_path
-):
-  program = [sys.executable, '-m', 'experiments.online_vs_offline']
-  fixed = ['--config=configs/toy.py', f'--workdir={tmp_path}']
-  done = subprocess.run(
-    [*program, *fixed, *args], capture_output=True, text=True, timeout=120
-  )
-  assert done.returncode == 1
-  error = done.stderr.strip().splitlines()
+def test_the_command_line_answers_a_mistake_in_one_line(number, mistaken):
+  assert mistaken[number].status == 1
+  error = mistaken[number].errors.strip().splitlines()
   assert len(error) == 1 and error[0].startswith('error: ')
-  assert message in error[0]
+  assert MISTAKES[number][1] in error[0]

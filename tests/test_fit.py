@@ -296,6 +296,7 @@ TOY = '--config=configs/toy.py', '--topology=v5e-8'
     ([*TOY, '--config.task.name=toi'], 'toi'),
     ([*TOY, '--config.arm.num_microbatches=3'], 'num_microbatches=3'),
     ([*TOY, '--only=optimum'], "reweigh='optimum' trains nothing"),
+    ([*TOY, '--config.together=True'], 'together=True: expected False'),
     (
       [*TOY, '--only=offline', '--config.arm.steps=9'],
       'offline sets step',
@@ -389,8 +390,27 @@ def test_all_kinds_of_a_sweep_are_judged(monkeypatch, capsys):
   fit.main([*flags, '--only=online'])
   heads = [x for x in capsys.readouterr().out.splitlines() if 'chips' in x]
   assert len(heads) == 2 and "arm 'online/group_size4'" in heads[1]
-  with pytest.raises(SystemExit, match='online/group_size4 of arms.online.swe'):
+  with pytest.raises(SystemExit, match='and online/group_size4 execute other'):
     fit.main([flags[0], '--topology=v5e-8', '--search', '--only=online'])
+
+
+def test_variants_of_other_sizes_are_judged(monkeypatch, capsys):
+  of_known_size(monkeypatch, 2**33)
+  flags = ['--config=configs/toy.py', '--topology=here', '--programs=score']
+  cfg = config_file.load('configs/toy.py')
+  cfg['variants'] = {
+    'plain': {},
+    'wide': {'model.mlp_dim': 128},
+    'noisy': {'golden': {'label_noise': 0.3}},
+  }
+  monkeypatch.setattr(config_file, 'load', lambda file: cfg)
+  found = fit.runs_of(cfg, 'online')
+  assert [run.variant for run in found] == ['plain', 'wide']
+  fit.main([*flags, '--only=wide online'])
+  heads = [x for x in capsys.readouterr().out.splitlines() if 'chips' in x]
+  assert len(heads) == 1 and "arm 'wide online'" in heads[0]
+  with pytest.raises(SystemExit, match='--only=low online: no such arm'):
+    fit.main([*flags, '--only=low online'])
 
 
 def test_one_prompt_is_not_halved():

@@ -167,6 +167,37 @@ def test_an_override_without_effect_is_refused(given, message, cfg):
   assert message in told and given.split()[0] in told
 
 
+@pytest.mark.parametrize(
+  ('given', 'variants', 'names'),
+  [
+    (
+      'model.mlp_dim=48',
+      {'base': {}, 'wide': {'model': {'dim': 64}}},
+      'variants.wide sets all of model, expected mlp_dim there',
+    ),
+    (
+      'proxy.model.dim=8',
+      {'plain': {}, 'deep': {'proxy': {'model': {'num_layers': 2}}}},
+      'variants.deep sets all of model, expected dim there',
+    ),
+  ],
+)
+def test_a_variant_s_own_group_shadows_an_override(given, variants, names, cfg):
+  sized = dict(verifier='sized', model=dict(dim=16, num_layers=1))
+  cfg = {**cfg, 'variants': variants, 'proxy': {**cfg['proxy'], **sized}}
+  with pytest.raises(ValueError) as refused:
+    checked(cfg, given, runs=sweep)
+  assert names in str(refused.value)
+
+
+def test_what_a_variant_leaves_alone_is_overridden(cfg):
+  variants = {'base': {}, 'few': {'golden': {'pairs': 8}}}
+  cfg = {**cfg, 'variants': variants}
+  new = checked(cfg, 'model.mlp_dim=48', runs=sweep)
+  found = {run.shared.model['mlp_dim'] for run in sweep(new)}
+  assert found == {48}
+
+
 def test_the_zoo_knows_its_own_shadows(cfg):
   with pytest.raises(ValueError, match='is shadowed: methods.best_of_2, '):
     checked(cfg, 'arm.steps=6', runs=method_zoo.runs)

@@ -85,7 +85,7 @@ def test_the_added_experiment_compares_its_sizes_as_arms(changed):
   assert 'page:' in out and '8 each minus 2 each' in out
   assert '>2 each<' in lines_of(changed, 'out')
   point = json.loads((changed / 'out' / 'points.jsonl').open().readline())
-  assert point['arm'] == '2 each' and len(point['longest_by_prompt']) == 256
+  assert point['arm'] == '2 each' and len(point['longest_by_prompt']) == 32
   assert (changed / 'out' / 'seed0' / '8 each' / 'default').exists()
 
 

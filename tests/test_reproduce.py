@@ -3,8 +3,6 @@
 import contextlib
 import pathlib
 import shutil
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -16,7 +14,7 @@ from configs import toy
 from experiments import claims, registration, reproduce, site
 from experiments import study as study_lib
 from experiments.suite import studies
-from tests import browser, made_points, suite_points
+from tests import browser, commands, made_points, suite_points
 
 CFG = {**toy.get_config().to_dict(), 'seeds': suite_points.SEEDS}
 STUDY = studies()['E3']
@@ -151,43 +149,49 @@ def test_what_a_config_cannot_serve_is_told(tmp_path, capsys):
   assert 'E3 is left out' in capsys.readouterr().err
 
 
+MISTAKES = [
+  (['--num_hosts=2'], '--num_hosts=2: studies run on one host'),
+  (
+    ['--only=E9', '--config.arms.online.beta=0.3'],
+    '--config.arms.online.beta=0.3: no run of this experiment',
+  ),
+  (['--config.sft.warmup_steps=9999'], 'warmup_steps=9999'),
+  (['--report'], 'toy holds no finished run to report on'),
+  (['--report', '--only=E9'], 'toy holds no finished run to report on'),
+  (['--config.mesh.data=3'], 'mesh'),
+  (
+    ['--only=E8', '--config.golden.label_noise=0.2'],
+    'no run of this experiment is made from config.golden.label_noise',
+  ),
+  (
+    ['--only=E8', '--config.report.budgets=(0.5,1.0)'],
+    'this experiment has a report of its own',
+  ),
+  (
+    ['--only=E18', '--config.task.old_prompts=50'],
+    'no run of this experiment is made from config.task.old_prompts',
+  ),
+]
+
+
+@pytest.fixture(scope='module')
+def mistaken(tmp_path_factory):
+  """What each of the command lines came to, and their workdir."""
+  workdir = tmp_path_factory.mktemp('mistaken')
+  given = ['--config=configs/toy.py', f'--workdir={workdir}']
+  lines = [[*given, *flags] for flags, _ in MISTAKES]
+  errors = tmp_path_factory.mktemp('errors')
+  return commands.ended('experiments.reproduce', lines, errors), workdir
+
+
 @pytest.mark.parametrize(
-  ('flags', 'words'),
-  [
-    (['--num_hosts=2'], '--num_hosts=2: studies run on one host'),
-    (
-      ['--only=E9', '--config.arms.online.beta=0.3'],
-      '--config.arms.online.beta=0.3: no run of this experiment',
-    ),
-    (['--config.sft.warmup_steps=9999'], 'warmup_steps=9999'),
-    (['--report'], 'toy holds no finished run to report on'),
-    (['--report', '--only=E9'], 'toy holds no finished run to report on'),
-    (['--config.mesh.data=3'], 'mesh'),
-    (
-      ['--only=E8', '--config.golden.label_noise=0.2'],
-      'no run of this experiment is made from config.golden.label_noise',
-    ),
-    (
-      ['--only=E8', '--config.report.budgets=(0.5,1.0)'],
-      'this experiment has a report of its own',
-    ),
-    (
-      ['--only=E18', '--config.task.old_prompts=50'],
-      'no run of this experiment is made from config.task.old_prompts',
-    ),
-  ],
+  'number', range(len(MISTAKES)), ids=[words for _, words in MISTAKES]
 )
-def test_what_would_do_nothing_is_refused(flags, words, tmp_path):
-  given = ['--config=configs/toy.py', f'--workdir={tmp_path}', *flags]
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.reproduce', *given],
-    cwd=pathlib.Path(__file__).parents[1],
-    capture_output=True,
-    text=True,
-    encoding='utf-8',
-  )
-  assert done.returncode == 1 and words in done.stderr
-  assert not list(tmp_path.iterdir())
+def test_what_would_do_nothing_is_refused(number, mistaken):
+  done, workdir = mistaken
+  assert done[number].status == 1
+  assert MISTAKES[number][1] in done[number].errors
+  assert not list(workdir.iterdir())
 
 
 def part_of(folder, key, report):

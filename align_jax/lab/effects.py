@@ -5,7 +5,7 @@ import dataclasses
 from align_jax.lab import overrides
 from align_jax.lab.config_file import PREFIX
 from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
-from align_jax.lab.sweep import VARIED
+from align_jax.lab.sweep import VARIED, varied
 
 RUNS = (*VARIED, 'methods')  # fields that define runs
 OWN = 'report', 'variants'  # that an experiment may replace
@@ -86,6 +86,8 @@ def check(runs, cfg, given, made=None):
       )
     if keys[0] == 'proxy' and len(keys) > 1 and one.changes:
       _check_proxy(cfg['proxy'], keys[1], one)
+    if keys[0] in VARIED and keys[0] not in ('arm', 'arms') and one.changes:
+      _check_variants(cfg, keys, one)
 
 
 def _same(make, without, made):
@@ -114,6 +116,21 @@ def _check_arm(every, cfg, keys, one):
     )
   if one.changes and not any(field in reads(run) for run in every):
     raise ValueError(f'{one} has no effect: no run reads {field}')
+
+
+def _check_variants(cfg, keys, one):
+  """A part of what variants may set as a whole must reach all of them."""
+  whole = next((k for k in keys[:-1] if k in overrides.OPEN), None)
+  if whole is None:
+    return
+  wanted = _found(cfg, keys)
+  own = [v for v in cfg['variants'] if _found(varied(cfg, v), keys) != wanted]
+  if own:
+    names = _listed([f'variants.{name}' for name in own])
+    raise ValueError(
+      f'{one} is shadowed: {names} set{"s" if len(own) == 1 else ""} all of '
+      f'{whole}, expected {keys[-1]} there'
+    )
 
 
 def _path(cfg, arm):

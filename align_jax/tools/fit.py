@@ -45,14 +45,17 @@ def runs_of(cfg: dict, arm: str) -> list[Run]:
   """The runs of an arm, one of those that execute the same programs.
 
   Raises:
-    ValueError: there is no such arm.
+    ValueError: there is no such arm, or runs would train together.
   """
   groups.check(cfg)
+  if cfg['together']:
+    raise ValueError('together=True: expected False, one run is compiled')
   arms = list(cfg['arms'])
   if not arms:
     raise ValueError('arms: expected one or more, found none')
-  if (arm or arms[0]) not in arms:
-    raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(arms)}')
+  names = arms + [f'{v} {name}' for v in cfg['variants'] for name in arms]
+  if (arm or arms[0]) not in names:
+    raise ValueError(f'--only={arm}: no such arm; arms are {", ".join(names)}')
   runs = fit_search.kinds(cfg, arm or arms[0])
   for run in runs:
     stage_checks.check_shared(run.shared)
@@ -89,7 +92,7 @@ def report(cfg: dict, runs: Sequence[Run], found, names) -> Iterator[str]:
   hosts = len({device.process_index for device in found.devices()})
   large: list[str] = []
   for run in runs:
-    who = run.name if runs[1:] else run.arm
+    who = fit_search.name_of(run) if runs[1:] else run.label
     yield (
       f'{found.name}: {found.chips} chips, {hosts} hosts, '
       f'{limit / 2**30:.2f} GiB of HBM each; mesh {split or "of one chip"}; '
@@ -203,11 +206,11 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
   ring.check(cfg['model'].get('attention', ''), context)
   if args.search:
     if others:
+      told = ' and '.join(map(fit_search.name_of, (run, others[0])))
       raise ValueError(
-        f'--search: {run.name} and {others[0].name} of arms.{run.arm}.sweep '
-        'execute other programs, expected one of them'
+        f'--search: {told} execute other programs, expected one of them'
       )
-    asked = [(run.arm, name) for name in names]
+    asked = [(run.label, name) for name in names]
     done, _ = fit_search.search(cfg, found, asked, print)
     yield f'fits {found.name} with {fit_search.said(done)}'
   else:

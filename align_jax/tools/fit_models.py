@@ -1,6 +1,8 @@
 """Sizes of published checkpoints, so that `align fit` downloads none.
 
-The fields are those of their config.json; Llama's are behind a form.
+The fields are those of their config.json. Llama's are behind a form. Sizes
+of Pythia are those of github.com/EleutherAI/pythia, sizes of Qwen those of
+github.com/google/tunix.
 """
 
 import jax.numpy as jnp
@@ -38,7 +40,71 @@ LLAMA_3_1_8B = dict(
     original_max_position_embeddings=8192,
   ),
 )
+
+
+def _pythia(dim, layers, heads, vocab=50304, kind='CausalLM'):
+  """The fields of a config.json of Pythia."""
+  return dict(
+    model_type='gpt_neox',
+    architectures=[f'GPTNeoXFor{kind}'],
+    vocab_size=vocab,
+    hidden_size=dim,
+    intermediate_size=4 * dim,
+    num_hidden_layers=layers,
+    num_attention_heads=heads,
+    hidden_act='gelu',
+    layer_norm_eps=1e-5,
+    rotary_pct=0.25,
+    rotary_emb_base=10000,
+    use_parallel_residual=True,
+    max_position_embeddings=2048,
+    tie_word_embeddings=False,
+  )
+
+
+QWEN = dict(
+  vocab_size=151936,
+  hidden_act='silu',
+  rms_norm_eps=1e-6,
+  rope_theta=1000000.0,
+  tie_word_embeddings=True,
+)
+# Of 6.9B the vocabulary is padded to a multiple of 256, since two devices
+# shared it.
+PYTHIA_6_9B = dict(dim=4096, layers=32, heads=32, vocab=50432)
 KNOWN = {
+  'EleutherAI/pythia-31m': _pythia(256, 6, 8),
+  'EleutherAI/pythia-410m-deduped': _pythia(1024, 24, 16),
+  'EleutherAI/pythia-1b-deduped': _pythia(2048, 16, 8),
+  'EleutherAI/pythia-1.4b': _pythia(2048, 24, 16),
+  'EleutherAI/pythia-2.8b-deduped': _pythia(2560, 32, 32),
+  'EleutherAI/pythia-6.9b-deduped': _pythia(**PYTHIA_6_9B),
+  'cleanrl/EleutherAI_pythia-6.9b-deduped__reward__tldr': _pythia(
+    **PYTHIA_6_9B, kind='SequenceClassification'
+  ),
+  'Qwen/Qwen2.5-0.5B': dict(
+    QWEN,
+    model_type='qwen2',
+    architectures=['Qwen2ForCausalLM'],
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    max_position_embeddings=32768,
+  ),
+  'Skywork/Skywork-Reward-V2-Qwen3-0.6B': dict(
+    QWEN,
+    model_type='qwen3',
+    architectures=['Qwen3ForSequenceClassification'],
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=40960,
+  ),
   'meta-llama/Llama-3.2-1B-Instruct': dict(
     LLAMA_3,
     hidden_size=2048,

@@ -30,6 +30,9 @@ from align_jax.policy.programs import Sampling
 from align_jax.tools import fit_models
 from align_jax.types import Batch, Params, Prompts
 
+# Of a task of preferences, all that its programs read.
+SIZES = 'prompt_len', 'completion_len', 'eval_prompts'
+
 
 class Program(NamedTuple):
   """One compiled program of a run."""
@@ -173,7 +176,7 @@ def judges_on_device(run, mesh) -> dict[str, int]:
 def task_of(shared, seed=0) -> tasks.Task:
   """The task of a config, as far as its sizes go."""
   knobs = shared.task
-  if not {'prompt_len', 'completion_len', 'eval_prompts'} <= knobs.keys():
+  if not knobs.keys() >= set(SIZES):
     with tempfile.TemporaryDirectory() as folder:
       owners = dict.fromkeys(setups.depends_on(shared), '')
       setup = setups.Setup(shared, pathlib.Path(folder), '', owners)

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 
 from align_jax import sharding
 from align_jax.lab import overrides, sweep
+from align_jax.lab.labels import published_judges
 from align_jax.lab.settings import Run
 from align_jax.models import interface
 from align_jax.tools import fit_slices, fit_table
 from align_jax.tools.fit_measure import Measured, measure
 from align_jax.tools.fit_programs import (
   PROGRAMS,
+  SIZES,
   Programs,
   model_of,
   params_of,
@@ -103,14 +105,38 @@ TRACED = 'learning_rate', 'loss_kwargs', 'steps', 'points'
 
 
 def kinds(cfg: dict, arm: str) -> list[Run]:
-  """The runs of a config's arm that differ in more than numbers of programs."""
+  """The runs of a config's arm that differ in more than numbers of programs.
+
+  Args:
+    arm: its name, of all variants, or `VARIANT ARM`, of one.
+  """
   found: dict[str, Run] = {}
   for run in sweep.sweep({**cfg, 'seeds': 1}):
-    if run.arm == arm:
+    if arm in (run.arm, run.label):
       fixed = {k: v for k, v in run.flat.items() if k not in TRACED}
       words = {k: v for k, v in run.loss.kwargs.items() if isinstance(v, str)}
-      found.setdefault(repr((fixed, words)), run)
+      key = repr((fixed, words, _read(run)))
+      found.setdefault(key, run)
   return list(found.values())
+
+
+def name_of(run: Run) -> str:
+  """Of one of several kinds of an arm."""
+  return f'{run.label}/{run.configuration}'
+
+
+def _read(run):
+  """What programs read of the settings that the runs of a variant share."""
+  shared, proxy = run.shared, run.shared.proxy
+  task = shared.task
+  if task.keys() >= set(SIZES):
+    task = [task[name] for name in SIZES]
+  judges = {
+    field: (judge['checkpoint'], judge.get('dtype'))
+    for field, judge in published_judges(run).items()
+  }
+  scorer = proxy.verifier, proxy.members, proxy.model
+  return task, judges, shared.model, scorer, shared.eval.samples
 
 
 def compiled(cfg, arm, name, found, limit) -> Measured:

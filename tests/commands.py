@@ -24,7 +24,8 @@ for number, line in enumerate(lines):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(f'{folder}/{number}', os.O_WRONLY | os.O_CREAT), 2)
     sys.argv = [file, *line]
-    sys.exit(runpy.run_module(module, run_name='__main__') and 0)
+    runpy.run_module(module, run_name='__main__')
+    sys.exit()
   codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(json.dumps(codes))
 """

@@ -411,6 +411,10 @@ def test_variants_of_other_sizes_are_judged(monkeypatch, capsys):
   assert len(heads) == 1 and "arm 'wide online'" in heads[0]
   with pytest.raises(SystemExit, match='--only=low online: no such arm'):
     fit.main([*flags, '--only=low online'])
+  tried = lambda cfg, *_: ({'model.remat': cfg['model']['mlp_dim'] == 128}, [])
+  monkeypatch.setattr(fit_search, 'search', tried)
+  fit.main([flags[0], '--topology=v5e-1', '--search', '--only=wide online'])
+  assert 'v5e-1 with --config.model.remat=True' in capsys.readouterr().out
 
 
 def test_one_prompt_is_not_halved():

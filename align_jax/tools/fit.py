@@ -118,7 +118,8 @@ def _programs(cfg, run, mesh, found, limit, names):
     vocab = model.vocab_size if found.name == HERE else 0
     measured = measure(PROGRAMS[name](programs), found, limit, vocab)
     heads = getattr(model, 'num_kv_heads', 1)
-    knob = fit_table.knob(name, cfg, run.flat, heads)
+    own = sweep.varied(cfg, run.variant)
+    knob = fit_table.knob(name, own, run.flat, heads)
     yield from fit_table.lines(measured, found, knob)
     if not measured.fits:
       large.append(name)
@@ -210,8 +211,9 @@ def lines(argv: Sequence[str]) -> Iterator[str]:
       raise ValueError(
         f'--search: {told} execute other programs, expected one of them'
       )
-    asked = [(run.label, name) for name in names]
-    done, _ = fit_search.search(cfg, found, asked, print)
+    asked = [(run.arm, name) for name in names]
+    own = {**sweep.varied(cfg, run.variant), 'variants': {}}
+    done, _ = fit_search.search(own, found, asked, print)
     yield f'fits {found.name} with {fit_search.said(done)}'
   else:
     yield from report(cfg, [run, *others], found, names)

@@ -3,14 +3,16 @@
   align reproduce --config=configs/ahmadian_tldr.py --workdir=runs/ahmadian \
     --only=E16,E17
 
-Of the paper (arXiv 2402.14740) are Pythia, 600 updates of 512 samples each in
-two parts, 1e-6 with 3% of warm-up, and a price of 0.03 for a nat. The third of
-each method's strengths is its paper's, or near it; E16 reads that one,
-E17 the second.
+Of the paper (arXiv 2402.14740) are Pythia, 600 updates of 512 samples each, in
+two parts by policy gradients, 1e-6 with 3% of warm-up, and a price of 0.03 for
+a nat. The third of each method's strengths is its paper's, or near it; E16
+reads that one, E17 the second of RLOO.
 
 What differs:
 - The paper has 6.9B. Policy and proxy are 1B here, gold is a published reward
   model of 6.9B.
+- The arms that E17 shows beside RLOO have the batch, the rate and the strengths
+  of configs/pythia_1b_tldr.py.
 - Prices are in standard deviations of the reference's rewards.
 
 It fits a v5e-8 by

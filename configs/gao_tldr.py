@@ -13,7 +13,7 @@ batch 32 with 50 warm-up steps and five epochs, policies at 1e-6 for 3000
 updates.
 
 What differs:
-- RLOO stands for PPO.
+- RLOO stands for PPO. E7's policies learn from pairs by DPO, at twice its rate.
 - The paper has its own models, and instructions instead of posts to sum up.
 - All proxies have as many updates, whatever their number of comparisons.
 - 1x, 2x and 4x are policies of 1B, 2.8B and 6.9B, under one proxy.
@@ -31,8 +31,9 @@ from configs.base import sweep
 RATE = 1e-6
 
 
-def checkpoint(name):
-  return dict(checkpoint=f'EleutherAI/{name}')
+def sized(c, name):
+  """The config's model with another checkpoint."""
+  return {**c.model, 'checkpoint': f'EleutherAI/{name}'}
 
 
 def get_config():
@@ -42,7 +43,7 @@ def get_config():
   c.golden.pairs = 5625
   c.proxy.update(
     verifier='sized',
-    model=checkpoint('pythia-31m'),
+    model=sized(c, 'pythia-31m'),
     steps=880,
     batch_size=32,
     learning_rate=1e-5,
@@ -67,13 +68,11 @@ def get_config():
   }
   c.variants = {
     '1x': {},
-    '2x': {'model': {**c.model, **checkpoint('pythia-2.8b-deduped')}},
-    '4x': {'model': {**c.model, **checkpoint('pythia-6.9b-deduped')}},
-    'proxy 16x narrower': {'proxy': {'model': checkpoint('pythia-31m')}},
-    'proxy 4x narrower': {
-      'proxy': {'model': checkpoint('pythia-410m-deduped')}
-    },
-    'proxy as wide': {'proxy': {'model': checkpoint('pythia-6.9b-deduped')}},
+    '2x': {'model': sized(c, 'pythia-2.8b-deduped')},
+    '4x': {'model': sized(c, 'pythia-6.9b-deduped')},
+    'proxy 16x narrower': {'proxy': {'model': sized(c, 'pythia-31m')}},
+    'proxy 4x narrower': {'proxy': {'model': sized(c, 'pythia-410m-deduped')}},
+    'proxy as wide': {'proxy': {'model': sized(c, 'pythia-6.9b-deduped')}},
   }
   c.report.update(treatment='1x online', control='1x offline')
   return c

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from align_jax.lab import effects, overrides
+from align_jax.lab import checks, effects, overrides
 from align_jax.lab.sweep import sweep
 from configs import base, toy
 from experiments import (
@@ -15,6 +15,7 @@ from experiments import (
   method_zoo,
   online_vs_offline,
 )
+from experiments.suite import studies
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -173,12 +174,12 @@ def test_an_override_without_effect_is_refused(given, message, cfg):
     (
       'model.mlp_dim=48',
       {'base': {}, 'wide': {'model': {'dim': 64}}},
-      'variants.wide sets all of model, expected mlp_dim there',
+      'shadowed: wide offline, wide online, ',
     ),
     (
       'proxy.model.dim=8',
       {'plain': {}, 'deep': {'proxy': {'model': {'num_layers': 2}}}},
-      'variants.deep sets all of model, expected dim there',
+      'keep no dim, which a variant or the experiment sets',
     ),
   ],
 )
@@ -188,6 +189,99 @@ def test_a_variant_s_own_group_shadows_an_override(given, variants, names, cfg):
   with pytest.raises(ValueError) as refused:
     checked(cfg, given, runs=sweep)
   assert names in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'given', 'names'),
+  [
+    (
+      {'arms.online.learning_rate': 5e-4},
+      'arms.online.learning_rate=0.002',
+      'shadowed: b online keeps learning_rate=0.0005',
+    ),
+    (
+      {'arms.online.loss_kwargs': {'beta': 0.3}},
+      'arms.*.loss_kwargs.beta=0.7',
+      'shadowed: b online keeps beta=0.3',
+    ),
+    ({'golden': {'pairs': 9}}, 'golden.pairs=20', 'keep pairs=9'),
+  ],
+)
+def test_a_variant_s_own_field_shadows_an_override(variant, given, names, cfg):
+  arms = {'online': {}, 'offline': {'source': 'golden_pairs'}}
+  cfg = {**cfg, 'arms': arms, 'variants': {'a': {}, 'b': variant}}
+  with pytest.raises(ValueError) as refused:
+    checked(cfg, given, runs=sweep)
+  assert names in str(refused.value)
+
+
+def test_what_a_study_derives_of_a_field_is_no_shadow(cfg):
+  """E3's arm of few labels has a batch and steps of its own, made of it."""
+  e3, e10 = studies()['E3'], studies()['E10']
+  new = checked(cfg, 'arm.batch_size=16', runs=e3.runs)
+  assert {run.updates.batch_size for run in e3.runs(new)} == {4, 16}
+  # Its runs have no variants, whatever those of the config have.
+  wide = {'model': {**cfg['model'], 'dim': 64}}
+  own = {**cfg, 'variants': {'1x': {}, '2x': wide}}
+  new = checked(own, 'model.remat=True', runs=e10.runs)
+  assert all(run.shared.model['remat'] for run in e10.runs(new))
+
+
+@pytest.mark.parametrize(
+  ('key', 'given', 'names'),
+  [
+    ('E1-', 'proxy.verifier=transformer', "keep verifier='bow'"),
+    ('E7', 'eval.points=5', 'is made from config.eval.points'),
+    ('E12', 'arm.warmup_steps=9', 'have a warmup_steps of their own'),
+  ],
+)
+def test_a_study_s_own_field_shadows_an_override(key, given, names, cfg):
+  with pytest.raises(ValueError) as refused:
+    checked(cfg, given, runs=studies()[key].runs)
+  assert names in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ('outer', 'arm', 'words'),
+  [
+    (
+      {'sampling': {'temperature': 0.7}},
+      {'sampling': {'top_p': 0.9}},
+      'expected .*temperature',
+    ),
+    (
+      {'lora': {'rank': 4, 'alpha': 8.0}},
+      {'sweep': ({'lora': {'rank': 8}},)},
+      'expected .*alpha',
+    ),
+    (
+      {},
+      {
+        'loss': 'rloo',
+        'loss_kwargs': {'kl': 'none'},
+        'sweep': ({'loss_kwargs': {'beta': 0.1}},),
+      },
+      'expected kl in it, too',
+    ),
+  ],
+)
+def test_a_group_drops_no_part_that_was_set_outside(outer, arm, words, cfg):
+  merged = {k: {**cfg['arm'][k], **x} for k, x in outer.items()}
+  cfg = {**cfg, 'arm': {**cfg['arm'], **merged}, 'arms': {'online': arm}}
+  with pytest.raises(ValueError, match=f'arms.online: .*{words}'):
+    sweep(cfg)
+
+
+def test_sft_that_is_left_out_has_no_settings(cfg):
+  none = {**cfg, 'sft': {**cfg['sft'], 'steps': 0}}
+  with pytest.raises(ValueError, match='there is no SFT by sft.steps=0'):
+    checked(none, 'sft.learning_rate=0.1', runs=sweep)
+
+
+def test_a_sampler_as_precise_as_the_policy_is_no_other(cfg):
+  run = sweep({**cfg, 'arms': {'a': {'sampling': {'dtype': 'float32'}}}})[0]
+  with pytest.raises(ValueError, match="dtype='float32', expected another"):
+    checks.check_run(run, run.shared)
 
 
 def test_what_a_variant_leaves_alone_is_overridden(cfg):

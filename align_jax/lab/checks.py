@@ -42,6 +42,7 @@ def check_run(run, shared, fields_of=initial.model_fields):
   check_hparams(run.loss, lambda key: f'{run.name}: loss_kwargs.{key}')
   _check_sampling(run)
   _check_adapter(run, shared.model)
+  _check_precision(run, shared.model)
   _check_lora(run, shared.model, fields_of)
   if 'values' in needs_of(run.loss) and run.critic.init == 'reward_model':
     _check_critic(run, shared.proxy)
@@ -244,6 +245,16 @@ def _check_adapter(run, model):
         f"{run.where('sampling')}.{key}={value!r}, expected '': the policy is "
         f'model.adapter={model["adapter"]!r}'
       )
+
+
+def _check_precision(run, model):
+  """A sampler that computes as the policy does would be no other sampler."""
+  value = run.sampling.how.dtype
+  if value and value == model.get('dtype', 'float32'):
+    raise ValueError(
+      f'{run.where("sampling")}.dtype={value!r}, expected another than '
+      "model.dtype, or ''"
+    )
 
 
 def _check_lora(run, model, fields_of):

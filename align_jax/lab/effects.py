@@ -1,11 +1,12 @@
 """Refuses overrides without effect, so none is silently shadowed."""
 
 import dataclasses
+import fnmatch
 
 from align_jax.lab import overrides
 from align_jax.lab.config_file import PREFIX
 from align_jax.lab.reads import PROXY_SOME, proxy_reads, reads
-from align_jax.lab.sweep import VARIED, varied
+from align_jax.lab.sweep import VARIED
 
 RUNS = (*VARIED, 'methods')  # fields that define runs
 OWN = 'report', 'variants'  # that an experiment may replace
@@ -73,41 +74,78 @@ def check(runs, cfg, given, made=None):
       )
     if made and keys[0] in OWN and one.changes:
       own = lambda x, group=keys[0]: [c[group] for c in made(x)]
-      if _same(own, one.without, own(cfg)):
+      if _tried(own, one.without) == own(cfg):
         raise ValueError(
           f'{one} has no effect: this experiment has a {keys[0]} of its own'
         )
-    if keys[0] == 'arm' and len(keys) > 1:
-      _check_arm(every, cfg, keys, one)
-    if keys[0] in RUNS and one.changes and _same(runs, one.without, every):
+    if keys[0] not in RUNS or len(keys) == 1:
+      continue
+    before = _tried(runs, one.without)
+    if keys[0] == 'arm':
+      _check_arm(_unmoved(every, before), every, cfg, keys, one)
+    if one.changes and before == every:
       raise ValueError(
         f'{one}: no run of this experiment is made from config.{keys[0]}'
-        f'{"." + keys[1] if len(keys) > 1 else ""} as it is'
+        f'.{keys[1]} as it is'
       )
-    if keys[0] == 'proxy' and len(keys) > 1 and one.changes:
+    if keys[0] != 'arm' and one.changes:
+      _check_others(_unmoved(every, before), cfg, keys, one)
+    if keys[0] == 'proxy' and one.changes:
       _check_proxy(cfg['proxy'], keys[1], one)
-    if keys[0] in VARIED and keys[0] not in ('arm', 'arms') and one.changes:
-      _check_variants(cfg, keys, one)
+    if keys[0] == 'sft' and one.changes:
+      _check_sft(cfg['sft'], keys[1], one)
 
 
-def _same(make, without, made):
-  """Whether a function makes of another config what it made of this one."""
+def _tried(make, cfg):
+  """What a function makes of a config; None where it refuses it."""
   try:
-    return make(without) == made
+    return make(cfg)
   except (ValueError, KeyError):
-    return False
+    return None
 
 
-def _check_arm(every, cfg, keys, one):
+def _unmoved(every, before):
+  """Whether a field of a run is as it was without the override.
+
+  Args:
+    every: the runs.
+    before: those without it. None: not known, all fields count as unmoved.
+  Returns:
+    value -> the runs whose `value(run)` is what it was.
+  """
+  if before is None:
+    return lambda value: every
+  known = {}
+  for run in before:
+    known.setdefault(_key(run), []).append(run)
+  pairs = []
+  for run in every:  # studies may have runs of one name
+    same = known.get(_key(run))
+    if same:
+      pairs.append((run, same.pop(0)))
+  return lambda value: [run for run, old in pairs if value(run) == value(old)]
+
+
+def _key(run):
+  return run.variant, run.name, run.seed
+
+
+def _check_arm(unmoved, every, cfg, keys, one):
   """A field of `arm` must reach all runs, and one of them must read it."""
   field = keys[1]
   # `but` fills missing parts of groups, so that equal values compare equal.
   asked = lambda run: run.but(**{field: cfg['arm'][field]})
   value = lambda run: _found(run.flat, keys[1:])
   differ = lambda run: value(run) != value(asked(run))
-  shadowing = {run.arm: None for run in every if differ(run)}
+  shadowing = {run.arm: None for run in unmoved(value) if differ(run)}
   if shadowing:
-    paths = [_path(cfg, name) for name in shadowing]
+    known = [x for x in shadowing if x in {**cfg['arms'], **cfg['methods']}]
+    if not known:
+      raise ValueError(
+        f'{one} is shadowed: {_listed(list(shadowing))} of this experiment '
+        f'have a {field} of their own'
+      )
+    paths = [_path(cfg, name) for name in known]
     names, more = _listed(paths), 's' if len(paths) == 1 else ''
     raise ValueError(
       f'{one} is shadowed: {names} set{more} {field} in a field or a sweep, '
@@ -118,18 +156,28 @@ def _check_arm(every, cfg, keys, one):
     raise ValueError(f'{one} has no effect: no run reads {field}')
 
 
-def _check_variants(cfg, keys, one):
-  """A part of what variants may set as a whole must reach all of them."""
-  whole = next((k for k in keys[:-1] if k in overrides.OPEN), None)
-  if whole is None:
-    return
-  wanted = _found(cfg, keys)
-  own = [v for v in cfg['variants'] if _found(varied(cfg, v), keys) != wanted]
+def _check_others(unmoved, cfg, keys, one):
+  """No run may keep another value, of a variant or of a study."""
+  if keys[0] in ('arms', 'methods'):
+    named = fnmatch.filter(cfg[keys[0]], keys[1])
+    value = lambda run: _found(run.flat, keys[2:])
+    wanted = lambda run: _found(cfg[keys[0]][run.arm], keys[2:])
+    asked = lambda run: run.arm in named and wanted(run) is not None
+  else:
+    value = lambda run: _found(run.shared.settings, keys)
+    wanted = lambda run: _found(cfg, keys)
+    asked = lambda run: True
+  own = {
+    run.label: value(run)
+    for run in unmoved(value)
+    if asked(run) and value(run) != wanted(run)
+  }
   if own:
-    names = _listed([f'variants.{name}' for name in own])
+    found = next(iter(own.values()))
+    has = f'no {keys[-1]}' if found is None else f'{keys[-1]}={found!r}'
     raise ValueError(
-      f'{one} is shadowed: {names} set{"s" if len(own) == 1 else ""} all of '
-      f'{whole}, expected {keys[-1]} there'
+      f'{one} is shadowed: {_listed(list(own))} keep{"s" * (len(own) == 1)} '
+      f'{has}, which a variant or the experiment sets'
     )
 
 
@@ -158,3 +206,8 @@ def _check_proxy(proxy, field, one):
       f'loss={proxy["loss"]!r}, members={proxy["members"]} and '
       f'combine={proxy["combine"]!r} does not read {field}'
     )
+
+
+def _check_sft(sft, field, one):
+  if not sft['steps'] and field not in ('steps', 'batch_size'):
+    raise ValueError(f'{one} has no effect: there is no SFT by sft.steps=0')

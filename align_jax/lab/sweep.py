@@ -10,6 +10,8 @@ from align_jax.lab.groups import PILOT_SEEDS
 from align_jax.lab.settings import Run
 from align_jax.values import nearest
 
+# Groups of an arm whose parts stand by themselves.
+PARTED = 'sampling', 'lora', 'keep'
 # What a variant may change.
 VARIED = 'task', 'model', 'sft', 'golden', 'proxy', 'eval', 'arm', 'arms'
 
@@ -157,7 +159,37 @@ def _run(cfg, arm, entry, seed, **given):
     set=frozenset(own),
   )
   where = lambda key: f'arms.{arm}.{key}' if key in own else f'arm.{key}'
-  return build(Run, copy.deepcopy({**cfg['arm'], **own}), where, **given)
+  make = lambda own: build(
+    Run, copy.deepcopy({**cfg['arm'], **own}), where, **given
+  )
+  run = make(own)
+  for name, outer in _replaced(cfg['arm'], fields, entry).items():
+    if make({**own, name: {**outer, **own[name]}}) != run:
+      left = ', '.join(sorted(outer.keys() - own[name].keys()))
+      raise ValueError(
+        f'arms.{arm}: {name}={own[name]!r} takes the place of {outer!r}, '
+        f'expected {left} in it, too'
+      )
+  return run
+
+
+def _replaced(defaults, fields, entry):
+  """{name of a group: the one whose place it takes, and whose parts are lost}.
+
+  Args:
+    defaults: the config's `arm`.
+    fields: of an arm.
+    entry: of its sweep.
+  """
+  found = {}
+  for name in PARTED:
+    if name in fields:
+      found[name] = defaults[name]
+    if name in entry:
+      found[name] = {**defaults[name], **fields.get(name, {})}
+  if 'loss_kwargs' in entry and 'loss' not in entry:
+    found['loss_kwargs'] = fields.get('loss_kwargs', {})
+  return found
 
 
 def shared_of(runs):

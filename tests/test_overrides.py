@@ -174,12 +174,12 @@ def test_an_override_without_effect_is_refused(given, message, cfg):
     (
       'model.mlp_dim=48',
       {'base': {}, 'wide': {'model': {'dim': 64}}},
-      'shadowed: wide offline, wide online, ',
+      'shadowed: mlp_dim=None of wide offline, wide online, ',
     ),
     (
       'proxy.model.dim=8',
       {'plain': {}, 'deep': {'proxy': {'model': {'num_layers': 2}}}},
-      'keep no dim, which a variant or the experiment sets',
+      'shadowed: dim=None of deep offline, ',
     ),
   ],
 )
@@ -197,14 +197,18 @@ def test_a_variant_s_own_group_shadows_an_override(given, variants, names, cfg):
     (
       {'arms.online.learning_rate': 5e-4},
       'arms.online.learning_rate=0.002',
-      'shadowed: b online keeps learning_rate=0.0005',
+      'shadowed: learning_rate=0.0005 of b online is set by',
     ),
     (
       {'arms.online.loss_kwargs': {'beta': 0.3}},
       'arms.*.loss_kwargs.beta=0.7',
-      'shadowed: b online keeps beta=0.3',
+      'shadowed: beta=0.3 of b online is set by',
     ),
-    ({'golden': {'pairs': 9}}, 'golden.pairs=20', 'keep pairs=9'),
+    (
+      {'golden': {'pairs': 9}},
+      'golden.pairs=20',
+      'pairs=9 of b online, b offline is set by',
+    ),
   ],
 )
 def test_a_variant_s_own_field_shadows_an_override(variant, given, names, cfg):
@@ -230,7 +234,7 @@ def test_what_a_study_derives_of_a_field_is_no_shadow(cfg):
 @pytest.mark.parametrize(
   ('key', 'given', 'names'),
   [
-    ('E1-', 'proxy.verifier=transformer', "keep verifier='bow'"),
+    ('E1-', 'proxy.verifier=transformer', "verifier='bow' of bow 0.25x"),
     ('E7', 'eval.points=5', 'is made from config.eval.points'),
     ('E12', 'arm.warmup_steps=9', 'have a warmup_steps of their own'),
   ],

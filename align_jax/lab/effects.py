@@ -173,11 +173,9 @@ def _check_others(unmoved, cfg, keys, one):
     if asked(run) and value(run) != wanted(run)
   }
   if own:
-    found = next(iter(own.values()))
-    has = f'no {keys[-1]}' if found is None else f'{keys[-1]}={found!r}'
     raise ValueError(
-      f'{one} is shadowed: {_listed(list(own))} keep{"s" * (len(own) == 1)} '
-      f'{has}, which a variant or the experiment sets'
+      f'{one} is shadowed: {keys[-1]}={next(iter(own.values()))!r} of '
+      f'{_listed(list(own))} is set by a variant or the experiment'
     )
 
 

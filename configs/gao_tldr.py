@@ -31,11 +31,6 @@ from configs.base import sweep
 RATE = 1e-6
 
 
-def sized(c, name):
-  """The config's model with another checkpoint."""
-  return {**c.model, 'checkpoint': f'EleutherAI/{name}'}
-
-
 def get_config():
   c = pythia_1b_tldr.get_config()
   c.mesh.update(fsdp=1, rollout=8)
@@ -43,7 +38,7 @@ def get_config():
   c.golden.pairs = 5625
   c.proxy.update(
     verifier='sized',
-    model=sized(c, 'pythia-31m'),
+    model=pythia_1b_tldr.other_size(c, 'pythia-31m'),
     steps=880,
     batch_size=32,
     learning_rate=1e-5,
@@ -68,11 +63,17 @@ def get_config():
   }
   c.variants = {
     '1x': {},
-    '2x': {'model': sized(c, 'pythia-2.8b-deduped')},
-    '4x': {'model': sized(c, 'pythia-6.9b-deduped')},
-    'proxy 16x narrower': {'proxy': {'model': sized(c, 'pythia-31m')}},
-    'proxy 4x narrower': {'proxy': {'model': sized(c, 'pythia-410m-deduped')}},
-    'proxy as wide': {'proxy': {'model': sized(c, 'pythia-6.9b-deduped')}},
+    '2x': {'model': pythia_1b_tldr.other_size(c, 'pythia-2.8b-deduped')},
+    '4x': {'model': pythia_1b_tldr.other_size(c, 'pythia-6.9b-deduped')},
+    'proxy 16x narrower': {
+      'proxy': {'model': pythia_1b_tldr.other_size(c, 'pythia-31m')}
+    },
+    'proxy 4x narrower': {
+      'proxy': {'model': pythia_1b_tldr.other_size(c, 'pythia-410m-deduped')}
+    },
+    'proxy as wide': {
+      'proxy': {'model': pythia_1b_tldr.other_size(c, 'pythia-6.9b-deduped')}
+    },
   }
   c.report.update(treatment='1x online', control='1x offline')
   return c

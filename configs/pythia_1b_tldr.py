@@ -20,6 +20,11 @@ from configs import qwen2_5_0_5b_hh
 from configs.base import sweep
 
 
+def other_size(c, name):
+  """The config's model with the checkpoint of another size."""
+  return {**c.model, 'checkpoint': f'EleutherAI/{name}'}
+
+
 def get_config():
   c = qwen2_5_0_5b_hh.get_config()
   c.task.update(

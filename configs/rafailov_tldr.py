@@ -31,9 +31,7 @@ def get_config():
   del c.arms['file pairs']
   c.variants = {
     '1x': {},
-    '2x': {
-      'model': {**c.model, 'checkpoint': 'EleutherAI/pythia-2.8b-deduped'}
-    },
+    '2x': {'model': pythia_1b_tldr.other_size(c, 'pythia-2.8b-deduped')},
   }
   c.report.update(treatment='1x online', control='1x offline')
   return c

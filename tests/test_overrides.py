@@ -276,6 +276,14 @@ def test_a_group_drops_no_part_that_was_set_outside(outer, arm, words, cfg):
     sweep(cfg)
 
 
+def test_a_whole_group_that_a_study_replaces_is_shadowed(cfg):
+  few = {**cfg['eval'], 'points': 5}
+  with pytest.raises(ValueError, match='is made from config.eval as it is'):
+    checked(
+      cfg, f'eval={few}', runs=lambda x: sweep({**x, 'eval': cfg['eval']})
+    )
+
+
 def test_sft_that_is_left_out_has_no_settings(cfg):
   none = {**cfg, 'sft': {**cfg['sft'], 'steps': 0}}
   with pytest.raises(ValueError, match='there is no SFT by sft.steps=0'):

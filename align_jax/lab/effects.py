@@ -1,7 +1,6 @@
 """Refuses overrides without effect, so none is silently shadowed."""
 
 import dataclasses
-import fnmatch
 
 from align_jax.lab import overrides
 from align_jax.lab.config_file import PREFIX
@@ -78,22 +77,23 @@ def check(runs, cfg, given, made=None):
         raise ValueError(
           f'{one} has no effect: this experiment has a {keys[0]} of its own'
         )
-    if keys[0] not in RUNS or len(keys) == 1:
+    if keys[0] not in RUNS:
       continue
-    before = _tried(runs, one.without)
-    if keys[0] == 'arm':
+    before = _tried(runs, one.without) if one.changes else every
+    if keys[0] == 'arm' and len(keys) > 1:
       _check_arm(_unmoved(every, before), every, cfg, keys, one)
     if one.changes and before == every:
       raise ValueError(
-        f'{one}: no run of this experiment is made from config.{keys[0]}'
-        f'.{keys[1]} as it is'
+        f'{one}: no run of this experiment is made from config.'
+        f'{".".join(keys[:2])} as it is'
       )
-    if keys[0] != 'arm' and one.changes:
-      _check_others(_unmoved(every, before), cfg, keys, one)
-    if keys[0] == 'proxy' and one.changes:
-      _check_proxy(cfg['proxy'], keys[1], one)
-    if keys[0] == 'sft' and one.changes:
-      _check_sft(cfg['sft'], keys[1], one)
+    if one.changes and len(keys) > 1:
+      if keys[0] != 'arm' and before is not None:
+        _check_others(_unmoved(every, before), cfg, keys, one)
+      if keys[0] == 'proxy':
+        _check_proxy(cfg['proxy'], keys[1], one)
+      if keys[0] == 'sft':
+        _check_sft(cfg['sft'], keys[1], one)
 
 
 def _tried(make, cfg):
@@ -158,8 +158,10 @@ def _check_arm(unmoved, every, cfg, keys, one):
 
 def _check_others(unmoved, cfg, keys, one):
   """No run may keep another value, of a variant or of a study."""
-  if keys[0] in ('arms', 'methods'):
-    named = fnmatch.filter(cfg[keys[0]], keys[1])
+  if keys[0] in overrides.TABLES:
+    if len(keys) == 2:  # a whole arm
+      return
+    named = overrides.matching(cfg[keys[0]], keys[1], str(one))
     value = lambda run: _found(run.flat, keys[2:])
     wanted = lambda run: _found(cfg[keys[0]][run.arm], keys[2:])
     asked = lambda run: run.arm in named and wanted(run) is not None
@@ -181,8 +183,7 @@ def _check_others(unmoved, cfg, keys, one):
 
 def _path(cfg, arm):
   """The path of an arm in a config."""
-  here = arm in cfg['arms'] or arm not in cfg['methods']
-  return f'{"arms" if here else "methods"}.{arm}'
+  return f'{"arms" if arm in cfg["arms"] else "methods"}.{arm}'
 
 
 def _listed(names):

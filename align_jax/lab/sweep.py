@@ -181,14 +181,16 @@ def _replaced(defaults, fields, entry):
     fields: of an arm.
     entry: of its sweep.
   """
+  # An entry may hide what is no group.
+  within = lambda name: groups.dict_of({name: {}, **fields}, name)
   found = {}
   for name in PARTED:
     if name in fields:
       found[name] = defaults[name]
     if name in entry:
-      found[name] = {**defaults[name], **fields.get(name, {})}
+      found[name] = {**defaults[name], **within(name)}
   if 'loss_kwargs' in entry and 'loss' not in entry:
-    found['loss_kwargs'] = fields.get('loss_kwargs', {})
+    found['loss_kwargs'] = within('loss_kwargs')
   return found
 
 

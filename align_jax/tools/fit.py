@@ -108,6 +108,7 @@ def report(cfg: dict, runs: Sequence[Run], found, names) -> Iterator[str]:
 def _programs(cfg, run, mesh, found, limit, names):
   """Yields the lines of one run. Returns names of programs that do not fit."""
   programs, large = Programs(run, mesh, cfg['reference_memory']), []
+  own = sweep.varied(cfg, run.variant)
   for field, size in programs.judges.items():
     told = (
       f'{fit_table.gib(size)} GiB' if size else 'of unknown size, not counted'
@@ -118,7 +119,6 @@ def _programs(cfg, run, mesh, found, limit, names):
     vocab = model.vocab_size if found.name == HERE else 0
     measured = measure(PROGRAMS[name](programs), found, limit, vocab)
     heads = getattr(model, 'num_kv_heads', 1)
-    own = sweep.varied(cfg, run.variant)
     knob = fit_table.knob(name, own, run.flat, heads)
     yield from fit_table.lines(measured, found, knob)
     if not measured.fits:

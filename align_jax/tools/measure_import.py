@@ -24,23 +24,10 @@ import safetensors.numpy
 
 from align_jax import sharding
 from align_jax.models import hf, hf_config, hf_tensors
+from align_jax.tools import fit_models
 from align_jax.tools.cli import Parser
 
-LLAMA_3_8B = dict(
-  model_type='llama',
-  architectures=['LlamaForCausalLM'],
-  vocab_size=128256,
-  hidden_size=4096,
-  intermediate_size=14336,
-  num_attention_heads=32,
-  num_key_value_heads=8,
-  head_dim=128,
-  hidden_act='silu',
-  rms_norm_eps=1e-5,
-  rope_theta=500000.0,
-  tie_word_embeddings=False,
-  max_position_embeddings=8192,
-)
+LLAMA_3_8B = {**fit_models.LLAMA_3_8B, 'head_dim': 128}
 FILE = 'model-{:05}-of-{:05}.safetensors'
 
 
